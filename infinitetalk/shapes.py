@@ -1,0 +1,53 @@
+"""Frame rates, strides and the arithmetic between pixels, latents and tokens. Integers only."""
+
+from math import ceil
+
+FPS = 25
+SAMPLE_RATE_HZ = 16_000
+SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS
+
+# The Wan VAE keeps the first frame alone and folds every four later ones into one latent frame.
+TEMPORAL_STRIDE = 4
+SPATIAL_STRIDE = 8
+# The transformer joins 2x2 latents into one token, so a side must be a multiple of 16 pixels.
+PATCH = 2
+SIDE_MULTIPLE = SPATIAL_STRIDE * PATCH
+
+
+def is_window_length(frames: int) -> bool:
+    """True for 1, 5, 9, ...: the lengths (4n+1) that the VAE maps to whole latent frames."""
+    return frames >= 1 and frames % TEMPORAL_STRIDE == 1
+
+
+def latent_frames(frames: int) -> int:
+    """Latent frames of `frames` video frames: 81 gives 21. Raises ValueError unless frames is 4n+1."""
+    if not is_window_length(frames):
+        raise ValueError(f"a window has 4n+1 frames, not {frames}")
+    return (frames - 1) // TEMPORAL_STRIDE + 1
+
+
+def next_window_length(frames: int) -> int:
+    """The smallest 4n+1 that is at least `frames`: 10 gives 13."""
+    return ceil((frames - 1) / TEMPORAL_STRIDE) * TEMPORAL_STRIDE + 1
+
+
+def frames_of_samples(samples: int, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
+    """Video frames of a sound: duration times 25, rounded half up, at least 1."""
+    return max(1, (2 * samples * FPS + sample_rate_hz) // (2 * sample_rate_hz))
+
+
+def token_count(frames: int, width: int, height: int) -> int:
+    """Transformer tokens of a window of `frames` video frames of width x height pixels."""
+    return latent_frames(frames) * (height // SIDE_MULTIPLE) * (width // SIDE_MULTIPLE)
+
+
+def cover_crop(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The centred part of a source picture that has the target's aspect ratio.
+
+    source, target: (width, height) in pixels. Returns (x0, y0, x1, y1) in source pixels, not rounded.
+    """
+    (source_width, source_height), (target_width, target_height) = source, target
+    scale = min(source_width / target_width, source_height / target_height)
+    width, height = target_width * scale, target_height * scale
+    x0, y0 = (source_width - width) / 2, (source_height - height) / 2
+    return x0, y0, x0 + width, y0 + height
