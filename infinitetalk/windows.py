@@ -1,0 +1,73 @@
+"""Which frames each pass of the model covers, and which of them are kept. Integers only.
+
+The clip is made in windows. Each window after the first starts `overlap` frames before the end of the one
+before it, holds those frames as they are, and adds new ones. All frame numbers count from the clip's start.
+"""
+
+from dataclasses import dataclass
+
+from infinitetalk.shapes import is_window_length, next_window_length
+
+# The audio of a frame is read from two frames before it to two frames after it.
+AUDIO_REACH_FRAMES = 2
+
+
+@dataclass(frozen=True)
+class Window:
+    """One pass of the model over `length` (4n+1) frames from frame `start` of the clip.
+
+    overlap: leading frames that repeat the end of the window before; 0 in the first window.
+    keep_start, keep_stop: the clip's frames that this window contributes. The window's last frames may lie
+        beyond the clip's end; they are not kept.
+    """
+
+    index: int
+    start: int
+    length: int
+    overlap: int
+    keep_start: int
+    keep_stop: int
+
+    @property
+    def stop(self) -> int:
+        """One past the window's last frame; may lie beyond the clip's end."""
+        return self.start + self.length
+
+    @property
+    def kept(self) -> slice:
+        """The kept frames among the window's own decoded frames."""
+        return slice(self.keep_start - self.start, self.keep_stop - self.start)
+
+
+def plan_windows(n_frames: int, window_frames: int, overlap_frames: int) -> tuple[Window, ...]:
+    """Cover a clip of `n_frames` so that the kept frames tile it exactly.
+
+    Windows advance by `window_frames - overlap_frames`; the last one is the shortest 4n+1 that reaches the
+    clip's end. Raises ValueError unless n_frames >= 1, both lengths are 4n+1 and the overlap is the smaller.
+    """
+    if n_frames < 1:
+        raise ValueError(f"a clip has at least 1 frame, not {n_frames}")
+    if not is_window_length(window_frames) or not is_window_length(overlap_frames):
+        raise ValueError(f"window and overlap have 4n+1 frames, not {window_frames} and {overlap_frames}")
+    if overlap_frames >= window_frames:
+        raise ValueError(f"an overlap of {overlap_frames} leaves a window of {window_frames} nothing new")
+
+    windows: list[Window] = []
+    done = 0
+    while done < n_frames:
+        overlap = overlap_frames if windows else 0
+        start = done - overlap
+        length = min(window_frames, next_window_length(n_frames - start))
+        stop = min(start + length, n_frames)
+        windows.append(Window(len(windows), start, length, overlap, done, stop))
+        done = stop
+    return tuple(windows)
+
+
+def audio_frames_read(window: Window, n_audio_frames: int) -> tuple[int, ...]:
+    """The audio frames a window reads: from two before its first frame to two after its last, length + 4.
+
+    Entries f .. f+4 belong to the window's frame f. Beyond either end of the audio its end frame repeats.
+    """
+    reach = range(window.start - AUDIO_REACH_FRAMES, window.stop + AUDIO_REACH_FRAMES)
+    return tuple(min(max(frame, 0), n_audio_frames - 1) for frame in reach)

@@ -1,0 +1,103 @@
+import pytest
+
+from infinitetalk.estimate import estimate, find_hardware, load_hardware
+from infinitetalk.plan import make_plan
+from infinitetalk.presets import PresetError, list_presets, load_mode, load_profile
+from infinitetalk.request import Request
+
+H100 = "NVIDIA H100 80GB HBM3"
+PRICE = 3.96
+HARDWARE = list_presets("hardware")
+# An 80 s video, 720p, two people
+JOB = {
+    "image_url": "https://example.com/face.png",
+    "wav_url": "https://example.com/voice.wav",
+    "wav_url_2": "https://example.com/voice2.wav",
+    "person_count": "multi",
+    "resolution": "720p",
+}
+SINGLE = {name: value for name, value in JOB.items() if name not in ("wav_url_2", "person_count")}
+
+
+def seconds_of(job, n_frames=2000, profile="infinitetalk-14b", gpu=H100):
+    request = Request.parse(job)
+    plan = make_plan(request, load_profile(profile), load_mode(request.speed_mode), n_frames, 7)
+    return estimate(plan, find_hardware(profile, gpu), gpu, PRICE).seconds
+
+
+@pytest.mark.parametrize("name", HARDWARE)
+def test_every_hardware_file_belongs_to_a_profile(name):
+    hardware = load_hardware(name)
+    assert hardware.profile in list_presets("profiles")
+    assert hardware.source.endswith(".")
+
+
+@pytest.mark.parametrize("profile", list_presets("profiles"))
+@pytest.mark.parametrize("gpu", [None, H100, "some other GPU"])
+def test_every_profile_can_be_estimated_on_any_device(profile, gpu):
+    assert seconds_of(JOB, 50, profile, gpu) > 0
+
+
+@pytest.mark.parametrize(
+    ("tokens", "speakers", "measured_s"),
+    [(32_760, 1, 3.1), (75_600, 1, 12.3), (111_600, 1, 24.1), (111_600, 2, 24.6), (75_600, 2, 12.7)],
+)
+def test_one_pass_is_as_long_as_measured(tokens, speakers, measured_s):
+    h100 = load_hardware("nvidia-h100")
+    per_token = h100.s_per_token + (speakers - 1) * h100.second_person_s_per_token
+    assert per_token * tokens + h100.s_per_token_squared * tokens**2 == pytest.approx(measured_s, rel=0.05)
+
+
+def test_the_sum_over_a_plan_is_what_its_parts_take():
+    h100 = load_hardware("nvidia-h100")
+    request = Request.parse(SINGLE | {"audio_guidance": 2})
+    plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode("balanced"), 150, 7)
+    assert [window.length for window in plan.windows] == [81, 81]
+    forward_s = h100.s_per_token * 75_600 + h100.s_per_token_squared * 75_600**2
+    megapixels = 720 * 1280 / 1e6
+    decode_s = h100.vae_decode_s_per_megapixel_frame * megapixels * 162
+    encode_s = h100.vae_encode_s_per_megapixel_frame * megapixels * (81 + 9)
+    expected = 2 * 5 * 2 * forward_s + decode_s + encode_s + h100.s_per_job
+    got = estimate(plan, h100, H100, PRICE)
+    assert got.seconds == pytest.approx(expected, abs=0.06)
+    assert got.cost_usd == pytest.approx(expected / 3600 * PRICE, abs=1e-4)
+
+
+def test_faster_modes_take_less():
+    times = [seconds_of(JOB | {"speed_mode": mode}) for mode in ("maximum_quality", "balanced", "fast", "turbo")]
+    assert times == sorted(times, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"resolution": "720p"},
+        {"audio_guidance": 2},
+        {"text_guidance": 2},
+        {"person_count": "multi", "wav_url_2": "https://example.com/b.wav"},
+        {"input_type": "video", "image_url": None, "video_url": "https://example.com/a.mp4"},
+    ],
+)
+def test_what_is_more_work_takes_longer(more):
+    plain = SINGLE | {"resolution": "480p"}
+    assert seconds_of(plain | more) > seconds_of(plain)
+
+
+def test_a_noised_source_video_is_encoded_too():
+    video = SINGLE | {"image_url": None, "input_type": "video", "video_url": "https://example.com/a.mp4"}
+    assert seconds_of(video | {"video_strength": 0.5}) > seconds_of(video)
+
+
+def test_the_basis_says_when_this_device_was_not_measured():
+    request = Request.parse(JOB)
+    plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode("turbo"), 100, 7)
+    for gpu, said in [(H100, None), ("NVIDIA RTX PRO 6000", "NVIDIA RTX PRO 6000"), (None, "CPU")]:
+        basis = estimate(plan, find_hardware("infinitetalk-14b", gpu), gpu, PRICE).basis
+        assert "Measured on one NVIDIA H100" in basis
+        assert ("was not measured" in basis) is (said is not None)
+        assert said is None or said in basis
+
+
+def test_a_profile_that_was_measured_nowhere_is_an_error():
+    with pytest.raises(PresetError, match="profile 'other'"):
+        find_hardware("other", None)
