@@ -1,0 +1,46 @@
+"""A voice as wav2vec2 features, one entry per video frame."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+from infinitetalk.shapes import SAMPLE_RATE_HZ
+
+
+@torch.inference_mode()
+def embed_voice(
+    encoder: Wav2Vec2Model, extractor: Wav2Vec2FeatureExtractor, wave: NDArray[np.float32], n_frames: int
+) -> Tensor:
+    """Features (n_frames, layers, channels) of a voice at the video's frame rate.
+
+    The convolutional features are stretched to one per video frame before the transformer layers, so that
+    every layer works at 25 entries a second; the outputs of all layers are kept (MultiTalk, section 3.2).
+
+    Args:
+        encoder: wav2vec2; its dtype and device are used.
+        extractor: brings the wave to zero mean and unit variance.
+        wave: (samples,) at 16 kHz.
+        n_frames: video frames that the wave lasts.
+    """
+    inputs = extractor(wave, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_values
+    convolved = encoder.feature_extractor(inputs.to(encoder.device, encoder.dtype))
+    stretched = F.interpolate(convolved, size=n_frames, mode="linear", align_corners=True)
+    projected, _ = encoder.feature_projection(stretched.transpose(1, 2))
+    outputs: list[Tensor] = []
+
+    # Called directly, the inner encoder returns its last layer only; hooks see every layer's output.
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:  # noqa: ANN401
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [layer.register_forward_hook(keep) for layer in encoder.encoder.layers]
+    try:
+        encoder.encoder(projected)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.cat(outputs).transpose(0, 1)

@@ -1,0 +1,107 @@
+"""Weight files: which belong together, what is in them, and their tensors one by one."""
+
+import json
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from infinitetalk.errors import ModelMissing
+
+Shape = tuple[int, ...]
+LISTED = 8  # names shown of each kind of mismatch
+
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})$")
+
+
+class Checkpoint:
+    """The tensors of one or several weight files by name, read when asked for.
+
+    Raises ModelMissing where a file is missing, cut off or not a weight file.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.files = tuple(files)
+        self.shapes: dict[str, Shape] = {}
+        self._readers: dict[str, Callable[[], Tensor]] = {}
+        for file in self.files:
+            if not file.is_file():
+                raise ModelMissing(f"{file} is missing; fetch the model again")
+            try:
+                opened = self._open_safetensors(file) if file.suffix == ".safetensors" else self._open_pickle(file)
+            except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+                raise ModelMissing(f"{file} cannot be read ({error}); it may be cut off: fetch it again") from error
+            for name, (shape, reader) in opened.items():
+                self.shapes[name] = shape
+                self._readers[name] = reader
+
+    @staticmethod
+    def _open_safetensors(file: Path) -> dict[str, tuple[Shape, Callable[[], Tensor]]]:
+        handle = safe_open(file, framework="pt")
+
+        def reader(name: str) -> Callable[[], Tensor]:
+            return lambda: handle.get_tensor(name)
+
+        return {name: (tuple(handle.get_slice(name).get_shape()), reader(name)) for name in handle.keys()}  # noqa: SIM118
+
+    @staticmethod
+    def _open_pickle(file: Path) -> dict[str, tuple[Shape, Callable[[], Tensor]]]:
+        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+
+        def reader(tensor: Tensor) -> Callable[[], Tensor]:
+            return lambda: tensor
+
+        return {name: (tuple(tensor.shape), reader(tensor)) for name, tensor in state.items()}
+
+    def read(self, name: str) -> Tensor:
+        """The tensor of that name, in host memory."""
+        return self._readers[name]()
+
+
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """The safetensors files of a model: one file, or all shards.
+
+    Shards are found by their index file or, without one, by the count in their names.
+    Raises ModelMissing naming every shard that is not there.
+    """
+    single = folder / f"{stem}.safetensors"
+    if single.is_file():
+        return [single]
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        try:
+            files = sorted({folder / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelMissing(f"{index} is not an index of weight files; fetch it again") from error
+    else:
+        shards = [found for path in sorted(folder.glob(f"{stem}-*.safetensors")) if (found := _SHARD.match(path.stem))]
+        if not shards:
+            raise ModelMissing(f"{folder} has no {stem}.safetensors and no shards of it; fetch the model again")
+        count = int(shards[0]["count"])
+        files = [folder / f"{stem}-{shard:05d}-of-{count:05d}.safetensors" for shard in range(1, count + 1)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ModelMissing(f"{folder} lacks {', '.join(missing)}; fetch the model again")
+    return files
+
+
+def check_shapes(what: str, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
+    """Raise ModelMissing listing what is missing from `found`, superfluous in it, or of another shape."""
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    misshaped = [
+        f"{name} {list(found[name])} for {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    problems = [
+        f"{kind}: {', '.join(names[:LISTED])}" + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+        for kind, names in (("missing", missing), ("unexpected", extra), ("of another shape", misshaped))
+        if names
+    ]
+    if problems:
+        raise ModelMissing(f"{what}: the tensors do not fit this model; {'; '.join(problems)}")

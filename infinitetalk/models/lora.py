@@ -1,0 +1,114 @@
+"""LoRA files, merged into weights while these are loaded.
+
+Own code, because diffusers' converter of Wan LoRAs leaves out `.diff` entries of norms and convolutions, and
+none may be lost: each entry of a file changes a weight or is named in an error.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from infinitetalk.errors import ModelMissing
+from infinitetalk.models.checkpoint import LISTED, Checkpoint
+
+_PREFIX = re.compile(r"^(diffusion_model|transformer|model\.diffusion_model)\.")
+_ENTRY = re.compile(
+    r"^(?P<module>.+?)\.(?P<kind>lora_down|lora_up|lora_A|lora_B|diff_b|diff|alpha)(\.default)?(\.weight)?$"
+)
+_KINDS = {"lora_A": "lora_down", "lora_B": "lora_up"}
+
+
+@dataclass
+class _Change:
+    """What one LoRA adds to one weight: scale * (up @ down * alpha / rank + diff)."""
+
+    scale: float
+    source: Checkpoint
+    down: str | None = None
+    up: str | None = None
+    alpha: str | None = None
+    diff: str | None = None
+
+    def delta(self, shape: torch.Size, device: torch.device) -> Tensor:
+        total = torch.zeros(shape, device=device)
+        if self.down and self.up:
+            down, up = (self.source.read(name).to(device, torch.float32).flatten(1) for name in (self.down, self.up))
+            rank = down.shape[0]
+            strength = self.source.read(self.alpha).item() / rank if self.alpha else 1.0
+            total += (up @ down).view(shape) * strength
+        if self.diff:
+            total += self.source.read(self.diff).to(device, torch.float32).view(shape)
+        return total * self.scale
+
+
+@dataclass
+class LoraSet:
+    """All LoRAs of a model, by the name of the weight that they change."""
+
+    changes: dict[str, list[_Change]] = field(default_factory=dict)
+
+    def add(self, path: Path, scale: float, rename: Callable[[str], list[str]], known: Collection[str]) -> None:
+        """Add a LoRA file.
+
+        Args:
+            path: entries `<module>.lora_down.weight` / `.lora_up.weight` (or `lora_A` / `lora_B`), `.alpha`,
+                `.diff` (added to the weight) and `.diff_b` (added to the bias), with or without the prefix
+                `diffusion_model.` or `transformer.`.
+            scale: strength of the whole file.
+            rename: the model's names of a weight, from its name in the file.
+            known: the model's weights.
+
+        Raises:
+            ModelMissing: an entry is of an unknown kind, changes an unknown weight or lacks its counterpart.
+        """
+        source = Checkpoint([path])
+        found: dict[str, _Change] = {}
+        unknown: list[str] = []
+        for entry in source.shapes:
+            match = _ENTRY.match(_PREFIX.sub("", entry))
+            if match is None:
+                unknown.append(entry)
+                continue
+            module, kind = match["module"], _KINDS.get(match["kind"], match["kind"])
+            parameter = f"{module}.bias" if kind == "diff_b" else f"{module}.weight"
+            targets = [name for name in rename(parameter) if name in known]
+            if not targets and kind == "diff":  # a parameter without a module of its own: a modulation table
+                targets = [name for name in rename(module) if name in known]
+            if not targets:
+                unknown.append(entry)
+            for target in targets:
+                change = found.setdefault(target, _Change(scale, source))
+                slot = {"lora_down": "down", "lora_up": "up", "alpha": "alpha"}.get(kind, "diff")
+                setattr(change, slot, entry)
+        unknown += [
+            next(filter(None, (change.down, change.up, change.alpha)))
+            for change in found.values()
+            if bool(change.down) != bool(change.up) or (change.alpha and not change.down)
+        ]
+        if unknown:
+            more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
+            raise ModelMissing(f"{path.name}: nothing to apply these entries to: {', '.join(unknown[:LISTED])}{more}")
+        for target, change in found.items():
+            self.changes.setdefault(target, []).append(change)
+
+    def merge(self, name: str, weight: Tensor) -> Tensor:
+        """The weight `name` with all changes, in float32; the weight itself where nothing changes it.
+
+        Raises ModelMissing if a change has another shape.
+        """
+        changes = self.changes.get(name)
+        if not changes:
+            return weight
+        merged = weight.float()
+        for change in changes:
+            try:
+                merged = merged + change.delta(weight.shape, weight.device)
+            except RuntimeError as error:
+                raise ModelMissing(
+                    f"{change.source.files[0].name}: the change of {name} does not fit its shape {list(weight.shape)}"
+                ) from error
+        return merged

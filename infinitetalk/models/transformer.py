@@ -1,0 +1,450 @@
+"""The InfiniteTalk video diffusion transformer: Wan2.1 image-to-video with audio cross-attention.
+
+Base: diffusers' Wan modules under diffusers' parameter names. Added in each block: `norm_x` and
+`audio_cross_attn`; added once: `audio_proj`. The added weights form an `AudioAdapter`, whose parameters carry
+the names of the released adapter files. Several adapters ("single", "multi") can be resident at once.
+
+What does not change over denoising steps is computed outside `forward` and handed in: `embed_timesteps`,
+`embed_text`, `embed_image`, `embed_audio`, `rotary_embedding`.
+
+Axes in shapes: B batch, P people, T latent frames, S tokens of a latent frame, N = T*S tokens, H heads,
+D channels of a head, C = H*D.
+
+Sources: Wan (arXiv 2503.20314), MultiTalk (arXiv 2505.22647, the map that tells people apart),
+InfiniteTalk (arXiv 2508.14033).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.normalization import FP32LayerNorm
+from diffusers.models.transformers.transformer_wan import (
+    WanAttention,
+    WanRotaryPosEmbed,
+    WanTimeTextImageEmbedding,
+    WanTransformerBlock,
+)
+from torch import Tensor, nn
+
+from infinitetalk.shapes import TEMPORAL_STRIDE
+
+TEXT_TOKENS = 512
+AUDIO_REACH_FRAMES = 2
+"""A video frame's audio is heard from this many frames before it to as many after it."""
+
+# 1-D rotary positions that bind a voice to its person: each person's tokens lie in a range of their own, the
+# voice's keys in the middle of it, the background between the two (MultiTalk, section 3.3).
+PERSON_POSITIONS = ((0.0, 4.0), (20.0, 24.0))
+VOICE_POSITIONS = (2.0, 22.0)
+BACKGROUND_POSITION = 12.0
+PERSON_ROTARY_BASE = 10_000.0
+
+
+@dataclass(frozen=True)
+class KeyValue:
+    """Keys and values of one attention, each (batch, tokens, H, D)."""
+
+    key: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class TimeEmbedding:
+    """What the timesteps contribute: `head` (steps, C) and `blocks` (steps, 6, C), both float32."""
+
+    head: Tensor
+    blocks: Tensor
+
+    def step(self, index: int) -> "TimeEmbedding":
+        """The embedding of one step, as a batch of one."""
+        return TimeEmbedding(self.head[index : index + 1], self.blocks[index : index + 1])
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Cosines and sines of the 3-D rotary embedding, each (1, N, 1, D/2) float32."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+@dataclass(frozen=True)
+class AudioContext:
+    """The voices of one window, as every block attends to them.
+
+    layers: per block, keys and values of (B*T, P*audio_tokens, H, D).
+    person_masks: (B, 3, S) ones where the first person, the second person and the background are in the first
+        latent frame; None for one person.
+    """
+
+    adapter: str
+    layers: tuple[KeyValue, ...]
+    person_masks: Tensor | None
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything but the noisy latents and the time that one forward pass depends on."""
+
+    text: tuple[KeyValue, ...]
+    image: tuple[KeyValue, ...]
+    audio: AudioContext
+    rotary: Rotary
+
+
+def rotate_pairs(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate neighbouring channels (2i, 2i+1) of `states` (..., D) by angles given as cos, sin (..., D/2)."""
+    even, odd = states.float().unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return rotated.flatten(-2).type_as(states)
+
+
+def person_rotation(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (..., head_dim/2) of the 1-D rotary embedding at real-valued positions (...)."""
+    channels = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
+    angles = positions.float().unsqueeze(-1) * PERSON_ROTARY_BASE ** (-channels / head_dim)
+    return angles.cos(), angles.sin()
+
+
+def person_attention(query: Tensor, key: Tensor, masks: Tensor) -> Tensor:
+    """How much each token looks at each person of the first latent frame.
+
+    One attention call whose values are the masks, so the (H, N, S) weights are never stored.
+
+    Args:
+        query: (B, N, H, D), normalised and rotated, of a block's self-attention.
+        key: (B, S, H, D), likewise, of the first latent frame's tokens.
+        masks: (B, 3, S) of zeros and ones.
+
+    Returns:
+        (B, 3, N) float32: the softmax over the first frame's tokens, averaged over the heads and over each mask.
+    """
+    heads = query.shape[2]
+    # The value's width is rounded up to eight columns because fused kernels need rows of 16 bytes.
+    columns = F.pad(masks.transpose(1, 2), (0, 5)).type_as(query)
+    value = columns.unsqueeze(1).expand(-1, heads, -1, -1)
+    seen = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value)
+    total = seen[..., :3].float().mean(dim=1).transpose(1, 2)
+    return total / masks.float().sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+def person_positions(attention: Tensor) -> Tensor:
+    """The rotary position (B, N) of each token, from `person_attention`'s (B, 3, N).
+
+    The largest row says whose token it is; its value, min-max scaled over all tokens, where in the range.
+    """
+    people = attention[:, :2]
+    low, high = people.amin(-1, keepdim=True), people.amax(-1, keepdim=True)
+    start, stop = attention.new_tensor(PERSON_POSITIONS).view(2, 2, 1).unbind(1)
+    scaled = (people - low) / (high - low + 1e-8) * (stop - start) + start
+    background = torch.full_like(scaled[:, :1], BACKGROUND_POSITION)
+    owner = attention.argmax(dim=1, keepdim=True)
+    return torch.cat((scaled, background), dim=1).gather(1, owner).squeeze(1)
+
+
+class AudioProjection(nn.Module):
+    """Turns each latent frame's slice of the voice into audio tokens.
+
+    A latent frame hears the five audio frames around the first video frame, or the eight around the four video
+    frames that it stands for.
+    """
+
+    def __init__(self, layers: int, channels: int, hidden: int, tokens: int, token_dim: int) -> None:
+        super().__init__()
+        slot = layers * channels
+        self.tokens = tokens
+        self.first_slots = 2 * AUDIO_REACH_FRAMES + 1
+        self.later_slots = 2 * AUDIO_REACH_FRAMES + TEMPORAL_STRIDE
+        self.proj1 = nn.Linear(self.first_slots * slot, hidden)
+        self.proj1_vf = nn.Linear(self.later_slots * slot, hidden)
+        self.proj2 = nn.Linear(hidden, hidden)
+        self.proj3 = nn.Linear(hidden, tokens * token_dim)
+        self.norm = nn.LayerNorm(token_dim)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Audio tokens (..., T, tokens, token_dim) of `audio` (..., 4T-3+4, layers, channels).
+
+        The audio holds one entry per video frame, and two more before the first and after the last.
+        """
+        per_frame = audio.flatten(-2)
+        first = per_frame[..., : self.first_slots, :].flatten(-2).unsqueeze(-2)
+        # Latent frame i > 0 stands for video frames 4i-3 .. 4i, which are entries 4i-1 .. 4i+2 here.
+        later = per_frame[..., 1:, :].unfold(-2, self.later_slots, TEMPORAL_STRIDE).transpose(-1, -2).flatten(-2)
+        hidden = torch.cat((F.relu(self.proj1(first)), F.relu(self.proj1_vf(later))), dim=-2)
+        hidden = F.relu(self.proj2(hidden))
+        return cast(Tensor, self.norm(self.proj3(hidden).unflatten(-1, (self.tokens, -1))))
+
+
+class AudioCrossAttention(nn.Module):
+    """Attention of a latent frame's tokens to that frame's audio tokens only."""
+
+    def __init__(self, dim: int, heads: int, audio_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_linear = nn.Linear(dim, dim)
+        self.kv_linear = nn.Linear(audio_dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def keys_values(self, tokens: Tensor) -> KeyValue:
+        """Keys and values of the audio tokens (B, P, T, tokens, audio_dim), people side by side.
+
+        With two people each voice's keys are rotated to its person's position.
+        """
+        people = tokens.shape[1]
+        merged = tokens.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+        key, value = self.kv_linear(merged).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        if people == 2:
+            positions = torch.tensor(VOICE_POSITIONS, device=key.device).repeat_interleave(tokens.shape[3])
+            cos, sin = person_rotation(positions, key.shape[-1])
+            key = rotate_pairs(key, cos.unsqueeze(1), sin.unsqueeze(1))
+        return KeyValue(key, value)
+
+    def forward(
+        self, states: Tensor, voices: KeyValue, positions: Tensor | None, frames: int, backend: str | None
+    ) -> Tensor:
+        """Audio's contribution (B, N, C) to the tokens `states` (B, N, C) of `frames` latent frames.
+
+        positions: (B, N) rotary positions of the tokens, from `person_positions`; None for one person.
+        """
+        query = self.q_linear(states).unflatten(-1, (self.heads, -1))
+        if positions is not None:
+            cos, sin = person_rotation(positions, query.shape[-1])
+            query = rotate_pairs(query, cos.unsqueeze(2), sin.unsqueeze(2))
+        query = query.unflatten(1, (frames, -1)).flatten(0, 1)
+        heard = attend(query, voices, backend)
+        return cast(Tensor, self.proj(heard.reshape(states.shape)))
+
+
+class AudioAdapterBlock(nn.Module):
+    """What the adapter adds to one transformer block."""
+
+    def __init__(self, dim: int, heads: int, audio_dim: int, eps: float) -> None:
+        super().__init__()
+        self.norm_x = FP32LayerNorm(dim, eps, elementwise_affine=True)
+        self.audio_cross_attn = AudioCrossAttention(dim, heads, audio_dim)
+
+
+class AudioAdapter(nn.Module):
+    """All weights of one adapter file, under that file's names."""
+
+    def __init__(self, projection: AudioProjection, blocks: Sequence[AudioAdapterBlock]) -> None:
+        super().__init__()
+        self.audio_proj = projection
+        self.blocks = nn.ModuleList(blocks)
+
+
+def attend(query: Tensor, context: KeyValue, backend: str | None) -> Tensor:
+    """softmax(q k / sqrt(D)) v over (batch, tokens, H, D), heads joined to (batch, tokens, C)."""
+    return cast(Tensor, dispatch_attention_fn(query, context.key, context.value, backend=backend)).flatten(2)
+
+
+class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
+    """A Wan block with audio cross-attention between the text attention and the feed-forward."""
+
+    def forward(
+        self,
+        states: Tensor,
+        time: Tensor,
+        rotary: Rotary,
+        text: KeyValue,
+        image: KeyValue,
+        adapter: AudioAdapterBlock,
+        voices: KeyValue,
+        person_masks: Tensor | None,
+        frames: int,
+    ) -> Tensor:
+        """One block over the tokens `states` (B, N, C); time (B, 6, C) float32; the rest as in `Context`."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (self.scale_shift_table + time).chunk(6, dim=1)
+        backend = self.attn1.processor._attention_backend
+
+        normed = (self.norm1(states.float()) * (1 + scale_1) + shift_1).type_as(states)
+        query, key, value = self_attention_inputs(self.attn1, normed, rotary)
+        attended = self.attn1.to_out[0](attend(query, KeyValue(key, value), backend))
+        states = (states.float() + attended * gate_1).type_as(states)
+
+        positions = None
+        if person_masks is not None:
+            first_frame = key[:, : person_masks.shape[-1]]
+            positions = person_positions(person_attention(query, first_frame, person_masks))
+
+        normed = self.norm2(states.float()).type_as(states)
+        query = self.attn2.norm_q(self.attn2.to_q(normed)).unflatten(-1, (self.attn2.heads, -1))
+        attended = attend(query, text, backend) + attend(query, image, backend)
+        states = states + self.attn2.to_out[0](attended)
+
+        normed = adapter.norm_x(states.float()).type_as(states)
+        states = states + adapter.audio_cross_attn(normed, voices, positions, frames, backend)
+
+        normed = (self.norm3(states.float()) * (1 + scale_2) + shift_2).type_as(states)
+        return cast(Tensor, (states.float() + self.ffn(normed).float() * gate_2).type_as(states))
+
+
+def self_attention_inputs(attn: WanAttention, states: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value (B, N, H, D); query and key normalised over all channels and rotated."""
+    query, key, value = attn.norm_q(attn.to_q(states)), attn.norm_k(attn.to_k(states)), attn.to_v(states)
+    query, key, value = (part.unflatten(-1, (attn.heads, -1)) for part in (query, key, value))
+    return rotate_pairs(query, rotary.cos, rotary.sin), rotate_pairs(key, rotary.cos, rotary.sin), value
+
+
+class InfiniteTalkTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Predicts the flow velocity of a window of video latents from text, a reference picture and voices.
+
+    The first arguments mean what they mean in diffusers' `WanTransformer3DModel`.
+
+    Args:
+        audio_layers, audio_channels: wav2vec2 layers kept and their width.
+        audio_hidden, audio_tokens, audio_dim: hidden width, tokens per latent frame and person, token width of
+            the audio projection.
+        adapter_names: the adapters to hold.
+    """
+
+    _supports_gradient_checkpointing = False
+    _no_split_modules = ("InfiniteTalkBlock",)
+    _repeated_blocks = ("InfiniteTalkBlock",)
+    _keep_in_fp32_modules = (
+        "time_embedder",
+        "time_proj",
+        "scale_shift_table",
+        "norm1",
+        "norm2",
+        "norm3",
+        "norm_x",
+    )
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        num_attention_heads: int = 40,
+        attention_head_dim: int = 128,
+        in_channels: int = 36,
+        out_channels: int = 16,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 13824,
+        num_layers: int = 40,
+        eps: float = 1e-6,
+        image_dim: int = 1280,
+        rope_max_seq_len: int = 1024,
+        audio_layers: int = 12,
+        audio_channels: int = 768,
+        audio_hidden: int = 512,
+        audio_tokens: int = 32,
+        audio_dim: int = 768,
+        adapter_names: Sequence[str] = ("single", "multi"),
+    ) -> None:
+        super().__init__()
+        dim = num_attention_heads * attention_head_dim
+        self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.rope = WanRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
+        self.condition_embedder = WanTimeTextImageEmbedding(dim, freq_dim, 6 * dim, text_dim, image_dim)
+        self.blocks = nn.ModuleList(
+            InfiniteTalkBlock(dim, ffn_dim, num_attention_heads, "rms_norm_across_heads", True, eps, dim)
+            for _ in range(num_layers)
+        )
+        self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.proj_out = nn.Linear(dim, out_channels * prod(patch_size))
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.adapters = nn.ModuleDict(
+            {
+                name: AudioAdapter(
+                    AudioProjection(audio_layers, audio_channels, audio_hidden, audio_tokens, audio_dim),
+                    [AudioAdapterBlock(dim, num_attention_heads, audio_dim, eps) for _ in range(num_layers)],
+                )
+                for name in adapter_names
+            }
+        )
+
+    def embed_timesteps(self, timesteps: Tensor) -> TimeEmbedding:
+        """Embeddings of the timesteps (steps,), each in 0..1000."""
+        embedder = self.condition_embedder
+        with torch.autocast(timesteps.device.type, enabled=False):
+            frequencies = embedder.timesteps_proj(timesteps.float())
+            head = embedder.time_embedder(frequencies)
+            blocks = embedder.time_proj(embedder.act_fn(head)).unflatten(-1, (6, -1))
+        return TimeEmbedding(head, blocks)
+
+    def embed_text(self, text: Tensor) -> tuple[KeyValue, ...]:
+        """Per block, keys and values of the text embeddings (B, 512, text_dim), zero beyond the prompt's end."""
+        if text.shape[1] != TEXT_TOKENS:
+            raise ValueError(f"text embeddings have {TEXT_TOKENS} rows, padded with zeros; got {text.shape[1]}")
+        tokens = self.condition_embedder.text_embedder(text)
+        return tuple(self._keys_values(block.attn2, tokens, added=False) for block in self.blocks)
+
+    def embed_image(self, image: Tensor) -> tuple[KeyValue, ...]:
+        """Per block, keys and values of the image features (B, image tokens, image_dim)."""
+        tokens = self.condition_embedder.image_embedder(image)
+        return tuple(self._keys_values(block.attn2, tokens, added=True) for block in self.blocks)
+
+    @staticmethod
+    def _keys_values(attn: WanAttention, tokens: Tensor, added: bool) -> KeyValue:
+        if added:
+            key, value = attn.norm_added_k(attn.add_k_proj(tokens)), attn.add_v_proj(tokens)
+        else:
+            key, value = attn.norm_k(attn.to_k(tokens)), attn.to_v(tokens)
+        return KeyValue(key.unflatten(-1, (attn.heads, -1)), value.unflatten(-1, (attn.heads, -1)))
+
+    def embed_audio(self, audio: Tensor, adapter: str, person_masks: Tensor | None = None) -> AudioContext:
+        """The voices of a window of 4T-3 video frames.
+
+        Args:
+            audio: (B, P, 4T-3+4, layers, channels), two frames more before the first and after the last.
+            adapter: "single" or "multi".
+            person_masks: (B, 3, S), needed with two people and only then; see `AudioContext`.
+
+        Raises:
+            ValueError: masks missing or superfluous.
+        """
+        people = audio.shape[1]
+        if (people == 2) != (person_masks is not None):
+            raise ValueError(f"person_masks go with two people and only then, not with {people}")
+        weights = cast(AudioAdapter, self.adapters[adapter])
+        tokens = weights.audio_proj(audio)
+        layers = tuple(block.audio_cross_attn.keys_values(tokens) for block in weights.blocks)  # type: ignore[union-attr,operator]
+        return AudioContext(adapter, layers, person_masks)
+
+    def rotary_embedding(self, latents: Tensor) -> Rotary:
+        """The rotary table for latents of (B, channels, T, height, width)."""
+        cos, sin = self.rope(latents)
+        # diffusers stores each angle twice, side by side.
+        return Rotary(cos[..., ::2].float(), sin[..., ::2].float())
+
+    def forward(self, latents: Tensor, time: TimeEmbedding, context: Context) -> Tensor:
+        """The velocity (B, out_channels, T, height, width).
+
+        Args:
+            latents: (B, in_channels, T, height, width): noisy latents, mask and condition latents, in this order.
+            time: embedding of one timestep, (1 or B, ...).
+            context: text, image, voices and rotary table.
+        """
+        frames, height, width = latents.shape[2:]
+        states = self.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
+        adapter = cast(AudioAdapter, self.adapters[context.audio.adapter])
+        for block, extra, text, image, voices in zip(
+            self.blocks, adapter.blocks, context.text, context.image, context.audio.layers, strict=True
+        ):
+            states = block(
+                states,
+                time.blocks,
+                context.rotary,
+                text,
+                image,
+                extra,
+                voices,
+                context.audio.person_masks,
+                frames,
+            )
+        shift, scale = (self.scale_shift_table + time.head.unsqueeze(1)).chunk(2, dim=1)
+        states = (self.norm_out(states.float()) * (1 + scale) + shift).type_as(states)
+        patches = self.proj_out(states)
+        _, patch_height, patch_width = self.config.patch_size
+        grid = (frames, height // patch_height, width // patch_width)
+        patches = patches.unflatten(1, grid).unflatten(-1, (patch_height, patch_width, -1))
+        return cast(Tensor, patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4))

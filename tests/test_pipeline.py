@@ -1,0 +1,66 @@
+"""The loop: the authors' results number for number, and what a caller relies on."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from infinitetalk.models.loading import Models
+from infinitetalk.pipeline import generate
+from infinitetalk.progress import Stopwatch
+from infinitetalk.windows import Window
+from tests.golden import Loop, load_golden_models, wan_folder
+
+IMAGE = [
+    "a_text1_audio1_cc0",
+    "b_text1_audio2_cc1",
+    "c_text5_audio4_cc1",
+    "d_text5_audio4_apg_cc0",
+    "e_text1_audio2_apg_cc05",
+    "f_motion5",
+    "g_clip_mode",
+    "h_max_frames_before_audio_end",
+    "i_audio_ends_on_window_edge",
+    "j_audio_one_frame_longer_than_window",
+    "k_motion_frame_6_not_4n_plus_1",
+]
+MULTI = ["a_halves_text1_audio2_cc0", "b_bbox_text5_audio4_cc1", "c_second_audio_shorter", "d_second_audio_longer"]
+VIDEO = ["a_text1_audio2_cc1", "b_text5_audio4_motion5_cc0"]
+VARIANTS = [
+    *(("loop_single_image", name) for name in IMAGE),
+    *(("loop_multi_image", name) for name in MULTI),
+    *(("loop_single_video", name) for name in VIDEO),
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return load_golden_models(wan_folder(tmp_path_factory.mktemp("wan")))
+
+
+@pytest.mark.parametrize(("folder", "variant"), VARIANTS)
+def test_loop_gives_the_authors_latents_and_video(
+    folder: str, variant: str, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop(folder, variant)
+    loop.replace_encoders(monkeypatch, models)
+    plan = loop.plan
+    tolerances = loop.info["suggested_atol"]
+    assert len(plan.windows) == loop.info["windows"]
+    assert plan.n_frames == loop.info["output_frames"]
+
+    def check_step(window: Window, step: int, latents: Tensor) -> None:
+        stored = loop.stored[f"w{window.index}.latents"][step]
+        atol = tolerances["final_latent_per_window"][window.index]
+        torch.testing.assert_close(latents[0], stored, rtol=0, atol=atol, msg=lambda m: f"w{window.index}.{step} {m}")
+
+    rendered = [
+        part.frames
+        for part in generate(plan, models, loop, loop, loop.person_masks, loop, check_step, Stopwatch(models.device))
+    ]
+    video = torch.cat(rendered, dim=1)
+    assert video.shape[1] == loop.info["output_frames"]
+    torch.testing.assert_close(video[..., ::4, ::4], loop.stored["video_sub4"], rtol=0, atol=tolerances["video"])
+    means = video.mean(dim=(0, 2, 3))
+    torch.testing.assert_close(means, loop.stored["video_frame_mean"], rtol=0, atol=tolerances["video"])
+    if "video" in loop.stored:
+        torch.testing.assert_close(video, loop.stored["video"], rtol=0, atol=tolerances["video"])
