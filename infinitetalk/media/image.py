@@ -1,0 +1,144 @@
+"""Pictures: any common format to RGB bytes of the video's size."""
+
+import logging
+import struct
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps
+
+from infinitetalk.errors import MediaUnreadable, TooLarge
+from infinitetalk.media.container import apparent_kind
+from infinitetalk.shapes import cover_crop
+
+# Readers that are part of Pillow: none starts another program, as the one for EPS would.
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+MAX_PIXELS = 100_000_000  # two telephone pictures of 50 MP; 400 MB while it is decoded
+MIN_SIDE = 16
+_BACKGROUND = "white"  # what shows through, as on a page
+# What Pillow's readers raise on damaged files, beside its own OSError.
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, RuntimeError, struct.error)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture cropped and resized to the video's size.
+
+    pixels: (height, width, 3) uint8, sRGB.
+    source_size: (width, height) of the upright picture, of which `pixels` shows the centre (shapes.cover_crop).
+    """
+
+    pixels: NDArray[np.uint8]
+    source_size: tuple[int, int]
+
+    still = True  # the same frame at every time
+
+    def frame(self, _index: int) -> NDArray[np.uint8]:
+        """The picture: (height, width, 3) uint8 RGB."""
+        return self.pixels
+
+    def clip(self, _start: int, n_frames: int) -> NDArray[np.uint8]:
+        """The picture n_frames times: (n_frames, height, width, 3) uint8 RGB."""
+        return np.repeat(self.pixels[None], n_frames, axis=0)
+
+
+def load_image(path: Path, field: str, width: int, height: int) -> Picture:
+    """Read a picture, turn it upright (EXIF) and fit its centre to width x height.
+
+    An animation gives its first frame, transparent parts become white, colours with a profile become sRGB.
+
+    field: the job's field that named the file, for errors.
+    Raises MediaUnreadable where the file is no picture, damaged, truncated or smaller than 16x16; TooLarge above
+    100 million pixels, before decoding.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's: of odd metadata, and of sizes that are checked below
+        with _open(path, field) as image:
+            try:
+                ImageOps.exif_transpose(image, in_place=True)  # decodes it
+            except _DAMAGED as error:
+                raise MediaUnreadable(
+                    f"{field}: the picture is truncated or damaged; export it again and upload it again."
+                ) from error
+            return Picture(_fit(image, width, height), image.size)
+
+
+def _open(path: Path, field: str) -> Image.Image:
+    """The picture, its header read and its size checked, not yet decoded."""
+    too_large = f"{field}: the picture has more than {MAX_PIXELS // 10**6} million pixels; make it smaller."
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise TooLarge(too_large) from error
+    except _DAMAGED as error:
+        raise MediaUnreadable(
+            f"{field}: this is {apparent_kind(path)}, which cannot be read as a picture; "
+            "send a PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF file."
+        ) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise TooLarge(too_large)
+    if min(image.size) < MIN_SIDE:
+        raise MediaUnreadable(
+            f"{field}: the picture is {image.width}x{image.height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed."
+        )
+    # Of 32 bits nobody knows which value is white; LAB is what Pillow cannot convert.
+    if image.mode in ("F", "LAB") or (image.format, image.mode) == ("TIFF", "I"):
+        raise MediaUnreadable(
+            f"{field}: the picture's colours ({image.format}, mode {image.mode}) are not read; "
+            "save it as RGB with 8 or 16 bits per channel."
+        )
+    return image
+
+
+def _fit(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
+    """The centre of an upright picture as sRGB bytes (height, width, 3)."""
+    profile, colors = _profile(image)
+    if image.mode.startswith("I"):  # 16 bits of grey
+        image = Image.fromarray(np.asarray(np.asarray(image).clip(0, 65535) // 257, np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode != "CMYK" and (image.mode, colors) != ("L", "GRAY"):
+        image = image.convert("RGB")
+    x0, y0, x1, y1 = cover_crop(image.size, (width, height))
+    box = max(x0, 0.0), max(y0, 0.0), min(x1, image.width), min(y1, image.height)  # not a rounding error beyond
+    image = image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
+    if image.mode == "RGBA":
+        opaque = Image.new("RGB", image.size, _BACKGROUND)
+        opaque.paste(image, mask=image.getchannel("A"))
+        image = opaque
+    if profile and colors == {"L": "GRAY"}.get(image.mode, image.mode):
+        image = _to_srgb(image, profile)
+    return np.array(image.convert("RGB"))
+
+
+def _profile(image: Image.Image) -> tuple[ImageCms.ImageCmsProfile | None, str]:
+    """The picture's colour profile and the colours it is for, "RGB", "CMYK" or "GRAY".
+
+    One that cannot be read does not count, as in browsers.
+    """
+    data = image.info.get("icc_profile")
+    if not data:
+        return None, ""
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(data))
+        return profile, profile.profile.xcolor_space.strip()
+    except (OSError, UnicodeDecodeError):
+        logger.warning("A picture's colour profile cannot be read; its colours are taken as sRGB.")
+        return None, ""
+
+
+def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    """The picture in sRGB, or unchanged where its profile cannot be applied."""
+    try:
+        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except ImageCms.PyCMSError:
+        logger.warning("A picture's colour profile cannot be applied; its colours are taken as sRGB.")
+        return image
+    assert converted is not None  # None is for conversion in place
+    return converted

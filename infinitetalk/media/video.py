@@ -1,0 +1,122 @@
+"""Source videos: the frame on screen at a time, cropped and resized by ffmpeg on its way here."""
+
+import re
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infinitetalk.errors import MediaUnreadable
+from infinitetalk.media.container import is_cut_off
+from infinitetalk.media.ffmpeg import decode, open_input, probe, truncated
+from infinitetalk.shapes import FPS
+
+# Players take untagged video of at least this height for BT.709, below it for BT.601.
+_HD_HEIGHT = 720
+# Ends the listing of a file made of nothing but tiny frames; eleven hours at 25 frames a second.
+_MAX_FRAMES = 1_000_000
+
+
+@dataclass(frozen=True)
+class SourceVideo:
+    """A video as 25 frames a second, whatever its own frame rate; nothing of it is kept in memory.
+
+    Frame `index` is what is on screen at index / 25 s: the last stored frame that has begun by then. Before
+    the first stored frame it is the first, past the end the last.
+    """
+
+    path: Path
+    field: str
+    size: tuple[int, int]  # (width, height) of the frames given out
+    source_size: tuple[int, int]  # (width, height) as displayed: upright, square pixels
+    duration_s: float
+    last_frame_s: float  # when the last stored frame begins
+    color_matrix: str  # ffmpeg's name of the matrix from YUV, or auto
+
+    still = False  # its frames differ from window to window
+
+    @classmethod
+    def open(cls, path: Path, field: str, width: int, height: int) -> "SourceVideo":
+        """Look through a video whose frames will be fitted to width x height.
+
+        Containers without an exact index are copied, not decoded, into one that has it, beside `path`.
+
+        field: the job's field that named the file, for errors.
+        Raises MediaUnreadable where the file has no frames, is damaged or truncated, TooLarge where its frames are.
+        """
+        info = probe(path, field)
+        if not info.has_video:
+            raise MediaUnreadable(f"{field}: the file has no video; send one that shows a person.")
+        if is_cut_off(path):
+            raise truncated(field)
+        if not info.has_seek_index:
+            indexed = path.with_name(f"{path.name}.mkv")
+            copy = ["-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "matroska", f"file:{indexed}"]
+            decode(field, *open_input(path, "-fflags", "+genpts"), *copy)
+            path = indexed
+        last_frame_s, duration_s = _times(path, field)
+        return cls(
+            path=path,
+            field=field,
+            size=(width, height),
+            source_size=_displayed_size(path, field),
+            duration_s=duration_s,
+            last_frame_s=last_frame_s,
+            color_matrix="bt709" if not info.has_color_matrix and info.height >= _HD_HEIGHT else "auto",
+        )
+
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """The frame at index / 25 s: (height, width, 3) uint8 RGB."""
+        frame: NDArray[np.uint8] = self.clip(index, 1)[0]
+        return frame
+
+    def clip(self, start: int, n_frames: int) -> NDArray[np.uint8]:
+        """The frames from start / 25 s on: (n_frames, height, width, 3) uint8 RGB."""
+        width, height = self.size
+        scale = max(width / self.source_size[0], height / self.source_size[1])
+        cover = [max(side, round(own * scale)) for side, own in zip(self.size, self.source_size, strict=True)]
+        # At its index and later, the last frame is on screen; there is nothing to seek beyond it.
+        first_s = min(start, ceil(self.last_frame_s * FPS)) / FPS
+        filters = [
+            "tpad=stop=-1:stop_mode=clone",
+            f"fps={FPS}:start_time={first_s:.6f}:round=up",
+            f"scale={cover[0]}:{cover[1]}:flags=lanczos+accurate_rnd+full_chroma_int:in_color_matrix={self.color_matrix}",
+            "format=rgb24",
+            f"crop={width}:{height}",
+        ]
+        # Decoding starts at the keyframe before, and the file's own clock stays: a frame that began long
+        # before first_s must reach the fps filter with its time. Accurate seeking would drop it.
+        seek = ["-noaccurate_seek", "-copyts", "-start_at_zero", "-ss", f"{min(first_s, self.last_frame_s):.6f}"]
+        take = ["-map", "0:V:0", "-frames:v", str(n_frames), "-vf", ",".join(filters), "-fps_mode", "passthrough"]
+        data = decode(self.field, *open_input(self.path, *seek), *take, "-f", "rawvideo", "-").data
+        frames = np.frombuffer(bytearray(data), np.uint8)
+        if frames.size != n_frames * height * width * 3:
+            raise MediaUnreadable(f"{self.field}: the video's frames cannot be decoded; export it again.")
+        return frames.reshape(n_frames, height, width, 3)
+
+
+def _times(path: Path, field: str) -> tuple[float, float]:
+    """When the last frame begins and ends, in seconds, from the time stamps of all frames, without decoding."""
+    listing = ["-map", "0:V:0", "-c", "copy", "-copyinkf", "-frames:v", str(_MAX_FRAMES), "-f", "framecrc", "-"]
+    text = decode(field, *open_input(path), *listing).data.decode()
+    tick = re.search(r"^#tb 0: (\d+)/(\d+)$", text, re.MULTILINE)
+    stamps = re.findall(r"^0, +-?\d+, +(\d+), +(\d+),", text, re.MULTILINE)  # pts and duration
+    if tick is None or not stamps:
+        raise MediaUnreadable(f"{field}: the video has no frames; export it again and upload it again.")
+    tick_s = int(tick[1]) / int(tick[2])
+    return (
+        max(int(pts) for pts, _ in stamps) * tick_s,
+        max(int(pts) + int(length) for pts, length in stamps) * tick_s,
+    )
+
+
+def _displayed_size(path: Path, field: str) -> tuple[int, int]:
+    """(width, height) of the first frame, turned upright and with square pixels. Decodes that frame."""
+    square = "scale=w=iw*sar:h=ih:flags=neighbor,format=gray"
+    take = ["-map", "0:V:0", "-frames:v", "1", "-vf", square, "-c:v", "pgm", "-f", "image2pipe", "-"]
+    header = re.match(rb"P5\s+(\d+)\s+(\d+)\s", decode(field, *open_input(path), *take).data)
+    if header is None:
+        raise MediaUnreadable(f"{field}: the video's frames cannot be decoded; export it again.")
+    return int(header[1]), int(header[2])
