@@ -1,0 +1,73 @@
+"""Models of the 14B profile's real sizes with random weights: times and memory are the real ones, pictures are not."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel, Wav2Vec2Config, Wav2Vec2Model
+
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+
+UMT5_XXL = {"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+CLIP_VIT_H = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "hidden_act": "gelu",
+}
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def random_module(make: Callable[[], ModuleT], device: torch.device, dtype: torch.dtype) -> ModuleT:
+    """A module whose weights are drawn on the device itself: matrices of size 1/sqrt(inputs), vectors near one."""
+    with torch.device("meta"):
+        module = make()
+    keep_float32 = set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    buffers = {name: buffer for name, buffer in module.named_buffers() if not buffer.is_meta}
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(False)
+        if not keep_float32 & set(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+    module.to_empty(device=device)
+    for name, parameter in module.named_parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=(parameter[0].numel()) ** -0.5)
+        else:
+            parameter.normal_(std=0.02)
+            if name.endswith("weight"):
+                parameter.add_(1)
+    for name, buffer in buffers.items():
+        module.get_buffer(name).copy_(buffer)
+    return module.eval()
+
+
+def random_transformer(device: torch.device, dtype: torch.dtype, **sizes: Any) -> InfiniteTalkTransformer:  # noqa: ANN401
+    """The transformer, 14B unless `sizes` says otherwise."""
+    transformer = random_module(lambda: InfiniteTalkTransformer(**sizes), device, dtype)
+    rope = type(transformer.rope)(
+        transformer.config.attention_head_dim, transformer.config.patch_size, transformer.config.rope_max_seq_len
+    )
+    transformer.rope = rope.to(device)  # tables, not weights
+    return transformer
+
+
+def random_encoders(
+    device: torch.device, dtype: torch.dtype
+) -> tuple[AutoencoderKLWan, UMT5EncoderModel, CLIPVisionModel, Wav2Vec2Model]:
+    """Autoencoder, text, image and audio encoder."""
+    clip = random_module(lambda: CLIPVisionModel(CLIPVisionConfig(**CLIP_VIT_H)), device, dtype)
+    for module in clip.modules():  # an index table, not a weight
+        if hasattr(module, "position_ids"):
+            module.position_ids = torch.arange(module.num_positions, device=device).unsqueeze(0)
+    return (
+        random_module(AutoencoderKLWan, device, dtype),
+        random_module(lambda: UMT5EncoderModel(UMT5Config(**UMT5_XXL, feed_forward_proj="gated-gelu")), device, dtype),
+        clip,
+        random_module(lambda: Wav2Vec2Model(Wav2Vec2Config()), device, torch.float32),
+    )

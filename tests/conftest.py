@@ -1,0 +1,97 @@
+"""What all tests share: an environment without this machine's settings, and a web server that misbehaves."""
+
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+from infinitetalk.settings import Settings
+
+OTHER_VARIABLES = (
+    "ALL_PROXY",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS",
+    "RUNPOD_DEBUG_LEVEL",
+    "RUNPOD_ENDPOINT_ID",
+    "RUNPOD_LOG_LEVEL",
+    "RUNPOD_REALTIME_PORT",
+    "RUNPOD_WEBHOOK_GET_JOB",
+    "RUNPOD_WEBHOOK_POST_OUTPUT",
+)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "requires_cuda: needs an NVIDIA GPU; skipped where there is none")
+    config.addinivalue_line("filterwarnings", "error:::infinitetalk")
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("requires_cuda"):
+                item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+@pytest.fixture(autouse=True)
+def clean_environ(monkeypatch):
+    """Tests see the defaults, whatever is set where they run."""
+    ours = [name for name, _, _ in Settings.variables()]
+    for name in (*ours, *OTHER_VARIABLES, *(name.lower() for name in OTHER_VARIABLES)):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Site:
+    """A web server on loopback. `pages` holds bytes, or functions that answer a request by themselves."""
+
+    def __init__(self, server):
+        self.url = f"http://127.0.0.1:{server.server_port}"
+        self.pages = {}
+        self.hits = Counter()
+        self.closing = threading.Event()
+
+    def drip(self, request, seconds_apart):
+        """Send a byte now and then, until the client leaves or the test ends."""
+        while not self.closing.is_set():
+            request.wfile.write(b"x")
+            request.wfile.flush()
+            time.sleep(seconds_apart)
+
+
+@pytest.fixture
+def site(monkeypatch):
+    """A running Site whose address the worker may fetch from."""
+    monkeypatch.setenv("RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS", "1")
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = self.path.split("?")[0]
+            site.hits[path] += 1
+            page = site.pages.get(path)
+            try:
+                if callable(page):
+                    page(self)
+                elif page is None:
+                    self.send_error(404)
+                else:
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(page)))
+                    self.end_headers()
+                    self.wfile.write(page)
+            except OSError:
+                pass  # the client left
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server.daemon_threads = True
+    site = Site(server)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield site
+    site.closing.set()
+    server.shutdown()
+    server.server_close()
