@@ -23,6 +23,7 @@ from runpod.serverless.modules.rp_logger import RunPodLogger
 
 from infinitetalk.errors import Internal, InvalidInput, JobError
 from infinitetalk.job import open_models, run_job
+from infinitetalk.logs import configure_logging
 from infinitetalk.models.loading import Models
 from infinitetalk.progress import Progress
 from infinitetalk.request import Request
@@ -122,9 +123,7 @@ def main() -> None:
     """Load the models once, then serve jobs."""
     try:
         settings = Settings.from_env(os.environ)
-        # The root stays at WARNING: at DEBUG, HTTP libraries log URLs with the keys in them.
-        logging.basicConfig(level="WARNING", format="%(levelname)-7s| %(message)s", stream=sys.stdout, force=True)
-        logging.getLogger("infinitetalk").setLevel(settings.log_level)
+        configure_logging(settings.log_level, sys.stdout)
         RunPodLogger().set_level(settings.log_level.replace("WARNING", "WARN"))
         models = open_models(settings)
     except (ValueError, JobError) as error:  # a wrong setting, or weights that are not there

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from infinitetalk import __version__
 from infinitetalk.errors import JobError
 from infinitetalk.exchange import LocalExchange
 from infinitetalk.job import choose_device, dry_run, open_models, read_job, run_job
+from infinitetalk.logs import configure_logging
 from infinitetalk.presets import load_profile
 from infinitetalk.progress import Progress as JobProgress
 from infinitetalk.request import (
@@ -113,7 +113,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _generate(options: argparse.Namespace) -> None:
     request, settings = _request(options), _settings(options)
-    logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+    configure_logging(settings.log_level, sys.stderr)
     with _progress_bar() as on_progress:
         result = run_job(
             request,

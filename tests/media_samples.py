@@ -72,3 +72,9 @@ def cut_off(source: Path, part: float = 0.6) -> Path:
     path = source.with_name(f"cut_{source.name}")
     path.write_bytes(data[: int(len(data) * part)])
     return path
+
+
+def read_frames(path: Path, width: int, height: int) -> np.ndarray:
+    """All frames of a video of that size: (n, height, width, 3) uint8 RGB."""
+    data = ffmpeg("-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    return np.frombuffer(data, np.uint8).reshape(-1, height, width, 3)

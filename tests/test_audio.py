@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from media_samples import cut_off, ffmpeg, write_picture, write_talking_video, write_tone
 from safetensors.numpy import load_file
 
 from infinitetalk.errors import JobError, MediaUnreadable, TooLarge
 from infinitetalk.media.audio import Track, arrange_speakers, load_audio, normalise_loudness, write_soundtrack
 from infinitetalk.media.ffmpeg import open_input, probe, run
+from tests.golden import GOLDEN
+from tests.media_samples import cut_off, ffmpeg, write_picture, write_talking_video, write_tone
 
-GOLDEN = Path(__file__).parent / "golden/loudness"
-REFERENCE = load_file(GOLDEN / "reference.safetensors")
+LOUDNESS = GOLDEN / "loudness"
+REFERENCE = load_file(LOUDNESS / "reference.safetensors")
 LIMIT_S = 600.0
 
 
@@ -42,8 +43,8 @@ def test_loading_equals_librosa(tmp_path):
 
 
 def test_a_16_khz_mono_wave_is_read_exactly():
-    stored, _ = soundfile.read(GOLDEN / "clip_a.wav", dtype="float32")
-    np.testing.assert_array_equal(load(GOLDEN / "clip_a.wav"), stored)
+    stored, _ = soundfile.read(LOUDNESS / "clip_a.wav", dtype="float32")
+    np.testing.assert_array_equal(load(LOUDNESS / "clip_a.wav"), stored)
 
 
 CONTAINERS = {
@@ -237,7 +238,7 @@ def test_damaged_files_end_in_an_error_or_a_wave(tmp_path):
 def test_loudness_equals_the_authors_values(name):
     before = REFERENCE[f"{name}.in"]
     expected = REFERENCE.get(f"{name}.out", before)
-    passed_through = json.loads((GOLDEN / "info.json").read_text())[name]["passed_through"]
+    passed_through = json.loads((LOUDNESS / "info.json").read_text())[name]["passed_through"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         after = normalise_loudness(before)
@@ -248,7 +249,7 @@ def test_loudness_equals_the_authors_values(name):
 
 @pytest.mark.parametrize("clip", ["clip_a", "clip_b", "clip_c"])
 def test_loading_and_normalising_equals_the_authors_values(clip):
-    wave = normalise_loudness(load(GOLDEN / f"{clip}.wav"))
+    wave = normalise_loudness(load(LOUDNESS / f"{clip}.wav"))
     np.testing.assert_allclose(wave, REFERENCE[f"multi.{clip}.normalized"], atol=1e-5)
 
 

@@ -1,18 +1,16 @@
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from infinitetalk.color import match_color
+from tests.golden import tensors
 
-GOLDEN = load_file(Path(__file__).parent / "golden/color/reference.safetensors")
-FRAMES, REFERENCE = GOLDEN["source"][0], GOLDEN["reference"][0, :, 0]
+STORED = tensors("color/reference")
+FRAMES, REFERENCE = STORED["source"][0], STORED["reference"][0, :, 0]
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 0.5, 1.0])
 def test_matches_the_authors_values(strength):
-    expected = GOLDEN[f"out.strength{strength}"][0]
+    expected = STORED[f"out.strength{strength}"][0]
     torch.testing.assert_close(match_color(FRAMES, REFERENCE, strength), expected, atol=5e-5, rtol=0)
 
 

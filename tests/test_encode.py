@@ -3,13 +3,13 @@ import subprocess
 
 import numpy as np
 import pytest
-from media_samples import DARKEST, write_tone
 
 from infinitetalk.errors import Internal
 from infinitetalk.media.audio import Track, load_audio, write_soundtrack
 from infinitetalk.media.encode import VideoWriter
 from infinitetalk.media.ffmpeg import FfmpegError, probe
 from infinitetalk.media.video import SourceVideo
+from tests.media_samples import DARKEST, write_tone
 
 
 def moving(n_frames, width=96, height=64):

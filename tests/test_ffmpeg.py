@@ -2,12 +2,12 @@ import subprocess
 import sys
 
 import pytest
-from media_samples import cut_off, write_picture, write_talking_video, write_tone
-from media_samples import ffmpeg as make
 
 from infinitetalk.errors import MediaUnreadable, TooLarge
 from infinitetalk.media import ffmpeg
 from infinitetalk.media.container import apparent_kind, is_cut_off
+from tests.media_samples import cut_off, write_picture, write_talking_video, write_tone
+from tests.media_samples import ffmpeg as make
 
 PLAYLISTS = {
     "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\n",

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_samples import cut_off, ffmpeg, write_picture
 from PIL import Image, ImageCms
 
 from infinitetalk.errors import JobError, MediaUnreadable, TooLarge
 from infinitetalk.media.image import load_image
+from tests.media_samples import cut_off, ffmpeg, write_picture
 
 RED, BLUE, WHITE = (200, 60, 30), (20, 120, 220), (255, 255, 255)
 

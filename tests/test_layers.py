@@ -11,15 +11,15 @@ PACKAGE = Path(infinitetalk.__file__).parent
 ROOT = PACKAGE.parent
 
 LAYERS = (
-    ("infinitetalk", "errors", "shapes", "media", "models", "progress"),
+    ("infinitetalk", "errors", "shapes", "pixels", "logs", "media", "models", "progress"),
     ("request", "windows"),
     ("settings", "result", "reference_schedule"),
     ("presets",),
     ("plan",),
     ("estimate", "assets", "delivery", "media.container"),
-    ("media.ffmpeg",),
+    ("media.ffmpeg", "exchange"),
     ("media.audio", "media.image", "media.video", "media.encode"),
-    ("footage", "schedule", "guidance", "masks", "color", "models.checkpoint", "models.transformer"),
+    ("schedule", "guidance", "masks", "color", "models.checkpoint", "models.transformer"),
     (
         "models.lora",
         "models.original",

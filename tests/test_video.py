@@ -2,7 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_samples import (
+
+from infinitetalk.errors import JobError, MediaUnreadable, TooLarge
+from infinitetalk.media import ffmpeg as limits
+from infinitetalk.media.video import SourceVideo
+from tests.media_samples import (
     DARKEST,
     X264,
     cut_off,
@@ -13,10 +17,6 @@ from media_samples import (
     write_tone,
     write_video,
 )
-
-from infinitetalk.errors import JobError, MediaUnreadable, TooLarge
-from infinitetalk.media import ffmpeg as limits
-from infinitetalk.media.video import SourceVideo
 
 
 def numbers(frames):

@@ -6,6 +6,7 @@ image_encoder/) and the original release (shards, Wan2.1_VAE.pth, models_t5_*.pt
 
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -77,11 +78,12 @@ def load_models(profile: Profile, folder: Path, device: torch.device, attention_
         "multi": folder / profile.files.adapter_multi,
     }
     loras = [(folder / lora.file, lora.scale) for lora in profile.loras]
+    started_s = time.monotonic()
     audio_encoder, audio_extractor = load_audio_encoder(folder / profile.files.audio_encoder, device)
     transformer = load_transformer(base, adapters, loras, audio_encoder.config.num_hidden_layers, device, dtype)
     set_attention_backend(transformer, attention_backend)
     text_encoder, tokenizer = load_text_encoder(base, device, dtype)
-    return Models(
+    models = Models(
         profile=profile,
         device=device,
         dtype=dtype,
@@ -93,11 +95,12 @@ def load_models(profile: Profile, folder: Path, device: torch.device, attention_
         audio_encoder=audio_encoder,
         audio_extractor=audio_extractor,
     )
+    log.info("%s is on %s after %.1f s", profile.name, device, time.monotonic() - started_s)
+    return models
 
 
 def set_attention_backend(transformer: InfiniteTalkTransformer, name: str) -> None:
     """Choose the attention kernel. Raises ValueError if diffusers does not know it or it is not installed."""
-    logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)  # "experimental", every time
     transformer.set_attention_backend(name)
 
 
