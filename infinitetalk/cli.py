@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -161,29 +162,31 @@ def _progress_bar() -> Iterator[Callable[[JobProgress], None]]:
 
 
 def _print_plans(runs: dict[str, DryRun]) -> None:
-    table = Table("", *runs, caption=next(iter(runs.values())).estimate.basis)
-    columns = []
-    for run in runs.values():
-        settings, estimate = run.settings, run.estimate
-        columns.append(
-            {
-                "profile": settings.profile,
-                "size": f"{settings.width}x{settings.height}",
-                "frames": f"{settings.frames} at {settings.fps}/s",
-                "duration": f"{settings.duration_s:.2f} s",
-                "windows": f"{settings.windows} of {settings.window}, overlap {settings.overlap}",
-                "steps": str(settings.steps),
-                "scheduler": f"{settings.scheduler}, shift {settings.shift:g}",
-                "forwards": str(settings.forwards),
-                "estimated time": f"{estimate.seconds:.1f} s",
-                "estimated price": f"${estimate.cost_usd:.4f}",
-            }
-        )
-    for row in columns[0]:
-        table.add_row(row, *(column[row] for column in columns))
+    first = next(iter(runs.values()))
+    common = first.settings
+    table = Table(
+        "",
+        *runs,
+        title=f"{common.profile}: {common.width}x{common.height}, {common.frames} frames, {common.duration_s:.2f} s",
+        caption=first.estimate.basis,
+        box=box.SIMPLE,
+    )
+    rows: dict[str, Callable[[DryRun], str]] = {
+        "windows": lambda run: str(run.settings.windows),
+        "window frames": lambda run: str(run.settings.window),
+        "overlap frames": lambda run: str(run.settings.overlap),
+        "steps": lambda run: str(run.settings.steps),
+        "scheduler": lambda run: run.settings.scheduler,
+        "shift": lambda run: f"{run.settings.shift:g}",
+        "forwards": lambda run: str(run.settings.forwards),
+        "estimated time": lambda run: f"{run.estimate.seconds:.1f} s",
+        "estimated price": lambda run: f"${run.estimate.cost_usd:.4f}",
+    }
+    for name, shown in rows.items():
+        table.add_row(name, *map(shown, runs.values()))
     console = Console()
     console.print(table)
-    for warning in next(iter(runs.values())).warnings:
+    for warning in first.warnings:
         console.print(f"Note: {warning}")
 
 

@@ -1,0 +1,90 @@
+"""The command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from infinitetalk.cli import main
+from infinitetalk.media.ffmpeg import probe
+from infinitetalk.request import Request
+from tests.media_samples import write_picture, write_talking_video, write_tone
+
+
+@pytest.fixture
+def face(tmp_path: Path) -> str:
+    return str(write_picture(tmp_path / "face of someone.png"))
+
+
+@pytest.fixture
+def voice(tmp_path: Path) -> str:
+    return str(write_tone(tmp_path / "voice.wav", 0.2))
+
+
+def test_generate_makes_a_video_and_prints_the_result(
+    face: str, voice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new folder" / "out.mp4"
+    options = ["--speed-mode", "turbo", "--seed", "3", "--prompt", "A man."]
+    main(["generate", "--image", face, "--audio", voice, *options, "-o", str(output)])
+    shown = capsys.readouterr()
+    result = json.loads(shown.out)
+    assert result["video_path"] == str(output)
+    assert result["seed"] == 3
+    assert result["settings"]["frames"] == 5
+    assert probe(output, "result").has_audio
+    assert "step 3/3" in shown.err or "deliver" in shown.err
+
+
+def test_generate_takes_a_video_and_two_voices(voice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = str(write_talking_video(tmp_path / "head.mp4", seconds=0.2))
+    output = str(tmp_path / "out.mp4")
+    boxes = ["--speaker-boxes", "[[0, 0, 0.5, 1], [0.5, 0, 1, 1]]", "--speaker-order", "first_then_second"]
+    mode = ["--speed-mode", "turbo", "--aspect-ratio", "16:9"]
+    main(["generate", "--video", video, "--audio", voice, "--audio-2", voice, *boxes, *mode, "-o", output])
+    assert json.loads(capsys.readouterr().out)["settings"]["frames"] == 10
+
+
+def test_plan_shows_one_mode_or_all_of_them_without_weights(
+    face: str, voice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["plan", "--image", face, "--audio", voice, "--profile", "infinitetalk-14b", "--speed-mode", "fast"])
+    one = capsys.readouterr().out
+    assert "480x848" in one
+    assert "balanced" not in one
+    main(["plan", "--image", face, "--audio", voice])
+    every = capsys.readouterr().out
+    for word in ("maximum_quality", "balanced", "fast", "turbo", "windows", "forwards", "estimated price"):
+        assert word in every
+
+
+def test_schema_is_the_requests(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["schema"])
+    assert json.loads(capsys.readouterr().out) == Request.json_schema()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--audio", "voice.wav"], "image_url"),
+        (["--image", "nowhere.png", "--audio", "nowhere.wav"], "there is no file"),
+        (["--image", "a.png", "--audio", "b.wav", "--max-duration-s", "0"], "max_duration_s"),
+        (["--image", "a.png", "--audio", "b.wav", "--profile", "nowhere"], "nowhere"),
+        (["--image", "a.png", "--audio", "b.wav", "--profile", "infinitetalk-14b"], "MODELS_DIR"),
+    ],
+)
+def test_problems_end_in_one_line(arguments: list[str], problem: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["generate", *arguments, "-o", str(tmp_path / "out.mp4")])
+    message = str(stopped.value)
+    assert message.startswith("infinitetalk: ")
+    assert problem in message
+    assert "\n" not in message
+
+
+def test_every_field_of_a_job_can_be_given() -> None:
+    """All but where the video goes, and dry_run, which is the command plan."""
+    from infinitetalk.cli import CHOICES, FILES, OPTIONS
+
+    derived = {"input_type", "person_count", "output", "dry_run"}
+    assert {*FILES.values(), *OPTIONS, *CHOICES} | derived == set(Request.model_fields)
