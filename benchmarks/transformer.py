@@ -81,7 +81,7 @@ def measure(
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     seconds = []
-    for _ in range(repeats + 1):  # the first one warms up
+    for _ in range(repeats + 1):  # the first one warms up, and compiles
         if cuda:
             torch.cuda.synchronize()
         started = time.perf_counter()
@@ -104,14 +104,27 @@ def measure(
         "spread_ms": round((max(seconds[1:]) - min(seconds[1:])) * 1000, 1),
         "pflop": round(work / 1e15, 3),
         "tflop_per_s": round(work / median_s / 1e12, 1),
+        "first_s": round(seconds[0], 1),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if cuda else None,
     }
+
+
+@torch.inference_mode()
+def compare(transformer: InfiniteTalkTransformer, dynamic: bool) -> float:
+    """Compile the blocks; returns |compiled - eager| / |eager| of a small pass."""
+    latents, context = inputs(transformer, 320, 192, 17, 2, 17)
+    time_ = transformer.embed_timesteps(torch.tensor([900.0], device=transformer.device)).step(0)
+    eager = transformer(latents, time_, context).float()
+    transformer.compile_repeated_blocks(fullgraph=True, dynamic=dynamic)
+    return float((transformer(latents, time_, context).float() - eager).norm() / eager.norm())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--miniature", action="store_true")
     parser.add_argument("--attention", nargs="+", default=["native"], help="kernels by diffusers' names")
+    parser.add_argument("--people", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--compile", choices=("no", "static", "dynamic"), default="no", help="torch.compile per block")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -120,13 +133,15 @@ def main() -> None:
     transformer = random_transformer(device, dtype, **(MINIATURE if options.miniature else {}))
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     rows = []
+    if options.compile != "no":
+        print(f"compiled against eager, relative error: {compare(transformer, options.compile == 'dynamic'):.2e}")
     print(f"{name}, torch {torch.__version__}, {dtype}")
-    print("| attention | size | frames | people | tokens | ms | spread | PFLOP | TFLOP/s | peak GiB |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| attention | size | frames | people | tokens | ms | spread | PFLOP | TFLOP/s | first pass s | peak GiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for backend in options.attention:
         set_attention_backend(transformer, backend)
         for width, height, frames in SIZES_MINIATURE if options.miniature else SIZES_14B:
-            for people in (1, 2):
+            for people in options.people:
                 row = measure(transformer, width, height, frames, people, options.repeats)
                 rows.append({"attention": backend, **row})
                 size = f"{width}x{height}"

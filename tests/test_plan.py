@@ -94,6 +94,7 @@ def test_the_report_repeats_the_plan():
         "overlap": 9,
         "windows": 3,
         "steps": 5,
+        "forwards": 15,
         "scheduler": "dpm++_sde",
         "shift": 11.0,
         "width": 480,

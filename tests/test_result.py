@@ -12,6 +12,7 @@ SETTINGS = ResolvedSettings(
     overlap=9,
     windows=3,
     steps=5,
+    forwards=15,
     scheduler="dpm++_sde",
     shift=11.0,
     width=96,
