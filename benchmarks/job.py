@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, Wav2Vec2FeatureExtractor
 from infinitetalk.masks import person_masks
 from infinitetalk.media.image import Picture
 from infinitetalk.models.audio_encoder import embed_voice
+from infinitetalk.models.compiling import compile_transformer
 from infinitetalk.models.loading import Models, set_attention_backend
 from infinitetalk.pipeline import Noise, Voices, generate
 from infinitetalk.pixels import to_bytes
@@ -33,11 +34,13 @@ from infinitetalk.shapes import SAMPLES_PER_FRAME
 MINIATURE = Path(__file__).parents[1] / "infinitetalk" / "miniature"
 
 
-def random_models(device: torch.device, attention: str) -> Models:
+def random_models(device: torch.device, attention: str, compiled: bool) -> Models:
     """The 14B profile with random weights; the miniature's tokenizer stands in for umT5's."""
     profile = load_profile("infinitetalk-14b")
     transformer = random_transformer(device, torch.bfloat16)
     set_attention_backend(transformer, attention)
+    if compiled:
+        compile_transformer(transformer)
     vae, text_encoder, image_encoder, audio_encoder = random_encoders(device, torch.bfloat16)
     return Models(
         profile=profile,
@@ -111,8 +114,9 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=2)
     parser.add_argument("--steps", type=int, help="fewer steps than the mode's, to measure memory quickly")
     parser.add_argument("--attention", default="native")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
     options = parser.parse_args()
-    models = random_models(torch.device("cuda"), options.attention)
+    models = random_models(torch.device("cuda"), options.attention, not options.eager)
     print(f"resident: {torch.cuda.memory_allocated() / 2**30:.1f} GiB on {torch.cuda.get_device_name()}", flush=True)
     for mode in options.speed_mode:
         plan = plan_job(mode, options.resolution, options.people, options.windows)

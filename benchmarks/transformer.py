@@ -2,11 +2,13 @@
 
     python benchmarks/transformer.py                 the 14B network with random weights (needs a GPU of 80 GB)
     python benchmarks/transformer.py --miniature     a small one, on any machine
+    python benchmarks/transformer.py --errors        how far bfloat16 is from float32, eager and compiled
 
 Writes a table, and JSON with --json FILE.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -17,6 +19,7 @@ import torch
 from random_models import random_transformer
 
 from infinitetalk.masks import person_masks
+from infinitetalk.models.compiling import compile_transformer
 from infinitetalk.models.loading import set_attention_backend
 from infinitetalk.models.transformer import TEXT_TOKENS, Context, InfiniteTalkTransformer
 from infinitetalk.shapes import latent_frames, token_count
@@ -52,22 +55,40 @@ def flop(config: Any, tokens: int, people: int, frames: int) -> float:  # noqa: 
 def inputs(
     transformer: InfiniteTalkTransformer, width: int, height: int, frames: int, people: int, image_tokens: int
 ) -> tuple[torch.Tensor, Context]:
-    """Random latents and context of a window."""
-    config, device, dtype = transformer.config, transformer.device, transformer.dtype
-    latents = torch.randn(
-        1, config.in_channels, latent_frames(frames), height // 8, width // 8, device=device, dtype=dtype
-    )
-    audio = torch.randn(1, people, frames + 4, config.audio_layers, config.audio_channels, device=device, dtype=dtype)
-    masks = person_masks(None, (width, height), (width, height)).to(device) if people == 2 else None
-    text = torch.randn(1, TEXT_TOKENS, config.text_dim, device=device, dtype=dtype)
-    image = torch.randn(1, image_tokens, config.image_dim, device=device, dtype=dtype)
+    """Random latents and context of a window, the same for every dtype."""
+    config, generator = transformer.config, torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(transformer.device, transformer.dtype)
+
+    latents = draw(1, config.in_channels, latent_frames(frames), height // 8, width // 8)
+    audio = draw(1, people, frames + 4, config.audio_layers, config.audio_channels)
+    masks = person_masks(None, (width, height), (width, height)).to(transformer.device) if people == 2 else None
     context = Context(
-        transformer.embed_text(text),
-        transformer.embed_image(image),
+        transformer.embed_text(draw(1, TEXT_TOKENS, config.text_dim)),
+        transformer.embed_image(draw(1, image_tokens, config.image_dim)),
         transformer.embed_audio(audio, "multi" if people == 2 else "single", masks),
         transformer.rotary_embedding(latents),
     )
     return latents, context
+
+
+@torch.inference_mode()
+def errors(device: torch.device, sizes: dict[str, int]) -> dict[str, float]:
+    """Relative errors of bfloat16, eager and compiled, against float32 with the same weights; four blocks."""
+    coarse = random_transformer(device, torch.bfloat16, **{**sizes, "num_layers": 4})
+    exact = copy.deepcopy(coarse).float()
+
+    def run(transformer: InfiniteTalkTransformer) -> torch.Tensor:
+        latents, context = inputs(transformer, 320, 192, 17, 2, 17)
+        time_ = transformer.embed_timesteps(torch.tensor([900.0], device=device))
+        return transformer(latents, time_.step(0), context).float()
+
+    expected = run(exact)
+    found = {"eager": run(coarse)}
+    compile_transformer(coarse)
+    found["compiled"] = run(coarse)
+    return {name: float((value - expected).norm() / expected.norm()) for name, value in found.items()}
 
 
 @torch.inference_mode()
@@ -109,32 +130,27 @@ def measure(
     }
 
 
-@torch.inference_mode()
-def compare(transformer: InfiniteTalkTransformer, dynamic: bool) -> float:
-    """Compile the blocks; returns |compiled - eager| / |eager| of a small pass."""
-    latents, context = inputs(transformer, 320, 192, 17, 2, 17)
-    time_ = transformer.embed_timesteps(torch.tensor([900.0], device=transformer.device)).step(0)
-    eager = transformer(latents, time_, context).float()
-    transformer.compile_repeated_blocks(fullgraph=True, dynamic=dynamic)
-    return float((transformer(latents, time_, context).float() - eager).norm() / eager.norm())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--miniature", action="store_true")
     parser.add_argument("--attention", nargs="+", default=["native"], help="kernels by diffusers' names")
     parser.add_argument("--people", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--compile", choices=("no", "static", "dynamic"), default="no", help="torch.compile per block")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile, as on a CPU")
+    parser.add_argument("--errors", action="store_true", help="only compare results with float32")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() and not options.miniature else "cpu")
     dtype = torch.float32 if options.miniature else torch.bfloat16
-    transformer = random_transformer(device, dtype, **(MINIATURE if options.miniature else {}))
+    sizes = MINIATURE if options.miniature else {}
+    if options.errors:
+        print(json.dumps({"relative errors against float32": errors(device, sizes)}))
+        return
+    transformer = random_transformer(device, dtype, **sizes)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     rows = []
-    if options.compile != "no":
-        print(f"compiled against eager, relative error: {compare(transformer, options.compile == 'dynamic'):.2e}")
+    if device.type == "cuda" and not options.eager:
+        compile_transformer(transformer)
     print(f"{name}, torch {torch.__version__}, {dtype}")
     print("| attention | size | frames | people | tokens | ms | spread | PFLOP | TFLOP/s | first pass s | peak GiB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")

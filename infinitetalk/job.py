@@ -18,6 +18,7 @@ from infinitetalk.media.encode import VideoWriter
 from infinitetalk.media.image import load_image
 from infinitetalk.media.video import SourceVideo
 from infinitetalk.models.audio_encoder import embed_voice
+from infinitetalk.models.compiling import compile_transformer
 from infinitetalk.models.loading import Models, load_models
 from infinitetalk.models.text_encoder import count_tokens
 from infinitetalk.models.transformer import TEXT_TOKENS
@@ -66,7 +67,10 @@ def open_models(settings: Settings) -> Models:
         raise ModelMissing(f"MODELS_DIR is not set: it names the folder with the files of {settings.model_profile}")
     else:
         folder = settings.models_dir
-    return load_models(profile, folder, choose_device(settings), settings.attention_backend)
+    models = load_models(profile, folder, choose_device(settings), settings.attention_backend)
+    if settings.compile and models.device.type == "cuda":
+        compile_transformer(models.transformer)
+    return models
 
 
 def run_job(

@@ -61,6 +61,9 @@ class Settings(BaseModel):
         "native",
         description="Attention kernel by diffusers' name; native is PyTorch's scaled_dot_product_attention.",
     )
+    compile: bool = Field(
+        True, description="Compile the transformer's blocks on a GPU at start; off: a slower pass, a faster start."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What is logged.")
 
     @model_validator(mode="after")

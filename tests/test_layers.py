@@ -28,7 +28,7 @@ LAYERS = (
         "models.audio_encoder",
         "models.vae",
     ),
-    ("models.loading",),
+    ("models.loading", "models.compiling"),
     ("conditioning", "denoise"),
     ("pipeline",),
     ("job",),

@@ -30,6 +30,7 @@ EXAMPLES = {
     "MAX_VIDEO_MB": ("7.5", 7.5),
     "DOWNLOAD_TIMEOUT_S": ("20", 20.0),
     "ATTENTION_BACKEND": ("_native_cudnn", "_native_cudnn"),
+    "COMPILE": ("false", False),
     "LOG_LEVEL": ("DEBUG", "DEBUG"),
 }
 

@@ -1,0 +1,50 @@
+"""The compiled transformer against the eager one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from infinitetalk.job import open_models
+from infinitetalk.models import compiling
+from infinitetalk.models.transformer import Context, InfiniteTalkTransformer
+from infinitetalk.settings import Settings
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@torch.inference_mode()
+def test_compiled_blocks_give_the_eager_results_at_other_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.manual_seed(0)
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8, "freq_dim": 16, "ffn_dim": 32}
+    audio = {"audio_layers": 3, "audio_channels": 4, "audio_hidden": 8, "audio_tokens": 2, "audio_dim": 6}
+    model = InfiniteTalkTransformer(**sizes, **audio, num_layers=2, image_dim=8).eval().requires_grad_(False)
+
+    def passes() -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        results = []
+        for frames, height, width, people in ((5, 4, 8, 1), (4, 8, 6, 2), (6, 4, 4, 2)):
+            latents = torch.randn(1, 36, frames, height, width, generator=generator)
+            voice = torch.randn(1, people, 4 * frames - 3 + 4, 3, 4, generator=generator)
+            masks = torch.eye(3, height * width // 4).unsqueeze(0) if people == 2 else None
+            context = Context(
+                model.embed_text(torch.randn(1, 512, 8, generator=generator)),
+                model.embed_image(torch.randn(1, 5, 8, generator=generator)),
+                model.embed_audio(voice, "multi" if people == 2 else "single", masks),
+                model.rotary_embedding(latents),
+            )
+            results.append(model(latents, model.embed_timesteps(torch.tensor([300.0])).step(0), context))
+        return results
+
+    eager = passes()
+    compiling.compile_transformer(model)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for compiled, expected in zip(passes(), eager, strict=True):
+        torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "a new size was compiled again"
+
+
+def test_only_a_gpu_is_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infinitetalk.job.compile_transformer", lambda _: pytest.fail("compiled for a CPU"))
+    open_models(Settings.from_env({"DEVICE": "cpu"}))
