@@ -107,11 +107,20 @@ def test_diff_and_pair_on_one_weight_both_count(base: Path, tmp_path: Path) -> N
 
 
 def test_modulation_tables_and_adapter_weights_can_be_changed(base: Path, tmp_path: Path) -> None:
-    table, norm = torch.randn(1, 6, 96), torch.randn(96)
-    save_file({"blocks.0.modulation.diff": table, "blocks.0.norm_x.diff": norm}, tmp_path / "l.safetensors")
+    table, head, norm = torch.randn(1, 6, 96), torch.randn(1, 2, 96), torch.randn(96)
+    entries = {
+        "blocks.0.modulation.diff": table,
+        "diffusion_model.blocks.1.diff_m": table.clone(),  # lightx2v's spelling
+        "diffusion_model.head.diff_m": head,
+        "blocks.0.norm_x.diff": norm,
+    }
+    save_file(entries, tmp_path / "l.safetensors")
     plain = load_golden_transformer(base).state_dict()
     merged = load_golden_transformer(base, ((tmp_path / "l.safetensors", 1.0),)).state_dict()
-    torch.testing.assert_close(merged["blocks.0.scale_shift_table"], plain["blocks.0.scale_shift_table"] + table)
+    for block in range(2):
+        name = f"blocks.{block}.scale_shift_table"
+        torch.testing.assert_close(merged[name], plain[name] + table)
+    torch.testing.assert_close(merged["scale_shift_table"], plain["scale_shift_table"] + head)
     for adapter in ("single", "multi"):
         name = f"adapters.{adapter}.blocks.0.norm_x.weight"
         torch.testing.assert_close(merged[name], plain[name] + norm)

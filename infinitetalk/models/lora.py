@@ -15,11 +15,12 @@ from torch import Tensor
 from infinitetalk.errors import ModelMissing
 from infinitetalk.models.checkpoint import LISTED, Checkpoint
 
-_PREFIX = re.compile(r"^(diffusion_model|transformer|model\.diffusion_model)\.")
+_PREFIX = re.compile(r"^(diffusion_model|transformer|base_model\.model|model\.diffusion_model)\.")
 _ENTRY = re.compile(
-    r"^(?P<module>.+?)\.(?P<kind>lora_down|lora_up|lora_A|lora_B|diff_b|diff|alpha)(\.default)?(\.weight)?$"
+    r"^(?P<module>.+?)\.(?P<kind>lora_down|lora_up|lora_A|lora_B|diff_b|diff_m|diff|alpha)(\.default)?(\.weight)?$"
 )
 _KINDS = {"lora_A": "lora_down", "lora_B": "lora_up"}
+_PARAMETERS = {"diff_b": "bias", "diff_m": "modulation"}  # of the module; any other kind changes the weight
 
 
 @dataclass
@@ -56,8 +57,8 @@ class LoraSet:
 
         Args:
             path: entries `<module>.lora_down.weight` / `.lora_up.weight` (or `lora_A` / `lora_B`), `.alpha`,
-                `.diff` (added to the weight) and `.diff_b` (added to the bias), with or without the prefix
-                `diffusion_model.` or `transformer.`.
+                `.diff` (added to the weight), `.diff_b` (to the bias) and `.diff_m` (to the modulation table), with
+                or without a prefix such as `diffusion_model.` or `transformer.`.
             scale: strength of the whole file.
             rename: the model's names of a weight, from its name in the file.
             known: the model's weights.
@@ -74,9 +75,9 @@ class LoraSet:
                 unknown.append(entry)
                 continue
             module, kind = match["module"], _KINDS.get(match["kind"], match["kind"])
-            parameter = f"{module}.bias" if kind == "diff_b" else f"{module}.weight"
+            parameter = f"{module}.{_PARAMETERS.get(kind, 'weight')}"
             targets = [name for name in rename(parameter) if name in known]
-            if not targets and kind == "diff":  # a parameter without a module of its own: a modulation table
+            if not targets and kind == "diff":  # of a parameter without a module of its own: modulation.diff
                 targets = [name for name in rename(module) if name in known]
             if not targets:
                 unknown.append(entry)
