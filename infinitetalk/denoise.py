@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from infinitetalk.guidance import Drop, Guide
-from infinitetalk.models.transformer import Context, InfiniteTalkTransformer
+from infinitetalk.models.transformer import Context, InfiniteTalkTransformer, TimeEmbedding
 from infinitetalk.schedule import Scheduler
 
 
@@ -14,6 +14,7 @@ from infinitetalk.schedule import Scheduler
 def denoise(
     transformer: InfiniteTalkTransformer,
     scheduler: Scheduler,
+    times: TimeEmbedding,
     latents: Tensor,
     condition: Tensor,
     motion: Tensor,
@@ -26,6 +27,7 @@ def denoise(
 
     Args:
         scheduler: fresh from `make_scheduler`.
+        times: embeddings of its timesteps.
         latents: (1, 16, T, h, w) float32, noise, or the noised source.
         condition: (1, 4 + 16, T, h, w), mask and condition latents.
         motion: (1, 16, m, h, w), latents that the first m latent frames are held at.
@@ -36,7 +38,6 @@ def denoise(
     held = motion.shape[2]
     latents[:, :, :held] = motion
     condition = condition.to(transformer.dtype)
-    times = transformer.embed_timesteps(scheduler.timesteps.to(latents.device))
     for step, timestep in enumerate(scheduler.timesteps):
         on_step(step, latents)
         model_input = torch.cat((latents.to(transformer.dtype), condition), dim=1)

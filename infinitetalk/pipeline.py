@@ -24,7 +24,7 @@ from infinitetalk.models.vae import decode_video, encode_video
 from infinitetalk.pixels import to_picture
 from infinitetalk.plan import Plan
 from infinitetalk.progress import Stopwatch
-from infinitetalk.schedule import make_scheduler
+from infinitetalk.schedule import Scheduler, make_scheduler
 from infinitetalk.shapes import TEMPORAL_STRIDE, latent_frames
 from infinitetalk.windows import Window, audio_frames_read
 
@@ -111,6 +111,7 @@ def generate(
         first = reference = encode_reference(models, footage.frame(0))
         # No later window is longer than the first, and the encoder looks back only: a prefix serves them all.
         condition = condition_latents(models, reference, plan.windows[0].length)
+        times = models.transformer.embed_timesteps(_scheduler(plan).timesteps.to(models.device))
     passes = drops(plan.text_guidance, plan.audio_guidance)
     tail: Tensor | None = None  # the frames that the next window holds
 
@@ -131,7 +132,8 @@ def generate(
         with watch.stage("denoise"):
             latents = denoise(
                 models.transformer,
-                make_scheduler(plan.scheduler, plan.steps, plan.shift, plan.video_strength),
+                _scheduler(plan),
+                times,
                 latents,
                 condition,
                 motion,
@@ -144,3 +146,8 @@ def generate(
             video = match_color(decode_video(models.vae, latents)[0], first.picture, plan.color_correction)
         tail = video[None, :, -plan.overlap_frames :]
         yield Rendered(window, video[:, window.kept])
+
+
+def _scheduler(plan: Plan) -> Scheduler:
+    """A scheduler for one window; each window needs a fresh one, since some remember the steps before."""
+    return make_scheduler(plan.scheduler, plan.steps, plan.shift, plan.video_strength)

@@ -1,6 +1,7 @@
 import pytest
 
 from infinitetalk.reference_schedule import reference_audio_frames_read, reference_windows
+from infinitetalk.windows import audio_frames_read, plan_windows
 
 # What the authors' code did: audio frames per speaker, overlap, frame limit -> window starts, frames of the
 # video. Windows of 17 frames.
@@ -56,3 +57,22 @@ def test_an_audio_that_reaches_beyond_the_last_window_is_not_continued():
 def test_a_single_window_repeats_the_audios_end():
     windows = reference_windows((18,), 17, 9, 17)
     assert reference_audio_frames_read(windows, 18) == [(0, 0, *range(18), 17)]
+
+
+def test_where_our_schedule_differs_from_the_authors_and_why():
+    """A voice shorter than a window is refused there. The second voice decides the length there, so a shorter one
+    cuts the first off and a longer one is cut. The last window there speaks what is left backwards."""
+    with pytest.raises(ValueError, match="longer than 17"):
+        reference_windows([10], 17, 9, 1000)
+    (short,) = plan_windows(10, 17, 9)
+    assert (short.length, short.keep_stop) == (13, 10)
+
+    for voices, theirs in (((34, 24), 24), ((30, 44), 33)):
+        assert reference_windows(voices, 17, 9, 1000)[-1].keep_stop == theirs
+        assert plan_windows(max(voices), 17, 9)[-1].keep_stop == max(voices)
+
+    windows = reference_windows([30], 17, 9, 1000)
+    backwards = reference_audio_frames_read(windows, 30)[-1]
+    assert any(later < earlier for earlier, later in zip(backwards, backwards[1:], strict=False))
+    ours = [audio_frames_read(window, 30) for window in plan_windows(30, 17, 9)]
+    assert all(list(frames) == sorted(frames) and max(frames) <= 29 for frames in ours)
