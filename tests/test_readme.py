@@ -12,6 +12,7 @@ from infinitetalk.result import Result
 from infinitetalk.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+NO_DEFAULT = "\N{EN DASH}"
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -23,7 +24,7 @@ def table(header: str) -> dict[str, list[str]]:
 
 
 def test_every_environment_variable_is_listed_and_read() -> None:
-    variables = {name: [default or "–", description] for name, default, description in Settings.variables()}
+    variables = {name: [default or NO_DEFAULT, description] for name, default, description in Settings.variables()}
     assert table("| variable |") == variables
 
 
@@ -35,7 +36,7 @@ def test_every_field_is_listed_with_its_default() -> None:
         if field.is_required():
             assert default == "**required**"
         elif field.default is None:
-            assert default == "–"
+            assert default == NO_DEFAULT
         else:
             assert default.lower() == str(field.default).lower()
         assert rows[name][2] == field.description

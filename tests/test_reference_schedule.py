@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from infinitetalk.reference_schedule import reference_audio_frames_read, reference_windows
@@ -73,6 +75,6 @@ def test_where_our_schedule_differs_from_the_authors_and_why():
 
     windows = reference_windows([30], 17, 9, 1000)
     backwards = reference_audio_frames_read(windows, 30)[-1]
-    assert any(later < earlier for earlier, later in zip(backwards, backwards[1:], strict=False))
+    assert any(later < earlier for earlier, later in pairwise(backwards))
     ours = [audio_frames_read(window, 30) for window in plan_windows(30, 17, 9)]
     assert all(list(frames) == sorted(frames) and max(frames) <= 29 for frames in ours)
