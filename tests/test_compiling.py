@@ -1,7 +1,6 @@
 """The compiled transformer against the eager one."""
 
-import shutil
-from pathlib import Path
+import functools
 
 import pytest
 import torch
@@ -12,10 +11,10 @@ from infinitetalk.models.transformer import Context, InfiniteTalkTransformer
 from infinitetalk.settings import Settings
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @torch.inference_mode()
-def test_compiled_blocks_give_the_eager_results_at_other_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+def test_compiled_blocks_give_the_eager_results_at_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the captured graphs, but not the kernels that are generated from them: those need a C++ compiler here."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     torch.manual_seed(0)
     sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8, "freq_dim": 16, "ffn_dim": 32}
     audio = {"audio_layers": 3, "audio_channels": 4, "audio_hidden": 8, "audio_tokens": 2, "audio_dim": 6}
