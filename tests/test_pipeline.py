@@ -1,12 +1,24 @@
 """The loop: the authors' results number for number, and what a caller relies on."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from infinitetalk.models.loading import Models
-from infinitetalk.pipeline import generate
+import infinitetalk
+from infinitetalk.masks import person_masks
+from infinitetalk.media.image import Picture
+from infinitetalk.models.audio_encoder import embed_voice
+from infinitetalk.models.compiling import compile_transformer
+from infinitetalk.models.loading import Models, load_models
+from infinitetalk.pipeline import Noise, Voices, generate
+from infinitetalk.plan import make_plan
+from infinitetalk.presets import load_mode, load_profile
 from infinitetalk.progress import Stopwatch
+from infinitetalk.request import Request
+from infinitetalk.shapes import SAMPLES_PER_FRAME
 from infinitetalk.windows import Window
 from tests.golden import Loop, load_golden_models, wan_folder
 
@@ -64,3 +76,36 @@ def test_loop_gives_the_authors_latents_and_video(
     torch.testing.assert_close(means, loop.stored["video_frame_mean"], rtol=0, atol=tolerances["video"])
     if "video" in loop.stored:
         torch.testing.assert_close(video, loop.stored["video"], rtol=0, atol=tolerances["video"])
+
+
+@pytest.mark.requires_cuda
+def test_a_gpu_gives_the_cpus_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The miniature, loaded and run on both: two people, two windows, guidance, colour matching, compiled blocks."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    picture = Picture(np.random.default_rng(0).integers(0, 256, (96, 160, 3), np.uint8), (160, 96))
+    waves = np.random.default_rng(1).standard_normal((2, 21 * SAMPLES_PER_FRAME)).astype(np.float32)
+    request = {
+        "image_url": "https://example.com/a.png",
+        "wav_url": "https://example.com/a.wav",
+        "wav_url_2": "https://example.com/b.wav",
+        "person_count": "multi",
+        "aspect_ratio": "16:9",
+        "audio_guidance": 2.0,
+        "color_correction": 0.5,
+    }
+    mode = load_mode("balanced").model_copy(update={"window_frames": 17, "overlap_frames": 9})
+    profile = load_profile("miniature")
+    plan = make_plan(Request.parse(request), profile, mode, 21, seed=1)
+    assert len(plan.windows) == 2
+    videos = []
+    for device in ("cpu", "cuda"):
+        models = load_models(profile, Path(infinitetalk.__file__).parent, torch.device(device))
+        if device == "cuda":
+            compile_transformer(models.transformer)
+        features = [embed_voice(models.audio_encoder, models.audio_extractor, wave, 21) for wave in waves]
+        masks = person_masks(None, picture.source_size, (plan.width, plan.height))
+        voices, watch = Voices(torch.stack(features)), Stopwatch(models.device)
+        parts = generate(plan, models, picture, voices, masks, Noise(1), lambda *_: None, watch)
+        videos.append(torch.cat([part.frames.cpu() for part in parts], dim=1))
+    assert videos[0].shape == (3, 21, 96, 160)
+    torch.testing.assert_close(videos[1], videos[0], rtol=0, atol=0.02)
