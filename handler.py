@@ -21,7 +21,7 @@ from typing import Any
 import runpod.serverless
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
-from infinitetalk.errors import Internal, InvalidInput, JobError
+from infinitetalk.errors import Internal, InvalidInput, JobError, OutOfMemory
 from infinitetalk.job import open_models, run_job
 from infinitetalk.logs import configure_logging
 from infinitetalk.models.loading import Models
@@ -87,7 +87,8 @@ def answer(job: Json, models: Models, settings: Settings, updates: ProgressUpdat
         )
         return result.to_json()
     except JobError as error:
-        logger.warning("Job %r failed with %s: %s", job["id"], error.code, error)
+        at_fault = isinstance(error, Internal | OutOfMemory)  # the worker is: its log gets the cause
+        logger.warning("Job %r failed with %s: %s", job["id"], error.code, error, exc_info=at_fault)
         return Failure.of(error).to_json()
     except Exception:  # whatever it is, the caller gets an answer without details and the log gets the stack
         logger.exception("Job %r failed unexpectedly", job["id"])
@@ -124,10 +125,11 @@ def main() -> None:
     try:
         settings = Settings.from_env(os.environ)
         configure_logging(settings.log_level, sys.stdout)
-        RunPodLogger().set_level(settings.log_level.replace("WARNING", "WARN"))
+        # At DEBUG the SDK would log whole answers: videos, and the URLs to them.
+        RunPodLogger().set_level({"DEBUG": "INFO", "WARNING": "WARN"}.get(settings.log_level, settings.log_level))
         models = open_models(settings)
     except (ValueError, JobError) as error:  # a wrong setting, or weights that are not there
-        sys.exit(f"The worker cannot start: {error}")
+        sys.exit(f"The worker cannot start: {' '.join(str(error).split())}")
     on_runpod = "RUNPOD_WEBHOOK_POST_OUTPUT" in os.environ
     send_progress = runpod.serverless.progress_update if on_runpod else log_progress
     runpod.serverless.start({"handler": make_handler(models, settings, send_progress)})

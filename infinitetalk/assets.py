@@ -104,7 +104,8 @@ class _Transfer:
 
     A server that sends a byte now and then never runs into a socket timeout. So the time limit is watched
     from outside, and giving up cuts the connection. While a server drips its headers there is nothing to cut
-    yet: such a thread is left behind and ends by itself, which is why it is a daemon.
+    yet: such a thread is left behind and ends by itself, which is why it is a daemon. The file is made before it
+    starts, so that it puts nothing into a folder that is being removed.
     """
 
     def __init__(self, source: Source, folder: Path) -> None:
@@ -113,6 +114,7 @@ class _Transfer:
         self.result: Future[Path] = Future()
         self._given_up = threading.Event()
         self._response: requests.Response | None = None
+        self._file = self.path.open("w+b")
         threading.Thread(target=self._run, name=f"fetch {source.field}", daemon=True).start()
 
     def give_up(self) -> None:
@@ -124,11 +126,12 @@ class _Transfer:
 
     def _run(self) -> None:
         try:
-            if self.source.url[:5].lower() == "data:":
-                self._decode()
-            else:
-                self._download()
-            self._check_content()
+            with self._file:
+                if self.source.url[:5].lower() == "data:":
+                    self._decode()
+                else:
+                    self._download()
+                self._check_content()
         except BaseException as error:
             self.result.set_exception(error)  # raised again in the job's thread
         else:
@@ -149,7 +152,7 @@ class _Transfer:
             ) from None
         if len(content) > self.source.max_bytes:
             raise self._too_large()
-        self.path.write_bytes(content)
+        self._file.write(content)
 
     def _download(self) -> None:
         for pause_s in RETRY_PAUSES_S:
@@ -163,9 +166,11 @@ class _Transfer:
     def _attempt(self) -> None:
         # `from None`: the libraries' own messages quote the whole URL.
         try:
-            with self._open() as self._response, self.path.open("wb") as file:
+            with self._open() as self._response:
                 if not self._given_up.is_set():
-                    self._read(self._response, file.write)
+                    self._file.seek(0)
+                    self._file.truncate()
+                    self._read(self._response, self._file.write)
         except requests.Timeout:
             raise self._failed(f"no data for {SILENCE_S:g} s") from None
         except requests.exceptions.SSLError:
@@ -211,8 +216,8 @@ class _Transfer:
             raise self._too_large() from None
 
     def _check_content(self) -> None:
-        with self.path.open("rb") as file:
-            start = file.read(1024)
+        self._file.seek(0)
+        start = self._file.read(1024)
         if not start:
             raise MediaUnreadable(f"{self.source.field}: the file is empty.")
         if _WEB_PAGE.match(start):

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from infinitetalk import __version__
+from infinitetalk.assets import job_folder
 from infinitetalk.errors import JobError
 from infinitetalk.exchange import LocalExchange
 from infinitetalk.job import choose_device, dry_run, open_models, read_job, run_job
@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (JobError, ValueError) as error:
-        sys.exit(f"infinitetalk: {error}")
+    except (JobError, ValueError, OSError) as error:
+        sys.exit(f"infinitetalk: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("infinitetalk: stopped")
 
@@ -135,8 +135,8 @@ def _plan(options: argparse.Namespace) -> None:
     runs = {}
     for options.speed_mode in modes:
         request = _request(options)
-        with tempfile.TemporaryDirectory(dir=settings.work_dir) as folder:
-            files = LocalExchange(Path(folder)).fetch(request, Path(folder))
+        with job_folder(settings.work_dir, "plan") as folder:
+            files = LocalExchange(folder).fetch(request, folder)
             job = read_job(request, files, profile, settings)
         runs[options.speed_mode] = dry_run(job.plan, profile, device, settings, list(job.warnings))
     _print_plans(runs)

@@ -79,9 +79,11 @@ class LocalExchange:
         return files
 
     def check_fits(self, video_bytes: int) -> None:
-        """Any size fits."""
+        """Any size fits, but the file must be one that can be made: better known before the work than after it."""
+        if self.output.is_dir():
+            raise InvalidInput(f"{self.output} is a folder; name the file to write, such as {self.output / 'out.mp4'}")
+        self.output.parent.mkdir(parents=True, exist_ok=True)
 
     def deliver(self, video: Path) -> Delivered:
-        self.output.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(video, self.output)
         return Delivered(video_path=str(self.output))

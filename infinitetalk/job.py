@@ -52,9 +52,11 @@ class Job:
 
 
 def choose_device(settings: Settings) -> torch.device:
-    """The device that the settings name; "auto" is the GPU if there is one."""
+    """The device that the settings name; "auto" is the GPU if there is one. Raises ValueError for a GPU not there."""
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("DEVICE is cuda, but torch finds no GPU; check driver and torch, or set auto or cpu")
     return torch.device(settings.device)
 
 

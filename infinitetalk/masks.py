@@ -39,7 +39,7 @@ def _box_mask(box: Box, index: int, source_size: tuple[int, int], target_size: t
         if start >= stop:
             raise InvalidInput(
                 f"speaker_boxes: box {index + 1} lies outside the part of the picture that the video shows "
-                "(its centre, cropped to the aspect_ratio); choose another box or aspect_ratio"
+                "(its centre, cropped to the aspect_ratio); choose another box or aspect_ratio."
             )
         centres = torch.arange(tokens) + 0.5
         inside = (centres >= start) & (centres < stop)

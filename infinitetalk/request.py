@@ -22,6 +22,7 @@ Resolution = Literal["480p", "720p"]
 SpeakerOrder = Literal["together", "first_then_second", "second_then_first"]
 Output = Literal["url", "base64", "volume"]
 
+MAX_DURATION_S = 86_400  # a day: far more than any worker accepts, and still a number of samples
 MAX_SEED = 2**63 - 1  # the largest that torch.Generator takes as it is
 MAX_PROMPT_CHARS = 4000  # more than the text encoder's 512 tokens ever need
 MAX_URL_CHARS = 8192
@@ -120,7 +121,7 @@ class Request(BaseModel):
         1.0, ge=1, le=20, description="How strongly the voice is followed; above 1 takes more time."
     )
     max_duration_s: float | None = Field(
-        None, ge=1 / FPS, description="Cuts the audio, and so the video, to this many seconds."
+        None, ge=1 / FPS, le=MAX_DURATION_S, description="Cuts the audio, and so the video, to this many seconds."
     )
     speaker_order: SpeakerOrder = Field(
         "together", description="Two voices at the same time, or one after the other; only with multi."

@@ -243,7 +243,7 @@ def test_an_endless_body_is_cut_at_the_limit(site, get, tmp_path):
 def test_a_data_uri_over_the_limit_is_refused(get, tmp_path):
     with pytest.raises(TooLarge, match=r"wav_url: over 1 MB"):
         get(data_uri(bytes(MB + 1)))
-    assert not (tmp_path / "wav_url").exists()
+    assert (tmp_path / "wav_url").read_bytes() == b""
 
 
 @pytest.mark.parametrize("length", [None, "1000"])
@@ -400,6 +400,27 @@ def test_no_job_id_leads_out_of_the_work_folder(tmp_path, job_id):
     with job_folder(tmp_path, job_id) as folder:
         assert folder.parent == tmp_path
         assert folder.is_dir()
+
+
+def test_a_transfer_that_is_given_up_creates_nothing_anymore(site, tmp_path):
+    """Its thread may still wait for the server; a file made while the folder is emptied would keep the folder."""
+    go_on = threading.Event()
+
+    def late(request):
+        go_on.wait(5)
+        answer(200, CONTENT)(request)
+
+    site.pages["/late"] = late
+    sources = [Source("image_url", f"{site.url}/nothing", MB), Source("wav_url", f"{site.url}/late", MB)]
+    with pytest.raises(InvalidInput):
+        fetch_all(sources, tmp_path, timeout_s=10)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "fetch wav_url":
+            thread.join(5)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_jobs_of_one_id_do_not_share_a_folder(tmp_path):

@@ -82,6 +82,25 @@ def test_problems_end_in_one_line(arguments: list[str], problem: str, tmp_path: 
     assert "\n" not in message
 
 
+def test_an_output_that_cannot_be_written_is_found_out_before_the_work(
+    face: str, voice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infinitetalk.job.generate", lambda *_: pytest.fail("the model ran"))
+    (tmp_path / "file").write_text("")
+    for output, problem in ((tmp_path, "is a folder"), (tmp_path / "file" / "out.mp4", "exists")):
+        with pytest.raises(SystemExit, match=f"^infinitetalk: .*{problem}"):
+            main(["generate", "--image", face, "--audio", voice, "-o", str(output)])
+
+
+def test_plan_makes_the_work_folder(
+    face: str, voice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORK_DIR", str(tmp_path / "new"))
+    main(["plan", "--image", face, "--audio", voice, "--speed-mode", "turbo"])
+    assert "turbo" in capsys.readouterr().out
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 def test_every_field_of_a_job_can_be_given() -> None:
     """All but where the video goes, and dry_run, which is the command plan."""
     from infinitetalk.cli import CHOICES, FILES, OPTIONS

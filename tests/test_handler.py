@@ -5,6 +5,7 @@ At the end, the worker as RunPod runs it: the real SDK's job loop and the miniat
 
 import asyncio
 import base64
+import functools
 import io
 import json
 import logging
@@ -25,9 +26,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from runpod.serverless.modules import rp_job
 from runpod.serverless.modules.rp_fastapi import WorkerAPI
+from runpod.serverless.modules.rp_logger import RunPodLogger
 
 import handler as worker
-from infinitetalk.errors import Cancelled, DownloadFailed
+from infinitetalk.errors import Cancelled, DownloadFailed, Internal, InvalidInput, OutOfMemory
 from infinitetalk.progress import Progress
 from infinitetalk.settings import Settings
 
@@ -164,6 +166,17 @@ def test_an_unforeseen_failure_shows_its_details_in_the_log_only(handler, play, 
     assert (answer["error_code"], answer["retryable"]) == ("internal", True)
     assert "detail" not in json.dumps(answer)
     assert "KeyError: 'detail of the inside'" in caplog.text
+
+
+def test_the_log_gets_the_cause_where_the_worker_is_at_fault(handler, play, caplog):
+    def act(error, **_):
+        raise error from RuntimeError("what ffmpeg said")
+
+    for error, told in ((Internal("try again."), True), (OutOfMemory("smaller."), True), (InvalidInput("no."), False)):
+        caplog.clear()
+        play.act = functools.partial(act, error)
+        assert "ffmpeg" not in ask(handler)["error"]
+        assert ("what ffmpeg said" in caplog.text) is told
 
 
 def test_the_next_job_runs_after_a_failed_one(handler, play):
@@ -366,6 +379,22 @@ def test_a_worker_that_cannot_start_says_why_in_one_line(monkeypatch, env, named
     message = str(caught.value.code)
     assert named in message
     assert "\n" not in message
+
+
+@pytest.mark.usefixtures("keep_logging")
+@pytest.mark.parametrize(
+    ("ours", "sdks"), [("DEBUG", "INFO"), ("INFO", "INFO"), ("WARNING", "WARN"), ("ERROR", "ERROR")]
+)
+def test_the_sdk_logs_no_answers(monkeypatch, ours, sdks):
+    """Its DEBUG level would: the video or its URL."""
+    monkeypatch.setenv("LOG_LEVEL", ours)
+    monkeypatch.setattr(worker, "open_models", lambda _: None)
+    monkeypatch.setattr(worker.runpod.serverless, "start", lambda _: None)
+    before = RunPodLogger().level
+    worker.main()
+    level = RunPodLogger().level
+    RunPodLogger().set_level(before)
+    assert level == sdks
 
 
 # ---- the worker as RunPod runs it ----

@@ -262,6 +262,21 @@ def test_local_files_must_exist_and_are_refused_from_the_network(
         Request.parse({"image_url": "https://example.com/a.png", "wav_url": media["wav_url"]})
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="DEVICE is cuda"):
+        open_models(Settings.from_env({"DEVICE": "cuda"}))
+
+
+def test_an_attention_kernel_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("please install it")
+
+    monkeypatch.setattr("infinitetalk.models.transformer.InfiniteTalkTransformer.set_attention_backend", refuse)
+    with pytest.raises(ValueError, match="'flash' cannot be used: please install it"):
+        open_models(Settings.from_env({"ATTENTION_BACKEND": "flash"}))
+
+
 def test_models_that_are_not_there_are_named() -> None:
     with pytest.raises(ModelMissing, match="MODELS_DIR"):
         open_models(Settings.from_env({"MODEL_PROFILE": "infinitetalk-14b"}))

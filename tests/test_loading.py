@@ -312,10 +312,34 @@ def test_broken_folders_are_named(tmp_path: Path) -> None:
         load_audio_encoder(tmp_path / "audio", CPU)
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "load"),
+    [
+        ("text_encoder", "encoder.block.0.layer.0.SelfAttention.k.weight", load_text_encoder),
+        ("image_encoder", "embeddings.patch_embedding.weight", load_image_encoder),
+        ("audio_encoder", "encoder.layers.0.attention.k_proj.weight", None),
+    ],
+)
+def test_misshaped_weights_of_encoders_are_named(part: str, name: str, load: object, tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE / "miniature" / part, tmp_path / part, copy_function=shutil.copyfile)
+    file = tmp_path / part / "model.safetensors"
+    state = load_file(file)
+    full = list(state[name].shape)
+    state[name] = state[name][:1].contiguous()
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(ModelMissing) as caught:
+        load(tmp_path, CPU, torch.float32) if load else load_audio_encoder(tmp_path / part, CPU)  # type: ignore[operator]
+    assert f"{name} {[1, *full[1:]]} for {full}" in str(caught.value)
+
+
 def test_checkpoints_refuse_what_is_no_weight_file(tmp_path: Path) -> None:
     (tmp_path / "page.pth").write_text("<html>404</html>", "utf-8")
     with pytest.raises(ModelMissing, match=r"page\.pth cannot be read"):
         Checkpoint([tmp_path / "page.pth"])
+    for content in ([torch.zeros(2)], {"state_dict": {"weight": torch.zeros(2)}}):
+        torch.save(content, tmp_path / "other.pth")
+        with pytest.raises(ModelMissing, match="other things than tensors"):
+            Checkpoint([tmp_path / "other.pth"])
 
 
 def test_original_names_cover_every_golden_tensor() -> None:

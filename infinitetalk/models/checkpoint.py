@@ -51,6 +51,8 @@ class Checkpoint:
     @staticmethod
     def _open_pickle(file: Path) -> dict[str, tuple[Shape, Callable[[], Tensor]]]:
         state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise pickle.UnpicklingError("it holds other things than tensors by name")
 
         def reader(tensor: Tensor) -> Callable[[], Tensor]:
             return lambda: tensor

@@ -31,7 +31,7 @@ from transformers import (
 
 from infinitetalk.errors import ModelMissing
 from infinitetalk.models import original
-from infinitetalk.models.checkpoint import Checkpoint, check_shapes, weight_files
+from infinitetalk.models.checkpoint import LISTED, Checkpoint, check_shapes, weight_files
 from infinitetalk.models.lora import LoraSet
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.presets import CONSTANTS, Profile
@@ -40,6 +40,8 @@ T5_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 VAE_FILE = "Wan2.1_VAE.pth"
 TOKENIZER_FOLDER = "google/umt5-xxl"
+# transformers then reports misshaped weights by name, and _from_pretrained refuses them; otherwise it names none.
+LIST_MISFITS = {"ignore_mismatched_sizes": True}
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +103,10 @@ def load_models(profile: Profile, folder: Path, device: torch.device, attention_
 
 def set_attention_backend(transformer: InfiniteTalkTransformer, name: str) -> None:
     """Choose the attention kernel. Raises ValueError if diffusers does not know it or it is not installed."""
-    transformer.set_attention_backend(name)
+    try:
+        transformer.set_attention_backend(name)
+    except RuntimeError as error:
+        raise ValueError(f"the attention backend {name!r} cannot be used: {error}") from error
 
 
 # --- transformer ---------------------------------------------------------------------------------------------
@@ -268,7 +273,7 @@ def load_text_encoder(
 ) -> tuple[UMT5EncoderModel, PreTrainedTokenizerBase]:
     """The umT5 encoder and its tokenizer."""
     if (base / "text_encoder").is_dir():
-        encoder = _from_pretrained(UMT5EncoderModel, base / "text_encoder", dtype=dtype)
+        encoder = _from_pretrained(UMT5EncoderModel, base / "text_encoder", dtype=dtype, **LIST_MISFITS)
         tokenizer_folder = base / "tokenizer"
     else:
         checkpoint = Checkpoint([base / T5_FILE])
@@ -289,7 +294,7 @@ def load_text_encoder(
 def load_image_encoder(base: Path, device: torch.device, dtype: torch.dtype) -> CLIPVisionModel:
     """The CLIP vision tower."""
     if (base / "image_encoder").is_dir():
-        encoder = _from_pretrained(CLIPVisionModel, base / "image_encoder", dtype=dtype)
+        encoder = _from_pretrained(CLIPVisionModel, base / "image_encoder", dtype=dtype, **LIST_MISFITS)
     else:
         checkpoint = Checkpoint([base / CLIP_FILE])
         with init_empty_weights():
@@ -307,7 +312,7 @@ def load_image_encoder(base: Path, device: torch.device, dtype: torch.dtype) -> 
 
 def load_audio_encoder(folder: Path, device: torch.device) -> tuple[Wav2Vec2Model, Wav2Vec2FeatureExtractor]:
     """wav2vec2 in float32 (it is small, and lips follow it), and its feature extractor."""
-    encoder = _from_pretrained(Wav2Vec2Model, folder, dtype=torch.float32)
+    encoder = _from_pretrained(Wav2Vec2Model, folder, dtype=torch.float32, **LIST_MISFITS)
     try:
         extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -332,9 +337,11 @@ def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:  # noqa: A
         model, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelMissing(f"{folder} cannot be loaded ({error}); fetch the model again") from error
-    wrong = [*info["missing_keys"], *info["mismatched_keys"]]
+    misshaped = [f"{name} {list(found)} for {list(shape)}" for name, found, shape in info["mismatched_keys"]]
+    wrong = [*sorted(info["missing_keys"]), *misshaped]
     if wrong:
-        raise ModelMissing(f"{folder}: weights missing or of another shape: {', '.join(map(str, wrong[:8]))}")
+        more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
+        raise ModelMissing(f"{folder}: weights missing or of another shape: {', '.join(wrong[:LISTED])}{more}")
     return model
 
 
