@@ -83,8 +83,9 @@ def fetch_all(
         while True:
             futures = [transfer.result for transfer in transfers]
             done, pending = wait(futures, timeout=POLL_S, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
+            for future in futures:  # in the order of the fields: which failure is told does not vary
+                if future in done:
+                    future.result()
             if not pending:
                 return {transfer.source.field: transfer.result.result() for transfer in transfers}
             if should_stop():

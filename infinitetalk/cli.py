@@ -17,10 +17,11 @@ from rich.table import Table
 from infinitetalk import __version__
 from infinitetalk.assets import job_folder
 from infinitetalk.errors import JobError
-from infinitetalk.exchange import LocalExchange
+from infinitetalk.exchange import LocalExchange, local_files
 from infinitetalk.job import choose_device, dry_run, open_models, read_job, run_job
 from infinitetalk.logs import configure_logging
-from infinitetalk.presets import load_profile
+from infinitetalk.plan import make_plan
+from infinitetalk.presets import load_mode, load_profile
 from infinitetalk.progress import Progress as JobProgress
 from infinitetalk.request import (
     LOCAL_FILES,
@@ -132,13 +133,14 @@ def _plan(options: argparse.Namespace) -> None:
     settings = _settings(options)
     modes = [options.speed_mode] if options.speed_mode else list(get_args(SpeedModeName))
     profile, device = load_profile(settings.model_profile), choose_device(settings)
+    request = _request(options)
+    with job_folder(settings.work_dir, "plan") as folder:
+        job = read_job(request, local_files(request, folder), profile, settings)
     runs = {}
-    for options.speed_mode in modes:
-        request = _request(options)
-        with job_folder(settings.work_dir, "plan") as folder:
-            files = LocalExchange(folder).fetch(request, folder)
-            job = read_job(request, files, profile, settings)
-        runs[options.speed_mode] = dry_run(job.plan, profile, device, settings, list(job.warnings))
+    for mode in modes:
+        asked = request.model_copy(update={"speed_mode": mode})
+        plan = make_plan(asked, profile, load_mode(mode), job.plan.n_frames, job.plan.seed)
+        runs[mode] = dry_run(plan, profile, device, settings, list(job.warnings))
     _print_plans(runs)
 
 

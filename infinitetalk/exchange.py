@@ -67,16 +67,7 @@ class LocalExchange:
         self.output = output
 
     def fetch(self, request: Request, folder: Path) -> dict[str, Path]:
-        files = {}
-        for field in MEDIA_FIELDS:
-            url = getattr(request, field)
-            if url is not None:
-                source = Path(unquote(urlsplit(url).path))
-                if not source.is_file():
-                    raise InvalidInput(f"{field}: there is no file {source}")
-                files[field] = folder / field
-                files[field].symlink_to(source)
-        return files
+        return local_files(request, folder)
 
     def check_fits(self, video_bytes: int) -> None:
         """Any size fits, but the file must be one that can be made: better known before the work than after it."""
@@ -87,3 +78,17 @@ class LocalExchange:
     def deliver(self, video: Path) -> Delivered:
         shutil.move(video, self.output)
         return Delivered(video_path=str(self.output))
+
+
+def local_files(request: Request, folder: Path) -> dict[str, Path]:
+    """Links in `folder` to the files of the file: URLs. Raises InvalidInput for one that is not there."""
+    files = {}
+    for field in MEDIA_FIELDS:
+        url = getattr(request, field)
+        if url is not None:
+            source = Path(unquote(urlsplit(url).path))
+            if not source.is_file():
+                raise InvalidInput(f"{field}: there is no file {source}")
+            files[field] = folder / field
+            files[field].symlink_to(source)
+    return files

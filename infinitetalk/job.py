@@ -69,7 +69,14 @@ def open_models(settings: Settings) -> Models:
         raise ModelMissing(f"MODELS_DIR is not set: it names the folder with the files of {settings.model_profile}")
     else:
         folder = settings.models_dir
-    models = load_models(profile, folder, choose_device(settings), settings.attention_backend)
+    device = choose_device(settings)
+    if device.type == "cuda":
+        found_gib = torch.cuda.get_device_properties(device).total_memory / 2**30
+        if found_gib < profile.min_vram_gib:
+            raise ValueError(
+                f"{profile.name} needs a GPU of {profile.min_vram_gib:g} GiB or more; this one has {found_gib:.0f}"
+            )
+    models = load_models(profile, folder, device, settings.attention_backend)
     if settings.compile and models.device.type == "cuda":
         compile_transformer(models.transformer)
     return models
@@ -245,6 +252,7 @@ def _render(
             for part in parts:
                 with watch.stage("encode"):
                     writer.write(to_bytes(part.frames))
+                del part  # the next window needs the memory
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         raise OutOfMemory(

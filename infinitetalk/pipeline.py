@@ -144,8 +144,11 @@ def generate(
             )
         with watch.stage("decode"):
             video = match_color(decode_video(models.vae, latents)[0], first.picture, plan.color_correction)
-        tail = video[None, :, -plan.overlap_frames :]
-        yield Rendered(window, video[:, window.kept])
+        tail = video[None, :, -plan.overlap_frames :].clone()  # not the window it is part of
+        part = Rendered(window, video[:, window.kept])
+        del video
+        yield part
+        del part  # the next window needs the memory
 
 
 def _scheduler(plan: Plan) -> Scheduler:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from infinitetalk.errors import ModelMissing
-from infinitetalk.models import loading, original
+from infinitetalk.models import loading
 from infinitetalk.models.checkpoint import Checkpoint, weight_files
 from infinitetalk.models.image_encoder import embed_picture
 from infinitetalk.models.loading import (
     CLIP_FILE,
     T5_FILE,
+    VAE_FILE,
     Models,
     load_audio_encoder,
     load_image_encoder,
@@ -106,8 +108,9 @@ def test_reading_is_ahead_by_the_promised_number_of_blocks(monkeypatch: pytest.M
 
     taken = loading._read_ahead(groups, keep, CONSTANTS.prefetch_blocks)
     assert list(next(taken)) == ["0"]
-    while len(read) < CONSTANTS.prefetch_blocks + 1:
-        pass  # the reading thread catches up
+    deadline_s = time.monotonic() + 10
+    while len(read) < CONSTANTS.prefetch_blocks + 1 and time.monotonic() < deadline_s:
+        time.sleep(0.01)  # the reading thread catches up
     assert len(read) == CONSTANTS.prefetch_blocks + 1 == 11
     assert [next(iter(tensors_)) for tensors_ in taken] == [str(index) for index in range(1, 25)]
 
@@ -169,7 +172,7 @@ def test_an_adapter_for_another_model_is_refused(tmp_path: Path) -> None:
     for file, problem in (("fewer_blocks", "missing: adapters.single.blocks.1"), ("wider", "of another shape")):
         with pytest.raises(ModelMissing, match=problem):
             loading.load_transformer(base, {"single": tmp_path / f"{file}.safetensors"}, (), 12, CPU, torch.float32)
-    with pytest.raises(ModelMissing, match="not an InfiniteTalk adapter"):
+    with pytest.raises(ModelMissing, match=r"has no tensor audio_proj\.proj1\.weight"):
         loading.load_transformer(base, {"single": base / BASE}, (), 12, CPU, torch.float32)
     with pytest.raises(ModelMissing, match="another audio encoder"):
         loading.load_transformer(base, {"single": base / ADAPTER}, (), 7, CPU, torch.float32)
@@ -342,9 +345,20 @@ def test_checkpoints_refuse_what_is_no_weight_file(tmp_path: Path) -> None:
             Checkpoint([tmp_path / "other.pth"])
 
 
-def test_original_names_cover_every_golden_tensor() -> None:
-    for name in tensors("vae_weights/vae"):
-        assert original.vae_names([name])[name] != ""
+@pytest.mark.parametrize("load", [load_vae, load_text_encoder, load_image_encoder])
+def test_a_file_that_is_another_models_is_named(load: object, tmp_path: Path) -> None:
+    for file in (VAE_FILE, T5_FILE, CLIP_FILE):
+        torch.save({"other.weight": torch.zeros(2)}, tmp_path / file)
+    with pytest.raises(ModelMissing, match="not the file that belongs there"):
+        load(tmp_path, CPU, torch.float32)  # type: ignore[operator]
+
+
+def test_extra_weights_in_a_folder_are_named(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "audio_encoder", tmp_path / "audio", copy_function=shutil.copyfile)
+    state = tensors("audio_encoder/model") | {"encoder.layers.9.extra.weight": torch.zeros(2)}
+    save_file(state, tmp_path / "audio" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelMissing, match=r"encoder\.layers\.9\.extra\.weight"):
+        load_audio_encoder(tmp_path / "audio", CPU)
 
 
 # --- a whole profile --------------------------------------------------------------------------------------------

@@ -18,6 +18,17 @@ LISTED = 8  # names shown of each kind of mismatch
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})$")
 
 
+class Shapes(dict[str, Shape]):
+    """Shapes by tensor name; asking for a tensor that is not there raises ModelMissing."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+
+    def __missing__(self, name: str) -> Shape:
+        raise ModelMissing(f"{self.file} has no tensor {name}; it is not the file that belongs there")
+
+
 class Checkpoint:
     """The tensors of one or several weight files by name, read when asked for.
 
@@ -26,7 +37,7 @@ class Checkpoint:
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.files = tuple(files)
-        self.shapes: dict[str, Shape] = {}
+        self.shapes = Shapes(self.files[0])
         self._readers: dict[str, Callable[[], Tensor]] = {}
         for file in self.files:
             if not file.is_file():

@@ -11,7 +11,7 @@ from infinitetalk.models.transformer import TEXT_TOKENS, Context, InfiniteTalkTr
 # on are taken to be always equal, so all of these differ, from one another and from the three rows of the masks.
 _FRAMES, _LATENT_FRAMES, _HEIGHT, _WIDTH, _IMAGE_TOKENS = 25, 7, 8, 22, 13
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
@@ -34,4 +34,4 @@ def compile_transformer(transformer: InfiniteTalkTransformer) -> None:
         masks = torch.eye(3, tokens, device=transformer.device).unsqueeze(0) if people == 2 else None
         voices = transformer.embed_audio(audio, adapter, masks)
         transformer(latents, time_embedding, Context(text, image, voices, transformer.rotary_embedding(latents)))
-    log.info("transformer compiled in %.1f s", time.monotonic() - started_s)
+    logger.info("transformer compiled in %.1f s", time.monotonic() - started_s)

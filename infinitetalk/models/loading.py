@@ -43,7 +43,10 @@ TOKENIZER_FOLDER = "google/umt5-xxl"
 # transformers then reports misshaped weights by name, and _from_pretrained refuses them; otherwise it names none.
 LIST_MISFITS = {"ignore_mismatched_sizes": True}
 
-log = logging.getLogger(__name__)
+# wav2vec2 files may hold what only its pretraining used.
+PRETRAINING_HEADS = ("quantizer.", "project_q.", "project_hid.")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def load_models(profile: Profile, folder: Path, device: torch.device, attention_
         audio_encoder=audio_encoder,
         audio_extractor=audio_extractor,
     )
-    log.info("%s is on %s after %.1f s", profile.name, device, time.monotonic() - started_s)
+    logger.info("%s is on %s after %.1f s", profile.name, device, time.monotonic() - started_s)
     return models
 
 
@@ -207,12 +210,9 @@ def _transformer_config(config: Mapping[str, Any], checkpoint: Checkpoint, names
 
 
 def _adapter_sizes(path: Path, file: Checkpoint, audio_layers: int) -> dict[str, int]:
-    try:
-        hidden, first_slots = file.shapes["audio_proj.proj1.weight"]
-        audio_dim = file.shapes["audio_proj.norm.weight"][0]
-        tokens = file.shapes["audio_proj.proj3.weight"][0] // audio_dim
-    except KeyError as error:
-        raise ModelMissing(f"{path.name}: no {error.args[0]}; this is not an InfiniteTalk adapter") from error
+    hidden, first_slots = file.shapes["audio_proj.proj1.weight"]
+    audio_dim = file.shapes["audio_proj.norm.weight"][0]
+    tokens = file.shapes["audio_proj.proj3.weight"][0] // audio_dim
     channels, rest = divmod(first_slots, 5 * audio_layers)
     if rest:
         raise ModelMissing(f"{path.name}: made for another audio encoder than the {audio_layers} layers of this one")
@@ -338,10 +338,13 @@ def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:  # noqa: A
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelMissing(f"{folder} cannot be loaded ({error}); fetch the model again") from error
     misshaped = [f"{name} {list(found)} for {list(shape)}" for name, found, shape in info["mismatched_keys"]]
-    wrong = [*sorted(info["missing_keys"]), *misshaped]
+    extra = [name for name in sorted(info["unexpected_keys"]) if not name.startswith(PRETRAINING_HEADS)]
+    wrong = [*sorted(info["missing_keys"]), *misshaped, *extra]
     if wrong:
         more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
-        raise ModelMissing(f"{folder}: weights missing or of another shape: {', '.join(wrong[:LISTED])}{more}")
+        raise ModelMissing(
+            f"{folder}: weights missing, of another shape or not of this model: {', '.join(wrong[:LISTED])}{more}"
+        )
     return model
 
 
