@@ -1,0 +1,156 @@
+"""The training's parts do what the package does, and its drawings do what they are told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Wav2Vec2FeatureExtractor
+
+from infinitetalk.models.audio_encoder import embed_voice
+from infinitetalk.shapes import SAMPLES_PER_FRAME
+from infinitetalk.windows import Window, audio_frames_read
+from training.data import Maker
+from training.export import export, load_parts, make_parts
+from training.faces import Motion, Painter, measure_mouth
+from training.optim import Trainer
+from training.speech import FOLDER, Corpus, compress, expand, load_corpus, mouth_tracks, running_mean
+from training.train_talker import Conditioner, draw_sigmas
+from training.train_vae import correlation, decode_clip, encode_clip, make_vae
+from training.train_voice import make_voice_encoder, voice_features
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return load_corpus("held_out", limit_s=12)
+
+
+def test_compressed_speech_comes_back() -> None:
+    rate = np.arange(40_000) / 16_000
+    sound = (0.3 * np.sin(2 * np.pi * 300 * rate) * np.sin(2 * np.pi * rate) ** 2).astype(np.float32)
+    again = expand(compress(sound))[: len(sound)]
+    assert 10 * np.log10((sound**2).sum() / ((again - sound) ** 2).sum()) > 20
+
+
+def test_speech_files_are_small_enough_for_the_repository() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 8e6
+
+
+def test_mouth_follows_loudness_and_shuts_in_silence() -> None:
+    noise = np.random.default_rng(0).standard_normal(50 * SAMPLES_PER_FRAME).astype(np.float32)
+    swell = np.repeat(np.linspace(0, 0.1, 50, dtype=np.float32), SAMPLES_PER_FRAME)
+    tracks = mouth_tracks(noise * swell)
+    assert np.corrcoef(tracks.height, np.linspace(0, 1, 50))[0, 1] > 0.9
+    silent = mouth_tracks(np.zeros(50 * SAMPLES_PER_FRAME, np.float32))
+    assert silent.height.max() == 0
+    assert np.allclose(silent.width, 0.5, atol=1e-3)
+
+
+def test_eyes_close_when_speech_pauses(corpus: Corpus) -> None:
+    tracks = corpus.tracks
+    (closed,) = np.nonzero(tracks.blink > 0.9)
+    assert len(closed)
+    # A pause of four frames has begun by then.
+    assert tracks.height[np.clip(closed - 4, 0, None)].max() < 0.2
+
+
+def test_head_pose_is_told_by_an_earlier_pose_and_the_sound_since() -> None:
+    track = np.random.default_rng(0).random(60).astype(np.float32)
+    whole, part = running_mean(track, 6), running_mean(track[20:], 6)
+    decay = np.exp(-np.arange(1, 41) / 6)
+    assert np.allclose(whole[20:], part + whole[19] * decay, atol=1e-5)
+
+
+@pytest.mark.parametrize(("people", "size"), [(1, (160, 96)), (1, (96, 160)), (2, (160, 96)), (2, (96, 160))])
+def test_measured_mouth_is_the_drawn_one(people: int, size: tuple[int, int]) -> None:
+    painter = Painter(CPU, 5)
+    scene = painter.scene(3, people, size)
+    height = torch.linspace(0, 1, 6).expand(3, people, 6)
+    rest = torch.zeros_like(height)
+    video = painter.draw(scene, Motion(height, rest + 0.5, rest + 1, rest, rest))
+    assert video.shape == (3, 3, 6, size[1], size[0])
+    assert correlation(measure_mouth(scene, video), height).min() > 0.97
+
+
+def test_first_window_begins_with_its_reference(corpus: Corpus) -> None:
+    maker = Maker(corpus, CPU, 1)
+    reference = maker.reference(2, 1)
+    motion = maker.motion(maker.starts((2, 1), 20), 20, torch.tensor([True, False]), reference)
+    assert motion.height[0, 0, 0] == reference[0][0, 0]
+    assert motion.eyes[0, 0, 0] == 1
+    assert motion.shift_x[0, 0, 0] == motion.shift_y[0, 0, 0] == 0
+    assert motion.shift_y[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("frames", [1, 9, 13])
+def test_whole_clips_are_coded_as_piece_by_piece(frames: int) -> None:
+    torch.manual_seed(0)
+    vae = make_vae().eval()
+    video = torch.randn(1, 3, frames, 32, 48)
+    with torch.no_grad():
+        latents = vae.encode(video).latent_dist.mode()
+        assert torch.allclose(encode_clip(vae, video).chunk(2, 1)[0], latents, atol=1e-5)
+        expected = vae.decode(latents).sample
+        assert torch.allclose(decode_clip(vae, latents).clamp(-1, 1), expected, atol=1e-5)
+    assert latents.shape == (1, 16, (frames + 3) // 4, 4, 6)
+
+
+def test_voice_features_are_the_packages_own(corpus: Corpus) -> None:
+    torch.manual_seed(0)
+    encoder = make_voice_encoder().eval()
+    wave = corpus.sound[: 60 * SAMPLES_PER_FRAME]
+    expected = embed_voice(encoder, Wav2Vec2FeatureExtractor(do_normalize=False), wave, 60)
+    with torch.no_grad():
+        features = voice_features(encoder, torch.from_numpy(wave)[None])[0]
+        assert torch.allclose(features, expected, atol=1e-5)
+        # Far from its ends, a longer sound is heard the same.
+        longer = voice_features(encoder, torch.from_numpy(corpus.sound[: 120 * SAMPLES_PER_FRAME])[None])[0]
+    assert torch.allclose(longer[:40], features[:40], atol=1e-4)
+
+
+def test_windows_hear_the_frames_that_the_pipeline_reads() -> None:
+    features = torch.arange(100.0).view(100, 1, 1)
+    conditioner = Conditioner(torch.nn.Identity(), features, torch.zeros(1))  # type: ignore[arg-type]
+    starts = torch.tensor([[0]])
+    for window in (Window(0, 0, 13, 0, 0, 13), Window(1, 40, 13, 9, 49, 53)):
+        heard = conditioner.voices(starts + window.start, window.length, starts).flatten()
+        assert heard.tolist() == list(audio_frames_read(window, 100))
+
+
+def test_sigmas_cover_what_few_steps_at_shift_11_visit() -> None:
+    sigmas = draw_sigmas(4000, torch.ones(()), torch.Generator().manual_seed(0))
+    assert ((sigmas > 0) & (sigmas <= 1)).all()
+    assert (sigmas > 0.8).float().mean() > 0.3
+    assert (sigmas < 0.6).float().mean() > 0.1
+
+
+def test_trainer_learns_and_averages() -> None:
+    torch.manual_seed(0)
+    model, target = torch.nn.Linear(8, 8), torch.randn(8, 8)
+    trainer = Trainer(
+        {"m": model}, 0.05, 100, 0.9, muon_lr=0.05, is_muon=lambda _n, t: t.ndim > 1, max_steps=200, warmup_steps=5
+    )
+    loss = torch.ones(())
+    while trainer.spent < 1:
+        loss = (model.weight - target).square().mean()
+        trainer.step(loss)
+    assert loss < 0.2
+    last = model.weight.detach().clone()
+    trainer.swap()
+    assert not torch.equal(model.weight, last)
+    assert torch.allclose(model.weight, last, atol=0.1)
+
+
+def test_exported_weights_are_small_and_load_again(tmp_path: Path) -> None:
+    parts, others = make_parts(1), make_parts(2)
+    # As the training on a GPU leaves it.
+    for module in parts.vae.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+    assert export(parts, tmp_path) < 16e6
+    load_parts(others, tmp_path)
+    for name, module in parts.modules().items():
+        for key, tensor in module.state_dict().items():
+            assert torch.equal(tensor.half(), others.modules()[name].state_dict()[key].half()), f"{name}.{key}"

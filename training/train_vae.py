@@ -1,0 +1,263 @@
+"""The autoencoder: first on pictures, then on short clips.
+
+diffusers runs the Wan autoencoder over a clip piece by piece, with caches. `encode_clip` and `decode_clip` run the
+same modules over whole clips at once, which is the same function and much quicker to train.
+"""
+
+from collections.abc import Callable
+from math import log10
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanAttentionBlock,
+    WanCausalConv3d,
+    WanResample,
+    WanResidualBlock,
+    patchify,
+    unpatchify,
+)
+from torch import Tensor, nn
+
+from training.data import Maker
+from training.faces import eye_region, face_region, measure_mouth, mouth_region
+from training.log import Log
+from training.optim import Trainer
+
+PATCH = 2
+STAGES = ((0.25, 1, 384, True), (0.5, 9, 72, True), (0.85, 17, 48, True), (1.0, 17, 20, False))
+"""(share of the time at which a stage ends, frames of its clips, clips in a batch, cropped)
+
+Cropped, all batches of a stage have one shape: cuDNN's search for kernels, seconds at each new shape, pays.
+"""
+CROP = 96
+
+
+def make_vae() -> AutoencoderKLWan:
+    """Small and quick on a CPU: it works on 2x2 pixels at a time, as Wan 2.2's does, and 8x8 pixels make a latent."""
+    return AutoencoderKLWan(
+        base_dim=32,
+        dim_mult=[1, 2, 2],
+        num_res_blocks=2,
+        temperal_downsample=[True, True],
+        patch_size=PATCH,
+        in_channels=3 * PATCH**2,
+        out_channels=3 * PATCH**2,
+    )
+
+
+@torch.no_grad()
+def start_simply(vae: AutoencoderKLWan) -> None:
+    """Residual branches start at zero, resampling near averaging and copying: a short linear chain, frame by frame."""
+    for module in vae.modules():
+        if isinstance(module, WanCausalConv3d) and module.kernel_size[0] == 3 and module.kernel_size[1] == 3:
+            module.weight[:, :, :2] = 0
+            module.weight.mul_(1.7)
+    for module in vae.modules():
+        if isinstance(module, WanResidualBlock):
+            nn.init.zeros_(module.conv2.weight)
+            nn.init.zeros_(module.conv2.bias)
+            if isinstance(module.conv_shortcut, WanCausalConv3d):
+                nn.init.orthogonal_(module.conv_shortcut.weight.flatten(1))
+                nn.init.zeros_(module.conv_shortcut.bias)
+        elif isinstance(module, WanAttentionBlock):
+            nn.init.zeros_(module.proj.weight)
+            nn.init.zeros_(module.proj.bias)
+        elif isinstance(module, WanResample):
+            _start_resampling(module)
+
+
+def _start_resampling(module: WanResample) -> None:
+    conv = module.resample[1]
+    outputs, inputs = conv.weight.shape[:2]
+    conv.weight.mul_(0.7)
+    nn.init.zeros_(conv.bias)
+    if module.mode.startswith("up"):
+        conv.weight[:, :, 1, 1] += nn.init.orthogonal_(torch.empty(outputs, inputs)) * (inputs / outputs) ** 0.5
+    else:
+        conv.weight[:, :, :2, :2] += 0.25 * torch.eye(outputs)[:, :, None, None]
+    if module.mode.endswith("3d"):
+        time = module.time_conv
+        time.weight.mul_(0.5)
+        nn.init.zeros_(time.bias)
+        if module.mode == "upsample3d":
+            time.weight[:, :, 2, 0, 0] += torch.eye(inputs).repeat(2, 1)
+        else:
+            time.weight[:, :, :, 0, 0] += torch.eye(inputs)[:, :, None] / 3
+
+
+def encode_clip(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+    """Mean and log variance (B, 32, T, h, w) of a video (B, 3, 4T-3, H, W): `vae.encode`, all at once."""
+    encoder = vae.encoder
+    states = encoder.conv_in(patchify(video, PATCH))
+    for layer in encoder.down_blocks:
+        states = layer(states)
+        if isinstance(layer, WanResample) and layer.mode == "downsample3d" and states.shape[2] > 1:
+            states = torch.cat((states[:, :, :1], layer.time_conv(states)), 2)
+    states = encoder.nonlinearity(encoder.norm_out(encoder.mid_block(states)))
+    return vae.quant_conv(encoder.conv_out(states))
+
+
+def decode_clip(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Video (B, 3, 4T-3, H, W) of latents (B, 16, T, h, w): `vae.decode`, all at once, not clamped."""
+    decoder = vae.decoder
+    states = decoder.mid_block(decoder.conv_in(vae.post_quant_conv(latents)))
+    for block in decoder.up_blocks:
+        for resnet in block.resnets:
+            states = resnet(states)
+        for layer in block.upsamplers or ():
+            if layer.mode == "upsample3d" and states.shape[2] > 1:
+                later = layer.time_conv(states[:, :, 1:])
+                # Each frame becomes two: the halves of its channels.
+                later = later.unflatten(1, (2, -1)).movedim(1, 3).flatten(2, 3)
+                states = torch.cat((states[:, :, :1], later), 2)
+            states = layer(states)
+    return unpatchify(decoder.conv_out(decoder.nonlinearity(decoder.norm_out(states))), PATCH)
+
+
+def psnr(squared_error: Tensor) -> float:
+    """dB, of the mean squared error of pictures in [0, 1]."""
+    return -10 * log10(max(squared_error.item(), 1e-12))
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def reconstruction_loss(vae: AutoencoderKLWan, video: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss, and squared error of the pictures in [0, 1]. weight: (B, H, W), what counts how much."""
+    mean, log_variance = encode_clip(vae, video).float().chunk(2, 1)
+    log_variance = log_variance.clamp(-30, 20)
+    latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+    # The transformer's latents are not exact either: up to 15 % of noise.
+    spread = mean.detach().std(dim=(0, 2, 3, 4), keepdim=True)
+    share = 0.15 * torch.rand(len(mean), 1, 1, 1, 1, device=mean.device)
+    output = decode_clip(vae, latents + share * spread * torch.randn_like(mean)).float()
+    target = video.float()
+    difference = output - target
+    weight = (weight / weight.mean(dim=(1, 2), keepdim=True))[:, None, None]
+    loss = (difference.abs() * weight).mean()
+    loss = loss + 0.5 * (difference.diff(dim=-1).abs() * weight[..., 1:]).mean()
+    loss = loss + 0.5 * (difference.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
+    if video.shape[2] > 1:  # What stands still must not flicker.
+        loss = loss + 0.5 * (difference.diff(dim=2).abs() * weight).mean()
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    return loss + 5e-5 * divergence, difference.detach().clamp(-2, 2).square().mean() / 4
+
+
+def train_vae(
+    vae: AutoencoderKLWan,
+    maker: Maker,
+    seconds: float,
+    log: Log,
+    batch_share: float,
+    max_steps: int,
+    save: Callable[[], None],
+) -> None:
+    """Train in place for `seconds`; batch_share scales the batches, `save` is called now and then."""
+
+    def is_muon(name: str, tensor: Tensor) -> bool:
+        return tensor.ndim > 2 and "conv_in" not in name and "decoder.conv_out" not in name and "gamma" not in name
+
+    on_gpu = maker.device.type == "cuda"
+    if on_gpu:
+        for module in vae.modules():
+            if isinstance(module, nn.Conv3d):
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+    trainer = Trainer({"vae": vae}, 2.4e-3, seconds, 0.998, 0.0, 6e-3, is_muon, max_steps)
+    errors: list[Tensor] = []
+    norm = torch.zeros(())
+    while trainer.spent < 1:
+        frames, batch, cropped = next(stage[1:] for stage in STAGES if trainer.spent <= stage[0])
+        clip = maker.clip(max(2, round(batch * batch_share)), frames, teeth=0.15)
+        video = clip.video
+        weight = 1 + 3 * mouth_region(clip.scene).amax(1) + 1.5 * eye_region(clip.scene).amax(1)
+        weight = weight + 0.5 * face_region(clip.scene).amax(1)
+        torch.backends.cudnn.benchmark = cropped and on_gpu
+        if cropped:
+            top, left = (int(maker.choices.integers(0, side - CROP + 1)) for side in video.shape[-2:])
+            video = video[..., top : top + CROP, left : left + CROP].contiguous()
+            weight = weight[..., top : top + CROP, left : left + CROP]
+        with autocast(video.device):
+            loss, error = reconstruction_loss(vae, video, weight)
+        norm = trainer.step(loss)
+        errors.append(error)
+        if log.due() or trainer.steps == 1:
+            log(
+                f"vae step {trainer.steps} frames {frames} batch {len(video)} loss {loss.item():.4f} "
+                f"psnr {psnr(torch.stack(errors[-100:]).mean()):.2f} norm {norm.item():.2f} {log.memory()}"
+            )
+            if not log.quick:
+                save()
+    trainer.swap()
+    torch.backends.cudnn.benchmark = False
+    log(f"vae trained: {trainer.steps} steps")
+
+
+@torch.no_grad()
+def measure_latents(vae: AutoencoderKLWan, maker: Maker, batches: int, batch: int) -> None:
+    """Put the latents' mean and standard deviation into the autoencoder's settings."""
+    with autocast(maker.device):
+        means = [
+            encode_clip(vae, maker.clip(batch, 17).video).float().chunk(2, 1)[0].transpose(0, 1).flatten(1)
+            for _ in range(batches)
+        ]
+    latents = torch.cat(means, 1)
+    vae.register_to_config(
+        latents_mean=[round(v, 4) for v in latents.mean(1).tolist()],
+        latents_std=[round(v, 4) for v in latents.std(1).tolist()],
+    )
+
+
+class Codec:
+    """Normalised latents and back, in batches that fit the memory."""
+
+    def __init__(self, vae: AutoencoderKLWan, device: torch.device) -> None:
+        self.vae, self.device = vae, device
+        self.mean = torch.tensor(vae.config.latents_mean, device=device).view(1, -1, 1, 1, 1)
+        self.std = torch.tensor(vae.config.latents_std, device=device).view(1, -1, 1, 1, 1)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """(B, 16, T, h, w) float32 of (B, 3, 4T-3, H, W)."""
+        parts = video.split(self._batch(video[0, 0].numel()))
+        with autocast(self.device):
+            means = [encode_clip(self.vae, part.to(self.mean.dtype)).float().chunk(2, 1)[0] for part in parts]
+        return (torch.cat(means) - self.mean) / self.std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, 3, 4T-3, H, W) float32 in [-1, 1] of (B, 16, T, h, w)."""
+        pixels = latents[0, 0].numel() * 256
+        with autocast(self.device):
+            videos = [
+                decode_clip(self.vae, part.float() * self.std + self.mean).float().clamp(-1, 1)
+                for part in latents.split(self._batch(pixels))
+            ]
+        return torch.cat(videos)
+
+    def _batch(self, pixels: int) -> int:
+        # cuDNN's indices are 32 bits wide: 32 channels of quarter pictures, three times for the convolution.
+        return max(1, int(6e7 // pixels)) if self.device.type == "cuda" else 2
+
+
+def evaluate_vae(codec: Codec, maker: Maker, count: int, frames: int) -> dict[str, float]:
+    """Quality of reconstructed held-out clips."""
+    report = {}
+    for people in (1, 2):
+        clip = maker.clip(count, frames, people=people, size=(160, 96))
+        again = codec.decode(codec.encode(clip.video))
+        error = ((again - clip.video.float()) / 2).square()
+        mouth = mouth_region(clip.scene).amax(1)[:, None, None].expand_as(error)
+        report[f"psnr_{people}"] = psnr(error.mean())
+        report[f"psnr_mouth_{people}"] = psnr((error * mouth).sum() / mouth.sum())
+        measured, drawn = measure_mouth(clip.scene, again), measure_mouth(clip.scene, clip.video)
+        report[f"mouth_corr_{people}"] = correlation(measured, drawn).mean().item()
+    return report
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's, along the last axis."""
+    a, b = first - first.mean(-1, keepdim=True), second - second.mean(-1, keepdim=True)
+    return F.cosine_similarity(a, b, dim=-1, eps=1e-9)
