@@ -13,6 +13,9 @@ SPATIAL_STRIDE = 8
 PATCH = 2
 SIDE_MULTIPLE = SPATIAL_STRIDE * PATCH
 
+# A video frame's audio is heard from this many frames before it to as many after it.
+AUDIO_REACH_FRAMES = 2
+
 
 def is_window_length(frames: int) -> bool:
     """True for 1, 5, 9, ...: the lengths (4n+1) that the VAE maps to whole latent frames."""

@@ -6,10 +6,7 @@ before it, holds those frames as they are, and adds new ones. All frame numbers 
 
 from dataclasses import dataclass
 
-from infinitetalk.shapes import is_window_length, next_window_length
-
-# The audio of a frame is read from two frames before it to two frames after it.
-AUDIO_REACH_FRAMES = 2
+from infinitetalk.shapes import AUDIO_REACH_FRAMES, is_window_length, next_window_length
 
 
 @dataclass(frozen=True)

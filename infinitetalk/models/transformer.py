@@ -33,11 +33,9 @@ from diffusers.models.transformers.transformer_wan import (
 )
 from torch import Tensor, nn
 
-from infinitetalk.shapes import TEMPORAL_STRIDE
+from infinitetalk.shapes import AUDIO_REACH_FRAMES, TEMPORAL_STRIDE
 
 TEXT_TOKENS = 512
-AUDIO_REACH_FRAMES = 2
-"""A video frame's audio is heard from this many frames before it to as many after it."""
 
 # 1-D rotary positions that bind a voice to its person: each person's tokens lie in a range of their own, the
 # voice's keys in the middle of it, the background between the two (MultiTalk, section 3.3).
