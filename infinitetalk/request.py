@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
 
-from infinitetalk.errors import InvalidInput
+from infinitetalk.errors import InvalidInput, TooLarge
 from infinitetalk.shapes import FPS
 
 SpeedModeName = Literal["maximum_quality", "balanced", "fast", "turbo"]
@@ -31,6 +32,7 @@ MAX_DATA_URI_CHARS = 14_000_000
 
 LOCAL_FILES = "local files"
 
+_TOO_LARGE = "too_large"
 _URL_RULE = "an http(s) URL or a base64 data: URI"
 _BOXES_RULE = "two boxes [x0, y0, x1, y1] in fractions of the picture: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1"
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,(?=.)", re.IGNORECASE)
@@ -42,7 +44,11 @@ def _check_url(url: str, info: ValidationInfo) -> str:
         return url
     if url[:5].lower() == "data:":
         if len(url) > MAX_DATA_URI_CHARS:
-            raise ValueError(f"must have at most {MAX_DATA_URI_CHARS} characters; give larger media as an http(s) URL")
+            raise PydanticCustomError(
+                _TOO_LARGE,
+                "must have at most {limit} characters; give larger media as an http(s) URL",
+                {"limit": MAX_DATA_URI_CHARS},
+            )
         if not _DATA_URI.match(url) or not url.isascii():
             raise ValueError("must look like data:image/png;base64,iVBORw0KGgo=")
         return url
@@ -155,7 +161,10 @@ class Request(BaseModel):
 
     @classmethod
     def parse(cls, job_input: object, context: object = None) -> Self:
-        """The request in a job's `input`. Raises InvalidInput with one message that lists every problem.
+        """The request in a job's `input`.
+
+        Raises InvalidInput with one message that lists every problem, or TooLarge where over-long data: URIs are all
+        that is wrong.
 
         context: LOCAL_FILES where the caller is this machine's user, whose file: URLs are accepted too.
         """
@@ -163,12 +172,15 @@ class Request(BaseModel):
             raise InvalidInput(f"input is {_shown(job_input)}: must be an object with the job's fields.")
         known = {name: job_input[name] for name in cls.model_fields if name in job_input}
         problems = list(_unknown_fields(job_input, len(job_input) - len(known)))
+        n_too_large = 0
         try:
             request = cls.model_validate(known, context=context)
         except ValidationError as error:
             problems += _field_problems(error, known)
+            n_too_large = sum(problem["type"] == _TOO_LARGE for problem in error.errors(include_url=False))
         if problems:
-            raise InvalidInput(f"{'; '.join(problems)}.")
+            kind = TooLarge if n_too_large == len(problems) else InvalidInput
+            raise kind(f"{'; '.join(problems)}.")
         return request
 
     @classmethod
@@ -266,13 +278,17 @@ def _field_problems(error: ValidationError, given: Mapping[str, Any]) -> Iterato
         # A missing item is a fault of the list it is missing from.
         steps = problem["loc"][1:-1] if missing else problem["loc"][1:]
         place = name + "".join(f"[{step}]" for step in steps)
+        value = problem["input"]
+        shown = _shown_url(value) if isinstance(value, str) and _allowed(name) == _URL_RULE else _shown(value)
         if missing and len(problem["loc"]) == 1:
             yield f"{name} is missing: must be {_allowed(name)}"
         elif problem["type"] == "value_error":
-            yield f"{place} is {_shown(problem['input'])}: {problem['ctx']['error']}"
+            yield f"{place} is {shown}: {problem['ctx']['error']}"
+        elif problem["type"] == _TOO_LARGE:
+            yield f"{place} is {shown}: {problem['msg']}"
         else:
             subject = "" if place == name else f"{name} "
-            yield f"{place} is {_shown(problem['input'])}: {subject}must be {_allowed(name)}"
+            yield f"{place} is {shown}: {subject}must be {_allowed(name)}"
     rest = {name: field.default for name, field in Request.model_fields.items() if name not in wrong}
     yield from _conflicts(rest | {name: given[name] for name in rest if name in given})
 
@@ -322,9 +338,16 @@ def _shown(value: object) -> str:
 
 
 def _shown_text(text: str) -> str:
+    # Media, an address or a path in the wrong field is as secret as in its own.
+    if len(text) > _MAX_SHOWN_CHARS or re.search(r"[/?#@]|data:", text, re.IGNORECASE):
+        return _shown_url(text)
+    return json.dumps(text.encode("utf-8", "backslashreplace").decode(), ensure_ascii=False)
+
+
+def _shown_url(text: str) -> str:
+    """What came where a URL belongs: its scheme and host if it has them. All else may be secret, or the media."""
     if text[:20].lstrip()[:5].lower() == "data:":
         return f"a data: URI of {len(text)} characters"
-    # What follows ? or # in a URL and what precedes @ may be secret.
-    start = text.partition("?")[0].partition("#")[0].rpartition("@")[2][:_MAX_SHOWN_CHARS]
-    shown = json.dumps(start.encode("utf-8", "backslashreplace").decode(), ensure_ascii=False)
-    return shown if start == text else f"{shown} ({len(text)} characters)"
+    address = re.match(r"([a-z][a-z0-9+.-]{0,19}://[a-z0-9.-]{1,80})(?=[:/?#]|$)", text, re.IGNORECASE)
+    where = f' at "{address[1]}"' if address and "@" not in text else ""  # before an @ may stand a password
+    return f"a text of {len(text)} characters{where}"

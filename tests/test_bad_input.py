@@ -23,6 +23,7 @@ import handler as worker
 from infinitetalk import assets, delivery
 from infinitetalk.errors import Internal
 from infinitetalk.job import open_models
+from infinitetalk.presets import load_profile
 from infinitetalk.settings import Settings
 from tests.golden import GOLDEN, wan_folder
 from tests.media_samples import cut_off, ffmpeg, write_picture, write_talking_video, write_tone
@@ -104,7 +105,8 @@ class Caller:
 
     def ask(self, job):
         settings = Settings.from_env({"WORK_DIR": str(self.work_dir)})
-        return asyncio.run(worker.make_handler(self.models, settings, lambda *_: None)({"id": "job-1"} | job))
+        handler = worker.make_handler(lambda: self.models, settings, lambda *_: None, retire=lambda: None)
+        return asyncio.run(handler({"id": "job-1"} | job))
 
     def send(self, **fields):
         """The answer to a good job with `fields` changed (None: left out); names of files become addresses."""
@@ -247,7 +249,7 @@ def test_20_mb_of_base64_are_refused(caller):
     content = base64.b64encode(SECRET.encode() * (15_000_000 // len(SECRET))).decode()
     assert len(content) == pytest.approx(20_000_000, abs=100)
     answer = caller.send(wav_url=f"data:audio/wav;base64,{content}")
-    caller.refused(answer, "invalid_input", "wav_url", "14000000 characters", "http(s) URL")
+    caller.refused(answer, "too_large", "wav_url", "14000000 characters", "http(s) URL")
 
 
 def test_base64_that_is_cut_off_or_is_none_is_refused(caller):
@@ -258,7 +260,7 @@ def test_base64_that_is_cut_off_or_is_none_is_refused(caller):
 
 def test_a_video_that_cannot_fit_the_answer_is_refused(caller, monkeypatch):
     monkeypatch.setattr(delivery, "MAX_BASE64_VIDEO_BYTES", 1000)
-    caller.refused(caller.send(), "too_large", "output", "url or volume")
+    caller.refused(caller.send(), "too_large", "output", "a bucket", "a volume")
 
 
 # ---- downloads ----
@@ -370,12 +372,17 @@ def test_a_worker_with_broken_weights_ends_in_one_line(tmp_path):
     shutil.copytree(GOLDEN / "audio_encoder", tmp_path / "chinese-wav2vec2-base")
     file = base / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
-    settings = {"MODEL_PROFILE": "infinitetalk-14b", "MODELS_DIR": str(tmp_path), "DEVICE": "cpu"}
+    for source in load_profile("infinitetalk-14b").sources:  # whatever is missing would be named first
+        for name in source.files:
+            other = tmp_path / source.name / name
+            other.parent.mkdir(parents=True, exist_ok=True)
+            other.touch()
+    settings = {"MODEL_PROFILE": "infinitetalk-14b", "MODELS_DIR": str(tmp_path), "DEVICE": "cpu", "MIN_VRAM_GIB": "0"}
     command = [sys.executable, str(Path(worker.__file__)), "--test_input", json.dumps({"input": {}})]
     done = subprocess.run(command, env=os.environ | settings, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("The worker cannot start: ")
-    assert "diffusion_pytorch_model.safetensors" in done.stderr
+    assert "diffusion_pytorch_model" in done.stderr
     assert "fetch it again" in done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stdout

@@ -1,4 +1,5 @@
 import struct
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -8,16 +9,18 @@ import pytest
 from PIL import Image, ImageCms
 
 from infinitetalk.errors import JobError, MediaUnreadable, TooLarge
-from infinitetalk.media.image import load_image
+from infinitetalk.media import image as module
+from infinitetalk.media.image import decode_image, load_image
 from tests.media_samples import cut_off, ffmpeg, write_picture
 
 RED, BLUE, WHITE = (200, 60, 30), (20, 120, 220), (255, 255, 255)
 
 
 def load(path, width=96, height=64):
+    """In this process: a new one for each of hundreds of pictures would take minutes."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return load_image(path, "image_url", width, height)
+        return decode_image(path, "image_url", width, height, [])
 
 
 def assert_red_and_blue(picture, tolerance=3):
@@ -252,6 +255,31 @@ def test_damaged_pictures_end_in_an_error_or_a_picture(tmp_path):
                 assert load(path).pixels.shape == (64, 96, 3)
             except JobError as error:
                 assert str(error).startswith("image_url: ")
+
+
+def test_the_picture_is_decoded_in_a_process_of_its_own(tmp_path, monkeypatch, caplog):
+    path = write_picture(tmp_path / "picture.png")
+    Image.open(path).save(tmp_path / "odd.png", icc_profile=b"no profile")
+    own, other = load(path, 48, 32), load_image(tmp_path / "odd.png", "image_url", 48, 32)
+    np.testing.assert_array_equal(own.pixels, other.pixels)
+    assert own.source_size == other.source_size
+    assert own.pixels.flags.writeable == other.pixels.flags.writeable
+    assert "colour profile cannot be read" in caplog.text
+    with pytest.raises(MediaUnreadable, match=r"^image_url: .*truncated"):
+        load_image(cut_off(path), "image_url", 48, 32)
+    with pytest.raises(TooLarge, match=r"^image_url: .*100 million"):
+        load_image(header_of_png(path, 30_000, 30_000), "image_url", 48, 32)
+
+
+def test_a_decoder_that_crashes_or_hangs_takes_nothing_with_it(tmp_path, monkeypatch):
+    path = write_picture(tmp_path / "picture.png")
+    monkeypatch.setattr(module, "TIME_LIMIT_S", 0.01)
+    with pytest.raises(MediaUnreadable, match=r"^image_url: the picture is not decoded within 0.01 s"):
+        load_image(path, "image_url", 48, 32)
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(MediaUnreadable, match=r"^image_url: the picture is damaged"):
+        load_image(path, "image_url", 48, 32)
 
 
 def test_a_picture_is_footage_that_stands_still(tmp_path):

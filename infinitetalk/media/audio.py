@@ -23,6 +23,9 @@ _LOUDNESS_BLOCK = SAMPLE_RATE_HZ * 2 // 5  # BS.1770 measures blocks of 400 ms
 _LENGTH_SLACK_S = 0.25
 # Mixed voices peak here at most: AAC may overshoot what it is given by a few per cent.
 _MIX_PEAK = 0.95
+# Below is no speech, above no recorder; 64 channels are seventh-order ambisonics.
+RATES_HZ = range(4_000, 768_001)
+MAX_CHANNELS = 64
 # What AAC can hold; sounds of more channels go to the nearest.
 _AAC_LAYOUTS = "mono|stereo|2.1|3.0|quad|4.0|5.0|5.0(side)|5.1|5.1(side)|6.1|7.1"
 
@@ -37,12 +40,18 @@ def load_audio(path: Path, field: str, max_duration_s: float | None, limit_s: fl
         max_duration_s: cut to this length; an end missing beyond it is not looked for.
         limit_s: the longest sound accepted.
 
-    Raises MediaUnreadable where there is no sound, less than one video frame of it, or the file ends before
-    the length it states (ogg and bare streams state none); TooLarge beyond the limit.
+    Raises MediaUnreadable where there is no sound, one of an absurd sample rate or number of channels, less than one
+    video frame of it, or the file ends before the length it states (ogg and bare streams state none); TooLarge beyond
+    the limit.
     """
     info = probe(path, field)
     if not info.has_audio:
         raise MediaUnreadable(f"{field}: the file has no sound; send one that has a voice.")
+    if info.sample_rate_hz not in RATES_HZ or info.channels > MAX_CHANNELS:
+        raise MediaUnreadable(
+            f"{field}: the sound has {info.sample_rate_hz} Hz and {info.channels or 'few'} channels; {RATES_HZ[0]} to "
+            f"{RATES_HZ[-1]} Hz and at most {MAX_CHANNELS} channels are read, export it again as 48000 Hz stereo."
+        )
     limit = round(limit_s * SAMPLE_RATE_HZ)
     wanted = limit + 1 if max_duration_s is None else min(round(max_duration_s * SAMPLE_RATE_HZ), limit + 1)
     resample = f"aresample=osr={SAMPLE_RATE_HZ}:ochl=mono:osf=flt:resampler=soxr:rematrix_maxval=1"

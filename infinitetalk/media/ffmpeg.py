@@ -1,20 +1,21 @@
 """Runs the ffmpeg binary of imageio-ffmpeg on files that strangers sent, bounded in time, threads and reach."""
 
+import os
 import re
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import imageio_ffmpeg
 
 from infinitetalk.errors import MediaUnreadable, TooLarge
-from infinitetalk.media.container import apparent_kind, is_cut_off
+from infinitetalk.media.child import TooSlow, run_child
+from infinitetalk.media.container import PICTURE_KINDS, apparent_kind, is_cut_off
 
-TIME_LIMIT_S = 300.0
+TIME_LIMIT_S = 120.0
+PROBE_TIME_LIMIT_S = 20.0
 # 8K video passes; more would let one small file claim gigabytes in the decoder.
 MAX_VIDEO_PIXELS = 8192 * 4608
+MAX_STREAMS = 64
 
 # Containers that hold their own data. Playlists and scripts (hls, dash, concat, sdp, ...), which make ffmpeg
 # open other addresses, and single pictures are not among them: ffmpeg refuses those whatever their name.
@@ -24,11 +25,15 @@ _CONTAINERS = (
 )
 # What the mov and matroska readers say when a file ends before its own tables do.
 _CUT_OFF = ("partial file", "File ended prematurely")
-_LOG_TAIL_BYTES = 65_536
+_HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 
 class FfmpegError(Exception):
     """ffmpeg did not do its work. Holds the end of its log, which names local paths: a cause, never a message."""
+
+
+class FfmpegTimeout(FfmpegError):
+    """ffmpeg was not done within its time and was killed."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,16 @@ class Output:
 class MediaInfo:
     """What a file says about its first sound and its first video (cover pictures do not count)."""
 
+    streams: int
     stated_duration_s: float | None  # None where ffmpeg could only estimate
     has_audio: bool
     has_video: bool
     sample_rate_hz: int  # 0 without sound
+    channels: int  # 0 without sound, or where their layout has a name of its own
     is_mono: bool
     width: int  # as stored, before rotation; 0 without video
     height: int
+    hdr: str | None  # PQ or HLG where the video is HDR
     has_color_matrix: bool  # the video names the matrix between its YUV and RGB
     has_seek_index: bool  # seeking lands exactly on the keyframe before a time
 
@@ -67,36 +75,24 @@ def open_input(path: Path, *options: str) -> list[str]:
     return [*reach, "-max_pixels", str(MAX_VIDEO_PIXELS), "-threads", "2", *options, "-i", f"file:{path}"]
 
 
-def run(*args: str, log_level: str = "warning", time_limit_s: float = TIME_LIMIT_S) -> Output:
-    """Run ffmpeg to its end. Raises FfmpegError where it fails or takes longer than the limit."""
-    with tempfile.TemporaryFile() as log:
-        try:
-            done = subprocess.run(
-                command(*args, log_level=log_level),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                timeout=time_limit_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise FfmpegError(f"not done within {time_limit_s:g} s: {log_tail(log)}") from error
-        if done.returncode != 0:
-            raise FfmpegError(f"exit status {done.returncode}: {log_tail(log)}")
-        return Output(done.stdout, log_tail(log))
-
-
-def log_tail(log: IO[bytes]) -> str:
-    """The end of a log file that ffmpeg wrote to."""
-    log.seek(0, 2)
-    log.seek(max(0, log.tell() - _LOG_TAIL_BYTES))
-    return log.read().decode(errors="replace").strip()
-
-
-def decode(field: str, *args: str, time_limit_s: float = TIME_LIMIT_S) -> Output:
-    """Run ffmpeg on a caller's file. Raises MediaUnreadable where it fails or the file ends too early."""
+def run(*args: str, log_level: str = "warning", time_limit_s: float | None = None) -> Output:
+    """Run ffmpeg to its end. Raises FfmpegError where it fails or takes longer than the limit (TIME_LIMIT_S)."""
+    time_limit_s = time_limit_s or TIME_LIMIT_S
     try:
-        output = run(*args, time_limit_s=time_limit_s)
+        done = run_child(command(*args, log_level=log_level), time_limit_s)
+    except TooSlow as error:
+        raise FfmpegTimeout(f"not done within {time_limit_s:g} s: {error}") from error
+    if done.status != 0:
+        raise FfmpegError(f"exit status {done.status}: {done.log}")
+    return Output(done.data, done.log)
+
+
+def decode(field: str, *args: str, log_level: str = "warning", time_limit_s: float | None = None) -> Output:
+    """Run ffmpeg on a caller's file. Raises MediaUnreadable where it fails, hangs or the file ends too early."""
+    try:
+        output = run(*args, log_level=log_level, time_limit_s=time_limit_s)
+    except FfmpegTimeout as error:
+        raise _too_slow(field, time_limit_s) from error
     except FfmpegError as error:
         raise MediaUnreadable(
             f"{field}: the file is damaged or cannot be decoded; export it again and upload it again."
@@ -111,22 +107,40 @@ def truncated(field: str) -> MediaUnreadable:
     return MediaUnreadable(f"{field}: the file is truncated, its end is missing; upload it again.")
 
 
+def _too_slow(field: str, time_limit_s: float | None) -> MediaUnreadable:
+    return MediaUnreadable(
+        f"{field}: ffmpeg could not read the file within {time_limit_s or TIME_LIMIT_S:g} s; export it again in a "
+        "common format, shorter or smaller."
+    )
+
+
 def probe(path: Path, field: str) -> MediaInfo:
     """Read a file's own description.
 
-    Raises MediaUnreadable where it is no container that is read here, TooLarge where its frames are.
+    Raises MediaUnreadable where it is no container that is read here, TooLarge where its frames or tracks are.
     """
+    kind = apparent_kind(path)
+    unreadable = (
+        f"{field}: this is {kind}, which cannot be read as sound or video; send the file itself, "
+        "such as wav, mp3, flac, m4a, ogg, mp4, mov, mkv or webm."
+    )
+    if kind in PICTURE_KINDS:  # some hide their picture in a container of videos, in pieces
+        raise MediaUnreadable(unreadable)
     try:
         # Writing the metadata needs no stream, so this works for every file that opens at all.
-        log = run(*open_input(path), "-f", "ffmetadata", "-", log_level="info").log
+        nothing = ["-map_metadata", "-1", "-f", "ffmetadata", f"file:{os.devnull}"]
+        log = run(*open_input(path), *nothing, log_level="info", time_limit_s=PROBE_TIME_LIMIT_S).log
+    except FfmpegTimeout as error:
+        raise _too_slow(field, PROBE_TIME_LIMIT_S) from error
     except FfmpegError as error:
         if is_cut_off(path):
             raise truncated(field) from error
-        raise MediaUnreadable(
-            f"{field}: this is {apparent_kind(path)}, which cannot be read as sound or video; send the file itself, "
-            "such as wav, mp3, flac, m4a, ogg, mp4, mov, mkv or webm."
-        ) from error
+        raise MediaUnreadable(unreadable) from error
     info = parse_description(log)
+    if info.streams > MAX_STREAMS:
+        raise TooLarge(
+            f"{field}: the file has {info.streams} tracks; at most {MAX_STREAMS} are read, leave only what is needed."
+        )
     if info.width * info.height > MAX_VIDEO_PIXELS:
         raise TooLarge(
             f"{field}: the video is {info.width}x{info.height}; at most {MAX_VIDEO_PIXELS} pixels a frame "
@@ -143,18 +157,30 @@ def parse_description(log: str) -> MediaInfo:
     audio = re.search(r"^ +Stream #0:.+: Audio: .+?, (\d+) Hz, ([^,\n]+)", log, re.MULTILINE)
     videos = re.findall(r"^ +Stream #0:.+: Video: (.+?, (\d+)x(\d+)(?:[ ,].*)?)$", log, re.MULTILINE)
     video, width, height = next((v for v in videos if "(attached pic)" not in v[0]), ("", "0", "0"))
+    if not video and re.search(r"^ +Stream #0:.+: Video: (?!.*attached pic)", log, re.MULTILINE):
+        # Above max_pixels some decoders refuse to say the size of a frame.
+        video, width, height = next(iter(re.findall(r"Picture size ((\d+)x(\d+)) exceeds", log)), ("", "0", "0"))
     stated = duration is not None and "Estimating duration" not in log
     return MediaInfo(
+        streams=len(re.findall(r"^ +Stream #0:\d+", log, re.MULTILINE)),
         stated_duration_s=_seconds(*duration.groups()) if duration is not None and stated else None,
         has_audio=audio is not None,
         has_video=video != "",
         sample_rate_hz=int(audio[1]) if audio else 0,
+        channels=_channels(audio[2]) if audio else 0,
         is_mono=audio is not None and audio[2].startswith(("mono", "1 channels")),
         width=int(width),
         height=int(height),
+        hdr=next((name for word, name in _HDR_TRANSFERS.items() if word in video), None),
         has_color_matrix=re.search(r"\((?:\w+, )*(bt\d+|smpte|fcc|ycgco|gbr)", video) is not None,
         has_seek_index=demuxer is not None and demuxer[1].startswith(("mov,", "matroska,")),
     )
+
+
+def _channels(layout: str) -> int:
+    """The number in ffmpeg's "48 channels"; 0 for names of layouts, none of which has more than 24."""
+    number = re.match(r"(\d+) channels", layout)
+    return int(number[1]) if number else 0
 
 
 def _seconds(hours: str, minutes: str, seconds: str) -> float:

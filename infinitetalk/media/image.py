@@ -1,7 +1,13 @@
-"""Pictures: any common format to RGB bytes of the video's size."""
+"""Pictures: any common format to RGB bytes of the video's size.
 
+They are decoded in a process of their own, which is this module run as a program: a small file can keep a decoder
+busy for hours (a JPEG of a million scans), and there is no other way to end it.
+"""
+
+import json
 import logging
 import struct
+import sys
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,14 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from infinitetalk.errors import MediaUnreadable, TooLarge
-from infinitetalk.media.container import apparent_kind
+import infinitetalk
+from infinitetalk.errors import JobError, MediaUnreadable, TooLarge
+from infinitetalk.media.child import TooSlow, run_child
+from infinitetalk.media.container import apparent_kind, hdr_kind
 from infinitetalk.shapes import cover_crop
 
 # Readers that are part of Pillow: none starts another program, as the one for EPS would.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 MAX_PIXELS = 100_000_000  # two telephone pictures of 50 MP; 400 MB while it is decoded
 MIN_SIDE = 16
+TIME_LIMIT_S = 60.0
 _BACKGROUND = "white"  # what shows through, as on a page
 # What Pillow's readers raise on damaged files, beside its own OSError.
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, RuntimeError, struct.error)
@@ -54,8 +63,52 @@ def load_image(path: Path, field: str, width: int, height: int) -> Picture:
     An animation gives its first frame, transparent parts become white, colours with a profile become sRGB.
 
     field: the job's field that named the file, for errors.
-    Raises MediaUnreadable where the file is no picture, damaged, truncated or smaller than 16x16; TooLarge above
-    100 million pixels, before decoding.
+    Raises MediaUnreadable where the file is no picture, damaged, truncated, HDR, smaller than 16x16 or takes too long
+    to decode; TooLarge above 100 million pixels, before decoding.
+    """
+    program = [sys.executable, "-m", "infinitetalk.media.image", str(path), field, str(width), str(height)]
+    package = str(Path(infinitetalk.__file__).parents[1])
+    env = {"PYTHONPATH": package, "OPENBLAS_NUM_THREADS": "1"}  # each thread would reserve memory
+    try:
+        done = run_child(program, TIME_LIMIT_S, env)
+    except TooSlow as error:
+        raise MediaUnreadable(
+            f"{field}: the picture is not decoded within {TIME_LIMIT_S:g} s; save it again as a plain PNG or JPEG."
+        ) from error
+    header, _, pixels = done.data.partition(b"\n")
+    if done.status != 0 or not header:  # it crashed, or wanted more memory than it may have
+        raise MediaUnreadable(
+            f"{field}: the picture is damaged and cannot be decoded; save it again as a plain PNG or JPEG."
+        ) from ValueError(done.log)
+    answer = json.loads(header)
+    for note in answer.get("notes", ()):
+        logger.warning(note)
+    if "error" in answer:
+        raise {kind.code: kind for kind in (MediaUnreadable, TooLarge)}[answer["error"]](answer["message"])
+    shown = np.frombuffer(bytearray(pixels), np.uint8).reshape(height, width, 3)
+    return Picture(shown, tuple(answer["source_size"]))
+
+
+def main(arguments: list[str]) -> None:
+    """The other end of load_image: answers with a line of JSON, then the pixels."""
+    path, field, width, height = arguments
+    notes: list[str] = []
+    answer: dict[str, object] = {"notes": notes}
+    pixels = b""
+    try:
+        picture = decode_image(Path(path), field, int(width), int(height), notes)
+    except JobError as error:
+        answer |= {"error": error.code, "message": str(error)}
+    else:
+        answer |= {"source_size": picture.source_size}
+        pixels = picture.pixels.tobytes()
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + pixels)
+
+
+def decode_image(path: Path, field: str, width: int, height: int, notes: list[str]) -> Picture:
+    """What load_image does, in this process and without its limits of time and memory.
+
+    notes: gets a sentence for each thing about the picture that could not be followed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's: of odd metadata, and of sizes that are checked below
@@ -66,7 +119,7 @@ def load_image(path: Path, field: str, width: int, height: int) -> Picture:
                 raise MediaUnreadable(
                     f"{field}: the picture is truncated or damaged; export it again and upload it again."
                 ) from error
-            return Picture(_fit(image, width, height), image.size)
+            return Picture(_fit(image, width, height, notes), image.size)
 
 
 def _open(path: Path, field: str) -> Image.Image:
@@ -87,6 +140,10 @@ def _open(path: Path, field: str) -> Image.Image:
         raise MediaUnreadable(
             f"{field}: the picture is {image.width}x{image.height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed."
         )
+    if hdr := hdr_kind(path):
+        raise MediaUnreadable(
+            f"{field}: the picture is HDR ({hdr}), whose colours are not converted; save it as SDR (sRGB)."
+        )
     # Of 32 bits nobody knows which value is white; LAB is what Pillow cannot convert.
     if image.mode in ("F", "LAB") or (image.format, image.mode) == ("TIFF", "I"):
         raise MediaUnreadable(
@@ -96,9 +153,9 @@ def _open(path: Path, field: str) -> Image.Image:
     return image
 
 
-def _fit(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
+def _fit(image: Image.Image, width: int, height: int, notes: list[str]) -> NDArray[np.uint8]:
     """The centre of an upright picture as sRGB bytes (height, width, 3)."""
-    profile, colors = _profile(image)
+    profile, colors = _profile(image, notes)
     if image.mode.startswith("I"):  # 16 bits of grey
         image = Image.fromarray(np.asarray(np.asarray(image).clip(0, 65535) // 257, np.uint8))
     elif image.has_transparency_data:
@@ -113,11 +170,11 @@ def _fit(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
         opaque.paste(image, mask=image.getchannel("A"))
         image = opaque
     if profile and colors == {"L": "GRAY"}.get(image.mode, image.mode):
-        image = _to_srgb(image, profile)
+        image = _to_srgb(image, profile, notes)
     return np.array(image.convert("RGB"))
 
 
-def _profile(image: Image.Image) -> tuple[ImageCms.ImageCmsProfile | None, str]:
+def _profile(image: Image.Image, notes: list[str]) -> tuple[ImageCms.ImageCmsProfile | None, str]:
     """The picture's colour profile and the colours it is for, "RGB", "CMYK" or "GRAY".
 
     One that cannot be read does not count, as in browsers.
@@ -129,16 +186,20 @@ def _profile(image: Image.Image) -> tuple[ImageCms.ImageCmsProfile | None, str]:
         profile = ImageCms.ImageCmsProfile(BytesIO(data))
         return profile, profile.profile.xcolor_space.strip()
     except (OSError, UnicodeDecodeError):
-        logger.warning("A picture's colour profile cannot be read; its colours are taken as sRGB.")
+        notes.append("A picture's colour profile cannot be read; its colours are taken as sRGB.")
         return None, ""
 
 
-def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile, notes: list[str]) -> Image.Image:
     """The picture in sRGB, or unchanged where its profile cannot be applied."""
     try:
         converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except ImageCms.PyCMSError:
-        logger.warning("A picture's colour profile cannot be applied; its colours are taken as sRGB.")
+        notes.append("A picture's colour profile cannot be applied; its colours are taken as sRGB.")
         return image
     assert converted is not None  # None is for conversion in place
     return converted
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

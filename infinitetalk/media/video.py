@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from infinitetalk.errors import MediaUnreadable
+from infinitetalk.errors import MediaUnreadable, TooLarge
 from infinitetalk.media.container import is_cut_off
 from infinitetalk.media.ffmpeg import decode, open_input, probe, truncated
 from infinitetalk.shapes import FPS
 
 # Players take untagged video of at least this height for BT.709, below it for BT.601.
 _HD_HEIGHT = 720
-# Ends the listing of a file made of nothing but tiny frames; eleven hours at 25 frames a second.
-_MAX_FRAMES = 1_000_000
+# Eleven hours at 25 frames a second; ends the listing of a file made of nothing but tiny frames.
+MAX_FRAMES = 1_000_000
+MAX_FPS = 1000  # slow motion passes; the frames of one second are decoded even where one of them is shown
+MIN_SIDE = 16
+MAX_ASPECT = 20  # long side to short side
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,16 @@ class SourceVideo:
         Containers without an exact index are copied, not decoded, into one that has it, beside `path`.
 
         field: the job's field that named the file, for errors.
-        Raises MediaUnreadable where the file has no frames, is damaged or truncated, TooLarge where its frames are.
+        Raises MediaUnreadable where the file has no frames, is damaged, truncated or HDR, TooLarge where its frames
+        are, or too many.
         """
         info = probe(path, field)
         if not info.has_video:
             raise MediaUnreadable(f"{field}: the file has no video; send one that shows a person.")
+        if info.hdr:
+            raise MediaUnreadable(
+                f"{field}: the video is HDR ({info.hdr}), whose colours are not converted; export it as SDR (BT.709)."
+            )
         if is_cut_off(path):
             raise truncated(field)
         if not info.has_seek_index:
@@ -99,24 +107,35 @@ class SourceVideo:
 
 def _times(path: Path, field: str) -> tuple[float, float]:
     """When the last frame begins and ends, in seconds, from the time stamps of all frames, without decoding."""
-    listing = ["-map", "0:V:0", "-c", "copy", "-copyinkf", "-frames:v", str(_MAX_FRAMES), "-f", "framecrc", "-"]
+    listing = ["-map", "0:V:0", "-c", "copy", "-copyinkf", "-frames:v", str(MAX_FRAMES + 1), "-f", "framecrc", "-"]
     text = decode(field, *open_input(path), *listing).data.decode()
     tick = re.search(r"^#tb 0: (\d+)/(\d+)$", text, re.MULTILINE)
     stamps = re.findall(r"^0, +-?\d+, +(\d+), +(\d+),", text, re.MULTILINE)  # pts and duration
     if tick is None or not stamps:
         raise MediaUnreadable(f"{field}: the video has no frames; export it again and upload it again.")
     tick_s = int(tick[1]) / int(tick[2])
-    return (
-        max(int(pts) for pts, _ in stamps) * tick_s,
-        max(int(pts) + int(length) for pts, length in stamps) * tick_s,
-    )
+    begin_s, length_s = np.array(stamps, np.float64).T * tick_s
+    in_order_s = np.sort(begin_s)
+    if len(begin_s) > MAX_FRAMES or (in_order_s[MAX_FPS:] - in_order_s[:-MAX_FPS] < 1).any():
+        raise TooLarge(
+            f"{field}: the video has more than {MAX_FRAMES} frames, or than {MAX_FPS} in one second; "
+            "export it again, shorter and at 25 frames a second."
+        )
+    return float(begin_s.max()), float((begin_s + length_s).max())
 
 
 def _displayed_size(path: Path, field: str) -> tuple[int, int]:
     """(width, height) of the first frame, turned upright and with square pixels. Decodes that frame."""
-    square = "scale=w=iw*sar:h=ih:flags=neighbor,format=gray"
-    take = ["-map", "0:V:0", "-frames:v", "1", "-vf", square, "-c:v", "pgm", "-f", "image2pipe", "-"]
-    header = re.match(rb"P5\s+(\d+)\s+(\d+)\s", decode(field, *open_input(path), *take).data)
-    if header is None:
+    take = ["-map", "0:V:0", "-frames:v", "1", "-vf", "showinfo", "-f", "null", "-"]
+    log = decode(field, *open_input(path), *take, log_level="info").log
+    shown = re.search(r"^\[Parsed_showinfo.* sar:(\d+)/(\d+) s:(\d+)x(\d+) ", log, re.MULTILINE)
+    if shown is None:
         raise MediaUnreadable(f"{field}: the video's frames cannot be decoded; export it again.")
-    return int(header[1]), int(header[2])
+    wide, high, width, height = map(int, shown.groups())
+    width = round(width * wide / high) if wide and high else width  # 0: not known, taken as square
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+        raise MediaUnreadable(
+            f"{field}: the video shows {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed, and no side "
+            f"may be more than {MAX_ASPECT} times as long as the other."
+        )
+    return width, height

@@ -1,0 +1,67 @@
+"""Programs that read strangers' files: bounded in time and memory, and told nothing of ours.
+
+What a hostile file can do to a decoder (never end, fill the memory, crash) then happens to a child process.
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO
+
+MEMORY_BYTES = 4 << 30  # ffmpeg takes 1.1 GB for 8K HEVC of 10 bits with all its reference frames
+FILE_BYTES = 8 << 30  # what it may write: a copy of the largest input, with room
+_LOG_TAIL_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a program left: its exit status (below 0: the signal that ended it), standard output, end of its log."""
+
+    status: int
+    data: bytes
+    log: str
+
+
+class TooSlow(Exception):
+    """A program was not done within its time and was killed. Holds the end of its log."""
+
+
+def run_child(args: Sequence[str], time_limit_s: float, env: Mapping[str, str] | None = None) -> Finished:
+    """Run a program to its end, its standard input closed.
+
+    env: its whole environment; nothing of ours, which has keys in it, if not given.
+    Raises TooSlow.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=dict(env or {})
+        )
+        with process:
+            limit(process)
+            try:
+                data, _ = process.communicate(timeout=time_limit_s)
+            except subprocess.TimeoutExpired as error:
+                raise TooSlow(log_tail(log)) from error
+            finally:
+                process.kill()  # nothing happens if it has ended
+        return Finished(process.returncode, data, log_tail(log))
+
+
+def limit(process: subprocess.Popen[bytes]) -> None:
+    """Bound a process's memory and the files it writes; only on Linux, which alone allows it from outside."""
+    if sys.platform == "linux":
+        with suppress(ProcessLookupError):  # it has ended
+            resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+            resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
+
+
+def log_tail(log: IO[bytes]) -> str:
+    """The end of a log file that a program wrote to."""
+    log.seek(0, 2)
+    log.seek(max(0, log.tell() - _LOG_TAIL_BYTES))
+    return log.read().decode(errors="replace").strip()

@@ -1,0 +1,138 @@
+"""HTTP GET of addresses that strangers give: only public ones, and cut off from another thread at any moment.
+
+The SDK's guard (rp_ssrf) looks every name up once, refuses addresses that are not public and dials what it looked
+up, so that a name cannot change its address in between. Its safe_get is not used: it keeps the connection to itself
+until the answer's headers have arrived, which a server can put off for ever.
+"""
+
+import logging
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import ip_address, ip_network
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from runpod.serverless.utils.rp_ssrf import PinnedIPAdapter, SSRFError, resolve_and_validate
+from urllib3.connection import HTTPConnection
+
+MAX_REDIRECTS = 5
+_MAX_ADDRESSES = 4  # tried per name; names of a hundred dead addresses would cost a hundred waits
+
+# What the guard lets through on some versions of Python: addresses that stand for an IPv4 address behind them (6to4),
+# and ones that clouds or networks use inside although they are not registered as private.
+_NOT_PUBLIC = [
+    ip_network(network)
+    for network in ("2002::/16", "fec0::/10", "3fff::/20", "192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")
+]
+
+
+class Line:
+    """The connection of one download, which another thread may cut."""
+
+    def __init__(self) -> None:
+        logging.getLogger("urllib3.connectionpool").setLevel("ERROR")  # its warnings quote the whole URL
+        self._is_cut = False
+        self._connection: HTTPConnection | None = None
+        self._response: requests.Response | None = None
+
+    def cut(self) -> None:
+        """End the connection, if there is one, and have no other."""
+        self._is_cut = True
+        with suppress(ValueError, RuntimeError, OSError, AttributeError):  # it ended by itself
+            if self._response is not None:
+                self._response.raw.shutdown()
+            elif self._connection is not None and self._connection.sock is not None:
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def get(self, url: str, headers: Mapping[str, str], idle_limit_s: float) -> Iterator[requests.Response]:
+        """The answer to a GET after its redirects, its body not yet read.
+
+        idle_limit_s: longest wait for a connection, and for the next byte.
+        Raises SSRFError for an address that may not be fetched, another ValueError for one that cannot be taken
+        apart, requests.RequestException where the connection fails.
+        """
+        with ExitStack() as hop:
+            for _ in range(MAX_REDIRECTS + 1):
+                session = hop.enter_context(requests.Session())
+                session.trust_env = False  # no proxy, which would do its own look-up; no netrc, whose keys are ours
+                response = hop.enter_context(self._get(session, url, headers, idle_limit_s))
+                target = session.get_redirect_target(response)
+                if target is None:
+                    self._response = response
+                    if self._is_cut:
+                        raise requests.ConnectionError
+                    try:
+                        yield response
+                    finally:
+                        self._response = self._connection = None
+                    return
+                hop.close()
+                url = urljoin(url, target)
+        raise SSRFError("too many redirects")
+
+    def _get(
+        self, session: requests.Session, url: str, headers: Mapping[str, str], idle_limit_s: float
+    ) -> requests.Response:
+        """One request, to the first of the host's addresses that answers; redirects are not followed."""
+        parts = urlsplit(url)
+        if "\\" in url:  # where the host ends is then read differently by different libraries
+            raise SSRFError("a backslash in the address")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise SSRFError("not an http(s) address")
+        for address in public_addresses(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)):
+            session.mount(f"{parts.scheme}://", _WatchedAdapter(address, self._watch))
+            try:
+                return session.get(
+                    url, headers=headers, allow_redirects=False, stream=True, timeout=(idle_limit_s, idle_limit_s)
+                )
+            except requests.ConnectionError as error:
+                failure = error
+        raise failure
+
+    def _watch(self, connection: HTTPConnection) -> None:
+        self._connection = connection
+        if self._is_cut:
+            raise requests.ConnectionError
+
+
+class _WatchedAdapter(PinnedIPAdapter):  # type: ignore[misc]  # the SDK is not annotated
+    """The SDK's adapter, which dials one address; tells of every connection before anything is sent on it."""
+
+    def __init__(self, address: str, watch: Callable[[HTTPConnection], None]) -> None:
+        self._watch = watch
+        super().__init__(address)
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  as it is inherited
+        pool = super().get_connection_with_tls_context(*args, **kwargs)
+        make = pool.ConnectionCls
+
+        def make_watched(*args: Any, **kwargs: Any) -> HTTPConnection:  # noqa: ANN401
+            connection: HTTPConnection = make(*args, **kwargs)
+            connect = connection.connect
+
+            def connect_watched() -> None:
+                connect()
+                self._watch(connection)
+
+            connection.connect = connect_watched  # type: ignore[method-assign]
+            return connection
+
+        pool.ConnectionCls = make_watched
+        return pool
+
+
+def public_addresses(host: str, port: int) -> list[str]:
+    """The first addresses of a host. Raises SSRFError if it has none, or one that is not public."""
+    addresses: list[str] = resolve_and_validate(host, port)
+    if not all(map(_is_public, addresses)):
+        raise SSRFError("not a public address")
+    return addresses[:_MAX_ADDRESSES]
+
+
+def _is_public(address: str) -> bool:
+    ip = ip_address(address)
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return not any(ip in network for network in _NOT_PUBLIC)
