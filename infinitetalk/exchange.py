@@ -23,7 +23,7 @@ class Exchange(Protocol):
         ...
 
     def check_fits(self, video_bytes: int) -> None:
-        """Raise TooLarge if a video of that size cannot be handed over."""
+        """Raise, before the work, if a video of that size could not be handed over."""
         ...
 
     def deliver(self, video: Path) -> Delivered:
@@ -37,11 +37,19 @@ class NetworkExchange:
     Raises, when made, InvalidInput or DeliveryFailed if the worker is not set up for that way.
     """
 
-    def __init__(self, request: Request, settings: Settings, job_id: str, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        settings: Settings,
+        job_id: str,
+        should_stop: Callable[[], bool],
+        s3_config: object = None,
+    ) -> None:
+        """s3_config: the caller's own bucket, which RunPod passes on beside a job's input."""
         self.settings = settings
         self.job_id = job_id
         self.should_stop = should_stop
-        self.delivery = choose_delivery(request.output, settings)
+        self.delivery = choose_delivery(request.output, settings, s3_config)
 
     def fetch(self, request: Request, folder: Path) -> dict[str, Path]:
         settings = self.settings
@@ -57,7 +65,7 @@ class NetworkExchange:
         self.delivery.check_fits(video_bytes)
 
     def deliver(self, video: Path) -> Delivered:
-        return self.delivery.deliver(video, self.job_id)
+        return self.delivery.deliver(video, self.job_id, self.should_stop)
 
 
 class LocalExchange:

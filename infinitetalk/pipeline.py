@@ -76,10 +76,16 @@ class Voices:
 
 @dataclass(frozen=True)
 class Rendered:
-    """The frames (3, kept frames, height, width) float32 in [-1, 1] that a window contributes to the clip."""
+    """What a window contributes to the clip, and all that the next window needs to know of it.
+
+    frames: (3, kept frames, height, width) float32 in [-1, 1].
+    motion: latents (1, 16, overlap, height / 8, width / 8) of the frames that the next window holds; None after the
+        last window.
+    """
 
     window: Window
     frames: Tensor
+    motion: Tensor | None
 
 
 @torch.inference_mode()
@@ -92,8 +98,10 @@ def generate(
     noise: Noise,
     on_step: Callable[[Window, int, Tensor], None],
     watch: Stopwatch,
+    windows_done: int = 0,
+    motion: Tensor | None = None,
 ) -> Iterator[Rendered]:
-    """Make the clip.
+    """Make the clip, or what is left of it.
 
     Args:
         plan: windows, steps, guidance, sizes.
@@ -104,7 +112,12 @@ def generate(
         on_step: called before each denoising step with the window, the step's number and the latents; an
             exception it raises ends the job.
         watch: gets the seconds of the stages condition, denoise and decode.
+        windows_done: how many windows are there already; the first one made is the next.
+        motion: with `windows_done`, what the last of them handed over.
     """
+    windows = plan.windows[windows_done:]
+    if not windows:
+        return
     with watch.stage("condition"):
         prompts = Prompts(models, plan.prompt, plan.negative_prompt)
         masks = None if person_masks is None else person_masks.to(models.device)
@@ -113,9 +126,10 @@ def generate(
         condition = condition_latents(models, reference, plan.windows[0].length)
         times = models.transformer.embed_timesteps(_scheduler(plan).timesteps.to(models.device))
     passes = drops(plan.text_guidance, plan.audio_guidance)
-    tail: Tensor | None = None  # the frames that the next window holds
+    held = motion if windows_done else reference.motion
+    assert held is not None, "windows are done, but not what the last of them handed over"
 
-    for window in plan.windows:
+    for window in windows:
         with watch.stage("condition"):
             if window.index and not footage.still:
                 reference = encode_reference(models, footage.frame(window.start))
@@ -127,7 +141,6 @@ def generate(
                 source = torch.stack([to_picture(f, models.device) for f in footage.clip(window.start, window.length)])
                 clean = encode_video(models.vae, source.transpose(0, 1).unsqueeze(0))
                 latents = plan.video_strength * latents + (1 - plan.video_strength) * clean
-            motion = reference.motion if tail is None else encode_video(models.vae, tail)
             contexts = window_contexts(models, passes, prompts, reference, voices.window(window), masks, latents)
         with watch.stage("denoise"):
             latents = denoise(
@@ -136,7 +149,7 @@ def generate(
                 times,
                 latents,
                 condition,
-                motion,
+                held,
                 contexts,
                 Guide(plan.text_guidance, plan.audio_guidance, plan.apg),
                 generator,
@@ -144,8 +157,11 @@ def generate(
             )
         with watch.stage("decode"):
             video = match_color(decode_video(models.vae, latents)[0], first.picture, plan.color_correction)
-        tail = video[None, :, -plan.overlap_frames :].clone()  # not the window it is part of
-        part = Rendered(window, video[:, window.kept])
+        motion = None
+        if window is not plan.windows[-1]:
+            with watch.stage("condition"):
+                motion = held = encode_video(models.vae, video[None, :, -plan.overlap_frames :].clone())
+        part = Rendered(window, video[:, window.kept], motion)
         del video
         yield part
         del part  # the next window needs the memory

@@ -307,6 +307,7 @@ def main() -> None:
     frames = talking_frames(4.0, 360, 640)
     with VideoWriter(SAMPLES / "talking_head.mp4", 360, 640) as writer:
         writer.write(frames)
+        writer.finish()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 import itertools
 import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from infinitetalk.errors import Internal
+from infinitetalk.media import encode
 from infinitetalk.media.audio import Track, load_audio, write_soundtrack
 from infinitetalk.media.encode import VideoWriter
 from infinitetalk.media.ffmpeg import FfmpegError, probe
@@ -21,8 +25,9 @@ def moving(n_frames, width=96, height=64):
 def write(path, frames, soundtrack=None):
     _, height, width, _ = frames.shape
     with VideoWriter(path, width, height, soundtrack=soundtrack) as writer:
-        for chunk in np.array_split(frames, 3):
+        for chunk in np.array_split(frames, min(3, len(frames))):
             writer.write(chunk)
+        writer.finish()
     return path
 
 
@@ -113,6 +118,7 @@ def test_the_file_appears_when_it_is_whole(tmp_path):
     with VideoWriter(path, 96, 64) as writer:
         writer.write(moving(5))
         assert not path.exists()
+        writer.finish()
     assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
 
 
@@ -123,6 +129,7 @@ def test_an_exception_leaves_nothing(tmp_path):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
     assert writer._process.returncode is not None
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
 
 
 def test_a_failure_of_ffmpeg_is_an_internal_error_with_its_log(tmp_path):
@@ -130,21 +137,116 @@ def test_a_failure_of_ffmpeg_is_an_internal_error_with_its_log(tmp_path):
     broken.write_bytes(b"no sound")
     path = tmp_path / "video.mp4"
     with pytest.raises(Internal) as failure, VideoWriter(path, 96, 64, soundtrack=broken) as writer:
-        for _ in range(100):
-            writer.write(moving(25))
+        writer.write(moving(25))
+        writer.finish()
     assert isinstance(failure.value.__cause__, FfmpegError)
     assert "Invalid data" in str(failure.value.__cause__)
     assert str(tmp_path) not in str(failure.value)
     assert list(tmp_path.iterdir()) == [broken]
 
 
-def test_a_video_without_frames_is_an_error(tmp_path):
-    with pytest.raises(Internal), VideoWriter(tmp_path / "video.mp4", 96, 64):
-        pass
+def test_pieces_join_without_a_gap(tmp_path):
+    """The last ones have one and two frames, which x264 orders otherwise than longer ones."""
+    path = tmp_path / "video.mp4"
+    frames = moving(60)
+    with VideoWriter(path, 96, 64, soundtrack=sound(tmp_path, 2.4)) as writer:
+        for start, stop in ((0, 25), (25, 57), (57, 58), (58, 60)):
+            writer.write(frames[start:stop])
+        writer.finish()
+    times = packet_times(path)
+    assert {duration for _, _, duration in times} == {512}  # 1/25 s of 1/12800
+    decoding = [decoded for decoded, _, _ in times]
+    assert decoding == list(range(decoding[0], decoding[0] + 60 * 512, 512))
+    assert sorted(shown for _, shown, _ in times) == list(range(0, 60 * 512, 512))
+    error = SourceVideo.open(path, "video", 96, 64).clip(0, 60).astype(float) - frames
+    assert np.abs(error).mean(axis=(1, 2, 3)).max() < 4  # each frame in its place
+
+
+def packet_times(path):
+    """(decoding time, time shown, duration) of the video's packets, as a player reads them."""
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-map", "0:v", "-c", "copy", "-f", "framecrc", "-"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "#tb 0: 1/12800" in lines
+    return [tuple(map(int, line.split(",")[1:4])) for line in lines if not line.startswith("#")]
+
+
+def test_a_piece_of_an_earlier_writer_is_as_good_as_a_new_one(tmp_path):
+    frames, track, pieces = moving(60), sound(tmp_path, 2.4), []
+    whole, resumed = tmp_path / "whole.mp4", tmp_path / "resumed.mp4"
+    with VideoWriter(whole, 96, 64, soundtrack=track) as writer:
+        for chunk in np.array_split(frames, 3):
+            writer.write(chunk, pieces.append)
+        writer.finish()
+    assert len(pieces) == 3
+    with VideoWriter(resumed, 96, 64, soundtrack=track) as writer:
+        writer.append(pieces[0], 20)
+        writer.append(pieces[1], 20)
+        writer.write(frames[40:])
+        writer.finish()
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_the_next_window_can_be_made_while_one_is_encoded(tmp_path, monkeypatch):
+    go_on, encoded = threading.Event(), []
+    real = VideoWriter._encode
+
+    def slow(self, *args):
+        go_on.wait(10)
+        real(self, *args)
+        encoded.append(len(encoded))
+
+    monkeypatch.setattr(VideoWriter, "_encode", slow)
+    with VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
+        writer.write(moving(5))
+        assert encoded == []
+        threading.Timer(0.2, go_on.set).start()
+        writer.write(moving(5))  # waits: two windows of frames are enough memory
+        assert encoded == [0]
+
+
+def test_an_ffmpeg_that_hangs_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(encode, "TIME_LIMIT_S", 0.5)
+    monkeypatch.setattr(encode, "command", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
+    started = time.monotonic()
+    with pytest.raises(Internal), VideoWriter(tmp_path / "video.mp4", 960, 640) as writer:
+        writer.write(moving(5, 960, 640))  # more than a pipe holds
+        writer.write(moving(5, 960, 640))
+        pytest.fail("the first window's failure was not told")
+    assert time.monotonic() - started < 10
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("frames", [np.zeros((1, 64, 95, 3), np.uint8), np.zeros((1, 64, 96, 3), np.float32)])
+def test_an_exception_ends_an_ffmpeg_that_hangs_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(encode, "command", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
+    started = time.monotonic()
+    with pytest.raises(KeyError), VideoWriter(tmp_path / "video.mp4", 960, 640) as writer:
+        writer.write(moving(5, 960, 640))
+        raise KeyError
+    assert time.monotonic() - started < 10
+
+
+def test_a_failure_after_encoding_is_told(tmp_path):
+    def fail(_):
+        raise KeyError
+
+    with pytest.raises(KeyError), VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
+        writer.write(moving(5), fail)
+        writer.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_without_frames_is_an_error(tmp_path):
+    with pytest.raises(Internal), VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
+        writer.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [np.zeros((1, 64, 95, 3), np.uint8), np.zeros((1, 64, 96, 3), np.float32), np.zeros((0, 64, 96, 3), np.uint8)],
+)
 def test_frames_of_another_kind_are_refused(frames, tmp_path):
     with pytest.raises(ValueError, match="frames must be uint8"), VideoWriter(tmp_path / "v.mp4", 96, 64) as writer:
         writer.write(frames)

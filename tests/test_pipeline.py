@@ -19,6 +19,7 @@ from infinitetalk.presets import load_mode, load_profile
 from infinitetalk.progress import Stopwatch
 from infinitetalk.request import Request
 from infinitetalk.shapes import SAMPLES_PER_FRAME
+from infinitetalk.weights import Weights
 from infinitetalk.windows import Window
 from tests.golden import Loop, load_golden_models, wan_folder
 
@@ -99,7 +100,7 @@ def test_a_gpu_gives_the_cpus_video(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(plan.windows) == 2
     videos = []
     for device in ("cpu", "cuda"):
-        models = load_models(profile, Path(infinitetalk.__file__).parent, torch.device(device))
+        models = load_models(profile, Weights.below(Path(infinitetalk.__file__).parent, profile), torch.device(device))
         if device == "cuda":
             compile_transformer(models.transformer)
         features = [embed_voice(models.audio_encoder, models.audio_extractor, wave, 21) for wave in waves]
