@@ -1,16 +1,18 @@
 """Everything a job can fail with. The class, never the message, decides the code and whether to retry.
 
-JobError
-├── InvalidInput      invalid_input       a field of the job is wrong
-├── DownloadFailed    download_failed     a URL could not be fetched (may work later)
-├── MediaUnreadable   media_unreadable    the bytes are not what the field asks for
-├── TooLarge          too_large           over a limit of size, length or pixels
-├── DeliveryFailed    delivery_failed     the finished video could not be handed over
-├── OutOfMemory       out_of_memory       the device had too little memory
-├── Cancelled         cancelled           the caller stopped the job
-├── TimedOut          timeout             the job ran past its time
-├── ModelMissing      model_missing       weights missing, incomplete or of another shape
-└── Internal          internal            a fault of the worker itself
+JobError              code               retryable
+├── InvalidInput      invalid_input      no         a field of the job is wrong
+├── DownloadFailed    download_failed    yes        a URL could not be fetched
+├── MediaUnreadable   media_unreadable   no         the bytes are not what the field asks for
+├── TooLarge          too_large          no         over a limit of size, length or pixels
+├── DeliveryFailed    delivery_failed    yes        the finished video could not be handed over
+├── OutOfMemory       out_of_memory      no         the worker has too little memory for this job
+├── Cancelled         cancelled          no         the caller stopped the job
+├── TimedOut          timeout            yes        over the execution timeout; a retry goes on from the last finished
+│                                                   window where the worker has a volume
+├── ModelMissing      model_missing      no         weights missing, incomplete or of another shape
+└── Internal          internal           yes        a fault of the worker itself
+    └── DeviceFailed  internal           yes        the GPU is lost to this process, which must be replaced
 """
 
 from typing import ClassVar
@@ -20,10 +22,12 @@ class JobError(Exception):
     """A failure that is reported to the caller.
 
     The message is one sentence for the caller: it names the field and says what to do.
+    refresh_worker: this process can run no further job.
     """
 
     code: ClassVar[str]
     retryable: ClassVar[bool] = False
+    refresh_worker: ClassVar[bool] = False
 
 
 class InvalidInput(JobError):
@@ -68,3 +72,7 @@ class ModelMissing(JobError):
 class Internal(JobError):
     code = "internal"
     retryable = True
+
+
+class DeviceFailed(Internal):
+    refresh_worker = True

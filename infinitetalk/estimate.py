@@ -5,7 +5,7 @@ from functools import cache
 from pydantic import Field
 
 from infinitetalk.plan import Plan
-from infinitetalk.presets import Preset, PresetError, list_presets, load_preset
+from infinitetalk.presets import Preset, list_presets, load_preset
 from infinitetalk.result import Estimate
 
 _SECONDS_PER_HOUR = 3600
@@ -41,23 +41,23 @@ def load_hardware(name: str) -> Hardware:
     return load_preset("hardware", name, Hardware)
 
 
-def find_hardware(profile_name: str, gpu_name: str | None) -> Hardware:
-    """The profile's coefficients for this device (None: a CPU), or else for another one.
-
-    Raises PresetError if the profile was measured nowhere.
-    """
+def find_hardware(profile_name: str, gpu_name: str | None) -> Hardware | None:
+    """The profile's coefficients for this device (None: a CPU), or else for another one; None if it was measured on
+    no machine."""
     candidates = [load_hardware(name) for name in list_presets("hardware")]
     candidates = [hardware for hardware in candidates if hardware.profile == profile_name]
     if not candidates:
-        raise PresetError(f"no file in presets/hardware has profile {profile_name!r}")
+        return None
     return next((hardware for hardware in candidates if hardware.holds_for(gpu_name)), candidates[0])
 
 
-def estimate(plan: Plan, hardware: Hardware, gpu_name: str | None, gpu_price_per_hour: float) -> Estimate:
-    """Seconds and US dollars for a plan, and what they stand on.
+def estimate(plan: Plan, hardware: Hardware | None, gpu_name: str | None, gpu_price_per_hour: float) -> Estimate:
+    """Seconds and US dollars for a plan, and what they stand on. Without hardware both are unknown, and it says so.
 
     gpu_name: the device that would run it, None for a CPU. gpu_price_per_hour: US dollars.
     """
+    if hardware is None:
+        return Estimate(seconds=None, cost_usd=None, basis="Unknown: jobs of this profile were measured on no machine.")
     megapixels = plan.width * plan.height / 1e6
     seconds = hardware.s_per_job
     for window in plan.windows:

@@ -1,17 +1,24 @@
 """One job from request to result: fetch, read, plan, generate, encode, deliver."""
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from infinitetalk.assets import job_folder
 from infinitetalk.delivery import estimate_video_bytes
-from infinitetalk.errors import Cancelled, ModelMissing, OutOfMemory, TooLarge
+from infinitetalk.errors import Cancelled, TimedOut, TooLarge
 from infinitetalk.estimate import estimate, find_hardware
 from infinitetalk.exchange import Exchange, NetworkExchange
+from infinitetalk.faults import within_memory
+from infinitetalk.logs import log_event
 from infinitetalk.masks import person_masks
 from infinitetalk.media.audio import Track, Wave, arrange_speakers, load_audio, normalise_loudness, write_soundtrack
 from infinitetalk.media.encode import VideoWriter
@@ -26,12 +33,19 @@ from infinitetalk.pipeline import Footage, Noise, Voices, generate
 from infinitetalk.pixels import to_bytes
 from infinitetalk.plan import Plan, draw_seed, make_plan
 from infinitetalk.presets import Profile, load_mode, load_profile
-from infinitetalk.progress import Progress, StepCounter, Stopwatch
+from infinitetalk.progress import Progress, StepCounter, Stopwatch, TimeLimit
 from infinitetalk.request import Request
-from infinitetalk.result import DryRun, Result
+from infinitetalk.result import DryRun, Estimate, Result
+from infinitetalk.resume import Finished, KeptWindows, kept_windows
 from infinitetalk.settings import Settings
 from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ, frames_of_samples
+from infinitetalk.weights import find_weights
 from infinitetalk.windows import Window
+
+VOICE_FIELDS = ("wav_url", "wav_url_2")
+ANSWER_PART = 0.02  # of a time limit: a job stops itself that much earlier, so that its answer arrives in time
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,20 +77,8 @@ def choose_device(settings: Settings) -> torch.device:
 def open_models(settings: Settings) -> Models:
     """The models that the settings name, on their device. Raises ModelMissing, or ValueError for a bad setting."""
     profile = load_profile(settings.model_profile)
-    if profile.embedded:
-        folder = Path(__file__).parent
-    elif settings.models_dir is None:
-        raise ModelMissing(f"MODELS_DIR is not set: it names the folder with the files of {settings.model_profile}")
-    else:
-        folder = settings.models_dir
     device = choose_device(settings)
-    if device.type == "cuda":
-        found_gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-        if found_gib < profile.min_vram_gib:
-            raise ValueError(
-                f"{profile.name} needs a GPU of {profile.min_vram_gib:g} GiB or more; this one has {found_gib:.0f}"
-            )
-    models = load_models(profile, folder, device, settings.attention_backend)
+    models = load_models(profile, find_weights(profile, settings), device, settings.attention_backend)
     if settings.compile and models.device.type == "cuda":
         compile_transformer(models.transformer)
     return models
@@ -91,36 +93,79 @@ def run_job(
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
     exchange: Exchange | None = None,
+    time_limit: TimeLimit | None = None,
 ) -> Result | DryRun:
     """Run one job.
 
     Args:
         on_progress: called before every step and stage, from the calling thread.
-        should_stop: asked while downloading and before every denoising step; True ends the job with Cancelled.
+        should_stop: asked while downloading and before every denoising step, latent frame that is encoded or decoded,
+            and stage; True ends the job with Cancelled.
         exchange: where files come from and the video goes; the network if not given.
+        time_limit: from now on; a job that will take longer is warned, one that does take longer ends with TimedOut.
 
     Raises:
         JobError: whatever keeps the video from being made or delivered.
     """
     if exchange is None:
         exchange = NetworkExchange(request, settings, job_id, should_stop)
-    watch = Stopwatch(models.device)
-    with watch.stage("total"), job_folder(settings.work_dir, job_id) as folder:
+    check = _checkpoint(should_stop, time_limit)
+    counter = StepCounter(on_progress)
+
+    def on_stage(name: str) -> None:
+        if name != "deliver":  # which asks should_stop itself; a finished video is worth its last seconds
+            check()
+        counter.stage(name)
+
+    watch, whole = Stopwatch(models.device, on_stage), Stopwatch(models.device)
+    with (
+        whole.stage("job"),
+        job_folder(settings.work_dir, job_id) as folder,
+        kept_windows(settings, job_id) as kept,
+    ):
         with watch.stage("download"):
             files = exchange.fetch(request, folder)
         with watch.stage("read_media"):
+            if request.seed is None and not request.dry_run:
+                request = request.model_copy(update={"seed": kept.seed()})
             job = read_job(request, files, models.profile, settings)
         plan = job.plan
         exchange.check_fits(estimate_video_bytes(plan.width, plan.height, plan.n_frames))
-        warnings = [*job.warnings, *_long_prompts(models, plan)]
+        expected = expect(plan, models.profile, models.device, settings)
+        warnings = [*job.warnings, *_long_prompts(models, plan), *_time_warnings(expected, time_limit)]
+        counter.windows, counter.steps, counter.warnings = len(plan.windows), plan.steps, tuple(warnings)
+        log_event(
+            logger,
+            logging.INFO,
+            "job planned",
+            size=f"{plan.width}x{plan.height}",
+            frames=plan.n_frames,
+            windows=len(plan.windows),
+            steps=plan.steps,
+            estimated_s=expected.seconds,
+            warnings=warnings,
+        )
         if request.dry_run:
             return dry_run(plan, models.profile, models.device, settings, warnings)
-        video = _render(job, models, folder, watch, on_progress, should_stop)
+        with watch.stage("read_media"):
+            done = kept.find(plan, files.values(), models, settings)
+        if done.pieces:
+            warnings.append(
+                f"An earlier run of this job had finished {len(done.pieces)} of {len(plan.windows)} windows and was "
+                "broken off; timings_s, gpu_seconds and cost_usd count this run alone."
+            )
+
+        def render() -> Path:
+            with _interruptible(models.vae, check):
+                return _render(job, models, folder, watch, counter, check, kept, done)
+
+        video = within_memory(plan, render)
         with watch.stage("deliver"):
-            delivered = exchange.deliver(video)
-    total_s = watch.seconds.pop("total")
+            delivered = asdict(exchange.deliver(video))
+    warnings.extend(delivered.pop("warnings"))
+    total_s = whole.seconds["job"]
     return Result(
-        **asdict(delivered),
+        **delivered,
         seed=plan.seed,
         speed_mode=plan.speed_mode,
         settings=plan.resolved(models.profile, settings.attention_backend),
@@ -142,6 +187,9 @@ def read_job(request: Request, files: dict[str, Path], profile: Profile, setting
     warnings = []
     if not profile.trained:
         warnings.append(f"The weights of the profile {profile.name} are random: the picture is noise.")
+    for field, track in zip(VOICE_FIELDS, tracks, strict=False):
+        if track.start_s + 1 / FPS > duration_s:
+            warnings.append(f"{field} is not heard: the video ends after {duration_s:.2f} s, before its turn comes.")
     footage: Footage
     if request.input_type == "image":
         footage = picture = load_image(files["image_url"], "image_url", width, height)
@@ -162,7 +210,7 @@ def read_job(request: Request, files: dict[str, Path], profile: Profile, setting
 def _read_voices(
     request: Request, files: dict[str, Path], settings: Settings
 ) -> tuple[tuple[Wave, ...], tuple[Track, ...]]:
-    fields = [field for field in ("wav_url", "wav_url_2") if field in files]
+    fields = [field for field in VOICE_FIELDS if field in files]
     waves = [
         normalise_loudness(load_audio(files[field], field, request.max_duration_s, settings.max_audio_s))
         for field in fields
@@ -192,15 +240,63 @@ def _read_voices(
 
 def dry_run(plan: Plan, profile: Profile, device: torch.device, settings: Settings, warnings: list[str]) -> DryRun:
     """What a job would do on that device, and take."""
-    gpu_name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    hardware = find_hardware(profile.name, gpu_name)
     return DryRun(
         seed=plan.seed,
         speed_mode=plan.speed_mode,
         settings=plan.resolved(profile, settings.attention_backend),
-        estimate=estimate(plan, hardware, gpu_name, settings.gpu_price_per_hour),
+        estimate=expect(plan, profile, device, settings),
         warnings=warnings,
     )
+
+
+def expect(plan: Plan, profile: Profile, device: torch.device, settings: Settings) -> Estimate:
+    """What a plan will take on that device."""
+    gpu_name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return estimate(plan, find_hardware(profile.name, gpu_name), gpu_name, settings.gpu_price_per_hour)
+
+
+def _checkpoint(should_stop: Callable[[], bool], time_limit: TimeLimit | None) -> Callable[[], None]:
+    """A function that raises Cancelled or TimedOut if the job has to end."""
+    started_s = time.monotonic()
+    limit_s = time_limit.seconds if time_limit is not None and time_limit.is_certain else None
+
+    def check() -> None:
+        if should_stop():
+            raise Cancelled("The job was cancelled.")
+        if limit_s is not None and time.monotonic() - started_s > limit_s * (1 - ANSWER_PART):
+            raise TimedOut(
+                f"The job has used up its execution timeout of {limit_s:g} s; raise policy.executionTimeout or the "
+                "endpoint's, or choose a quicker speed_mode, a smaller resolution or max_duration_s, or retry it: a "
+                "worker with a volume goes on after its last finished window."
+            )
+
+    return check
+
+
+@contextmanager
+def _interruptible(vae: AutoencoderKLWan, check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` before every latent frame that the autoencoder encodes or decodes.
+
+    Broken off, it would hold what it remembers of earlier frames until its next video, which is gigabytes.
+    """
+    hooks = [part.register_forward_pre_hook(lambda *_: check()) for part in (vae.encoder, vae.decoder)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        vae.clear_cache()
+
+
+def _time_warnings(expected: Estimate, limit: TimeLimit | None) -> list[str]:
+    if limit is None or expected.seconds is None or expected.seconds <= limit.seconds:
+        return []
+    until = f"its execution timeout is {limit.seconds:g} s"
+    if not limit.is_certain:
+        until = (
+            f"RunPod stops it after {limit.seconds:g} s if the endpoint or policy.executionTimeout set no other limit"
+        )
+    return [f"The job is estimated to take {expected.seconds:.0f} s, and {until}."]
 
 
 def _long_prompts(models: Models, plan: Plan) -> list[str]:
@@ -218,46 +314,44 @@ def _render(
     models: Models,
     folder: Path,
     watch: Stopwatch,
-    on_progress: Callable[[Progress], None],
-    should_stop: Callable[[], bool],
+    counter: StepCounter,
+    check: Callable[[], None],
+    kept: KeptWindows,
+    done: Finished,
 ) -> Path:
     """The finished video file."""
     plan = job.plan
-    counter = StepCounter(len(plan.windows), plan.steps, on_progress)
 
     def on_step(window: Window, step: int, _latents: Tensor) -> None:
-        if should_stop():
-            raise Cancelled("The job was cancelled.")
+        check()
         counter.before_step(window.index, step)
 
-    counter.stage("prepare", 0.0)
     path, soundtrack = folder / "result.mp4", folder / "soundtrack.m4a"
     with watch.stage("encode"):
         write_soundtrack(job.tracks, plan.duration_s, soundtrack)
-    try:
-        with watch.stage("condition"):
-            encoder, extractor = models.audio_encoder, models.audio_extractor
-            features = [embed_voice(encoder, extractor, wave, plan.n_frames) for wave in job.voices]
-        parts = generate(
-            plan,
-            models,
-            job.footage,
-            Voices(torch.stack(features)),
-            job.person_masks,
-            Noise(plan.seed),
-            on_step,
-            watch,
-        )
-        with VideoWriter(path, plan.width, plan.height, FPS, soundtrack) as writer:
-            for part in parts:
-                with watch.stage("encode"):
-                    writer.write(to_bytes(part.frames))
-                del part  # the next window needs the memory
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise OutOfMemory(
-            f"The GPU has too little memory for {plan.width}x{plan.height} in windows of {plan.window_frames} frames; "
-            "choose a smaller resolution or a quicker speed_mode."
-        ) from error
-    counter.stage("deliver", 100.0)
+    with watch.stage("condition"):
+        encoder, extractor = models.audio_encoder, models.audio_extractor
+        features = [embed_voice(encoder, extractor, wave, plan.n_frames) for wave in job.voices]
+    parts = generate(
+        plan,
+        models,
+        job.footage,
+        Voices(torch.stack(features)),
+        job.person_masks,
+        Noise(plan.seed),
+        on_step,
+        watch,
+        len(done.pieces),
+        done.motion,
+    )
+    with VideoWriter(path, plan.width, plan.height, FPS, soundtrack) as writer:
+        for window, piece in zip(plan.windows, done.pieces, strict=False):
+            writer.append(piece, window.keep_stop - window.keep_start)
+        for part in parts:
+            with watch.stage("encode"):
+                motion = None if part.motion is None else part.motion.cpu()
+                writer.write(to_bytes(part.frames), partial(kept.keep, part.window.index, motion=motion))
+            del part  # the next window needs the memory
+        with watch.stage("encode"):
+            writer.finish()
     return path

@@ -39,8 +39,8 @@ class ResolvedSettings(_Reply):
 class Estimate(_Reply):
     """What a job will take."""
 
-    seconds: float = Field(description="Time on the worker.")
-    cost_usd: float
+    seconds: float | None = Field(None, description="Time on the worker; left out where it is unknown.")
+    cost_usd: float | None = None
     basis: str = Field(description="On which measurements the estimate stands.")
 
 
@@ -83,7 +83,13 @@ class Failure(_Reply):
     error: str = Field(description="One sentence: which field or part, and what to do.")
     error_code: str
     retryable: bool = Field(description="Whether the same job may succeed later.")
+    refresh_worker: Literal[True] | None = Field(None, description="Asks RunPod to replace the worker.")
 
     @classmethod
     def of(cls, error: JobError) -> Self:
-        return cls(error=str(error), error_code=error.code, retryable=error.retryable)
+        return cls(
+            error=str(error),
+            error_code=error.code,
+            retryable=error.retryable,
+            refresh_worker=True if error.refresh_worker else None,
+        )

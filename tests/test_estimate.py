@@ -2,7 +2,7 @@ import pytest
 
 from infinitetalk.estimate import estimate, find_hardware, load_hardware
 from infinitetalk.plan import make_plan
-from infinitetalk.presets import PresetError, list_presets, load_mode, load_profile
+from infinitetalk.presets import list_presets, load_mode, load_profile
 from infinitetalk.request import Request
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -98,6 +98,10 @@ def test_the_basis_says_when_this_device_was_not_measured():
         assert said is None or said in basis
 
 
-def test_a_profile_that_was_measured_nowhere_is_an_error():
-    with pytest.raises(PresetError, match="profile 'other'"):
-        find_hardware("other", None)
+def test_a_profile_that_was_measured_nowhere_has_no_estimate_and_says_so():
+    request = Request.parse(JOB)
+    plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode("turbo"), 100, 7)
+    assert find_hardware("other", None) is None
+    got = estimate(plan, None, None, PRICE).to_json()
+    assert set(got) == {"basis"}
+    assert "measured on no machine" in got["basis"]

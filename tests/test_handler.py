@@ -1,36 +1,28 @@
 """The translation from the SDK's job to run_job and back, with a run_job that the tests play themselves.
 
-At the end, the worker as RunPod runs it: the real SDK's job loop and the miniature, against a stand-in platform.
+test_loop.py has the worker as RunPod runs it.
 """
 
 import asyncio
-import base64
-import functools
-import io
 import json
 import logging
-import os
-import queue
 import re
 import signal
-import subprocess
+import socket
 import sys
 import threading
 import time
-import wave
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
-from PIL import Image
-from runpod.serverless.modules import rp_job
+from runpod.serverless.modules import rp_fitness, rp_job
 from runpod.serverless.modules.rp_fastapi import WorkerAPI
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
 import handler as worker
-from infinitetalk.errors import Cancelled, DownloadFailed, Internal, InvalidInput, OutOfMemory
-from infinitetalk.progress import Progress
+from infinitetalk.errors import Cancelled, DownloadFailed, Internal, OutOfMemory
+from infinitetalk.progress import Progress, TimeLimit
 from infinitetalk.settings import Settings
 
 INPUT = {"image_url": "https://example.com/face.png", "wav_url": "https://example.com/voice.wav"}
@@ -41,6 +33,9 @@ class Finished:
 
     def to_json(self):
         return {"video_url": "https://bucket.example/job-1.mp4", "seed": 7, "warnings": []}
+
+    def model_dump(self, include):
+        return {"gpu_seconds": 4.2} if "gpu_seconds" in include else {}
 
 
 RESULT = Finished()
@@ -71,12 +66,28 @@ def sent():
 
 
 @pytest.fixture
-def handler(play, sent):
-    return worker.make_handler("the models", Settings(), lambda job, progress: sent.append((job["id"], progress)))
+def retired():
+    return []
+
+
+@pytest.fixture
+def handler(play, sent, retired):
+    return make_handler(lambda job, progress: sent.append((job["id"], progress)), retire=lambda: retired.append(True))
+
+
+def make_handler(send, settings=None, retire=lambda: None):
+    return worker.make_handler(lambda: "the models", settings or Settings(), send, retire)
 
 
 def ask(handler, job_input=INPUT, **more):
     return asyncio.run(handler({"id": "job-1", "input": job_input, **more}))
+
+
+def wait_until(true):
+    deadline_s = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
 
 
 def at_step(step):
@@ -137,7 +148,13 @@ def test_a_job_without_input_is_answered(handler):
     assert asyncio.run(handler({"id": "job-1"}))["error_code"] == "invalid_input"
 
 
-def test_a_bucket_given_with_the_job_is_refused_not_ignored(handler, play):
+def test_a_bucket_given_with_the_job_is_used(handler, play):
+    bucket = {"endpointUrl": "https://1.1.1.1", "bucketName": "videos", "accessId": "i", "accessSecret": "SECRET"}
+    assert ask(handler, s3Config=bucket) == RESULT.to_json()
+    assert play.calls[0][1]["exchange"].delivery.bucket is not None
+
+
+def test_half_a_bucket_given_with_the_job_is_refused(handler, play):
     answer = ask(handler, s3Config={"endpointUrl": "https://s3.example.com", "accessSecret": "SECRET"})
     assert answer["error_code"] == "invalid_input"
     assert "s3Config" in answer["error"]
@@ -157,26 +174,40 @@ def test_a_failed_job_says_why_and_whether_to_try_again(handler, play):
     }
 
 
-def test_an_unforeseen_failure_shows_its_details_in_the_log_only(handler, play, caplog):
+def test_an_unforeseen_failure_is_logged_by_type_and_place_without_its_text(handler, play, caplog):
     def act(**_):
-        raise KeyError("detail of the inside")
+        raise KeyError("SECRET")
 
     play.act = act
     answer = ask(handler)
     assert (answer["error_code"], answer["retryable"]) == ("internal", True)
-    assert "detail" not in json.dumps(answer)
-    assert "KeyError: 'detail of the inside'" in caplog.text
+    (record,) = [record for record in caplog.records if record.message == "job failed"]
+    assert re.fullmatch(r"KeyError at .*test_handler:\d+", record.fields["cause"][0])
+    assert "SECRET" not in json.dumps(answer) + repr(record.fields) + caplog.text
 
 
-def test_the_log_gets_the_cause_where_the_worker_is_at_fault(handler, play, caplog):
-    def act(error, **_):
-        raise error from RuntimeError("what ffmpeg said")
+def test_the_log_tells_what_a_failure_came_from(handler, play, caplog):
+    def act(**_):
+        raise Internal("try again.") from RuntimeError("what a library said")
 
-    for error, told in ((Internal("try again."), True), (OutOfMemory("smaller."), True), (InvalidInput("no."), False)):
-        caplog.clear()
-        play.act = functools.partial(act, error)
-        assert "ffmpeg" not in ask(handler)["error"]
-        assert ("what ffmpeg said" in caplog.text) is told
+    play.act = act
+    ask(handler)
+    (record,) = [record for record in caplog.records if record.message == "job failed"]
+    assert [cause.split()[0] for cause in record.fields["cause"]] == ["Internal", "RuntimeError"]
+    assert (record.fields["code"], record.fields["error"]) == ("internal", "try again.")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [(torch.AcceleratorError("CUDA error"), True), (OutOfMemory("smaller."), False), (KeyError("bug"), False)],
+)
+def test_a_worker_without_its_gpu_asks_to_be_replaced_and_retires(handler, play, retired, error, is_lost):
+    def act(**_):
+        raise error
+
+    play.act = act
+    assert ask(handler).get("refresh_worker", False) is is_lost
+    assert retired == [True] * is_lost
 
 
 def test_the_next_job_runs_after_a_failed_one(handler, play):
@@ -277,38 +308,37 @@ def test_a_job_that_is_not_cancelled_is_not_told_to_stop(handler, play):
 def test_progress_is_passed_on_as_json(handler, play, sent):
     def act(on_progress, **_):
         on_progress(at_step(1))
+        wait_until(lambda: sent)
         return RESULT
 
     play.act = act
     ask(handler)
     position = {"stage": "denoise", "window": 1, "windows": 2, "step": 1, "steps": 5, "percent": 20.0}
-    assert sent == [("job-1", position | {"seconds_left": 4.0})]
+    assert sent == [("job-1", position | {"seconds_left": 4.0, "warnings": ()})]
 
 
-def test_updates_are_spaced(handler, play, sent, monkeypatch):
-    monkeypatch.setattr(worker, "PROGRESS_INTERVAL_S", 0.1)
+def test_updates_are_spaced_and_the_latest_is_not_lost(handler, play, sent, monkeypatch):
+    monkeypatch.setattr(worker, "PROGRESS_INTERVAL_S", 0.2)
 
     def act(on_progress, **_):
-        for _ in range(25):
-            on_progress(at_step(1))
+        for step in range(40):
+            on_progress(at_step(step))
             time.sleep(0.01)
+        wait_until(lambda: sent[-1][1]["step"] == 39)
         return RESULT
 
     play.act = act
     ask(handler)
-    assert 2 <= len(sent) <= 4
+    assert 3 <= len(sent) <= 5
 
 
-def test_one_update_is_on_its_way_at_a_time_and_none_after_the_result(play, monkeypatch):
+def test_updates_arrive_in_order_and_none_after_the_result(play, monkeypatch):
     monkeypatch.setattr(worker, "PROGRESS_INTERVAL_S", 0.0)
     arrived = []
 
-    def post(progress):
+    def send(_, progress):
         time.sleep(0.05)
         arrived.append(progress["step"])
-
-    def send(_, progress):  # as the SDK does it
-        threading.Thread(target=post, args=(progress,), daemon=True).start()
 
     def act(on_progress, **_):
         for step in range(30):
@@ -317,9 +347,9 @@ def test_one_update_is_on_its_way_at_a_time_and_none_after_the_result(play, monk
         return RESULT
 
     play.act = act
-    ask(worker.make_handler("the models", Settings(), send))
+    ask(make_handler(send))
     before = list(arrived)
-    assert 2 <= len(before) <= 4
+    assert len(before) >= 2
     assert before == sorted(before)
     time.sleep(0.1)
     assert arrived == before
@@ -327,48 +357,109 @@ def test_one_update_is_on_its_way_at_a_time_and_none_after_the_result(play, monk
 
 def test_an_update_that_never_arrives_does_not_hold_the_result_forever(play, monkeypatch):
     monkeypatch.setattr(worker, "PROGRESS_POST_S", 0.1)
+    stuck = threading.Event()
+    began = threading.Event()
+
+    def send(*_):
+        began.set()
+        stuck.wait()
 
     def act(on_progress, **_):
         on_progress(at_step(1))
+        began.wait()
         return RESULT
 
     play.act = act
-    stuck = threading.Event()
-    handler = worker.make_handler(
-        "the models", Settings(), lambda *_: threading.Thread(target=stuck.wait, daemon=True).start()
-    )
-    assert ask(handler) == RESULT.to_json()
+    assert ask(make_handler(send)) == RESULT.to_json()
     stuck.set()
+
+
+def test_a_platform_that_does_not_answer_an_update_is_given_up_on(monkeypatch):
+    monkeypatch.setattr(worker, "PROGRESS_POST_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        address = f"http://127.0.0.1:{deaf.getsockname()[1]}/job-done/$ID?gpu=none"
+        monkeypatch.setattr("runpod.serverless.modules.rp_http.JOB_DONE_URL", address)
+        started_s = time.monotonic()
+        worker.post_progress({"id": "job-1"}, {"stage": "denoise"})
+        assert time.monotonic() - started_s < 5
 
 
 def test_without_runpod_progress_goes_to_the_log(caplog):
     caplog.set_level(logging.INFO, "infinitetalk")
-    worker.log_progress({"id": "job-1"}, {"stage": "denoise", "step": 2, "percent": 33.333, "seconds_left": None})
-    assert caplog.messages == ["Job 'job-1': stage denoise, step 2, percent 33.3"]
+    worker.log_progress({"id": "job-1"}, {"stage": "denoise", "step": 2})
+    assert [(record.message, record.fields) for record in caplog.records] == [
+        ("progress", {"stage": "denoise", "step": 2})
+    ]
+
+
+# ---- time ----
+
+
+@pytest.mark.parametrize(
+    ("policy", "timeout_s", "expected"),
+    [
+        (None, None, TimeLimit(600, is_certain=False)),
+        ({"ttl": 5000}, None, TimeLimit(600, is_certain=False)),
+        (None, 900.0, TimeLimit(900, is_certain=True)),
+        ({"executionTimeout": 1_800_000}, 900.0, TimeLimit(1800, is_certain=True)),
+        ({"executionTimeout": 0}, 900.0, TimeLimit(900, is_certain=True)),
+    ],
+)
+def test_the_time_limit_is_the_jobs_or_the_endpoints_or_runpods(play, policy, timeout_s, expected):
+    ask(make_handler(lambda *_: None, Settings(execution_timeout_s=timeout_s)), policy=policy)
+    assert play.calls[0][1]["time_limit"] == expected
+
+
+@pytest.mark.parametrize("value", ["1000", True, -5, float("nan"), [1]])
+def test_a_time_limit_that_is_no_number_is_refused(handler, play, value):
+    answer = ask(handler, policy={"executionTimeout": value})
+    assert answer["error_code"] == "invalid_input"
+    assert "policy.executionTimeout" in answer["error"]
+    assert play.calls == []
 
 
 # ---- start ----
 
 
 @pytest.fixture
-def keep_logging():
-    """main() sets up logging for the whole process."""
-    root, ours = logging.getLogger(), logging.getLogger("infinitetalk")
-    handlers, level, our_level = root.handlers[:], root.level, ours.level
+def keep_process(monkeypatch):
+    """main() sets up logging and signals for the whole process."""
+    root = logging.getLogger()
+    handlers, level, hook = root.handlers[:], root.level, threading.excepthook
+    levels = {name: logging.getLogger(name).level for name in ("infinitetalk", "runpod.sdk")}
+    on_signal, sdk = signal.getsignal(signal.SIGTERM), RunPodLogger()
+    sdk_level = sdk.level
+    monkeypatch.setattr(rp_fitness, "_fitness_checks", [])
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    ours.setLevel(our_level)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+    logging.captureWarnings(False)
+    threading.excepthook = hook
+    signal.signal(signal.SIGTERM, on_signal)
+    vars(sdk).pop("log", None)
+    sdk.level = sdk_level
 
 
-@pytest.mark.usefixtures("keep_logging")
+@pytest.fixture
+def started(monkeypatch, keep_process):
+    """What main() hands to the SDK."""
+    configs = []
+    monkeypatch.setattr(sys, "argv", ["handler.py"])
+    monkeypatch.setattr(worker, "worker_checks", lambda _: ())
+    monkeypatch.setattr(worker, "open_models", lambda _: "the models")
+    monkeypatch.setattr(worker.runpod.serverless, "start", configs.append)
+    return configs
+
+
+@pytest.mark.usefixtures("keep_process")
 @pytest.mark.parametrize(
     ("env", "named"),
     [
         ({"OUTPUT": "fax"}, "OUTPUT"),
         ({"MODEL_PROFILE": "no-such-model"}, "no-such-model"),
-        ({"MODEL_PROFILE": "infinitetalk-14b"}, "MODELS_DIR"),
-        ({"MODEL_PROFILE": "infinitetalk-14b", "MODELS_DIR": "/nowhere"}, "/nowhere"),
+        ({"MODEL_PROFILE": "infinitetalk-14b", "MIN_VRAM_GIB": "0"}, "MODELS_DIR"),
     ],
 )
 def test_a_worker_that_cannot_start_says_why_in_one_line(monkeypatch, env, named):
@@ -381,161 +472,52 @@ def test_a_worker_that_cannot_start_says_why_in_one_line(monkeypatch, env, named
     assert "\n" not in message
 
 
-@pytest.mark.usefixtures("keep_logging")
 @pytest.mark.parametrize(
     ("ours", "sdks"), [("DEBUG", "INFO"), ("INFO", "INFO"), ("WARNING", "WARN"), ("ERROR", "ERROR")]
 )
-def test_the_sdk_logs_no_answers(monkeypatch, ours, sdks):
+def test_the_sdk_logs_no_answers(monkeypatch, started, ours, sdks):
     """Its DEBUG level would: the video or its URL."""
     monkeypatch.setenv("LOG_LEVEL", ours)
-    monkeypatch.setattr(worker, "open_models", lambda _: None)
-    monkeypatch.setattr(worker.runpod.serverless, "start", lambda _: None)
-    before = RunPodLogger().level
     worker.main()
-    level = RunPodLogger().level
-    RunPodLogger().set_level(before)
-    assert level == sdks
+    assert len(started) == 1
+    assert RunPodLogger().level == sdks
 
 
-# ---- the worker as RunPod runs it ----
+def test_on_runpod_the_checks_are_the_sdks_to_run_and_its_lines_are_ours(monkeypatch, started, capsys):
+    monkeypatch.setenv("RUNPOD_WEBHOOK_GET_JOB", "https://api.example/job-take/1?token=SECRET")
+
+    def gpu():
+        raise AssertionError("not before start")
+
+    monkeypatch.setattr(worker, "worker_checks", lambda _: (gpu,))
+    worker.main()
+    assert [check.__name__ for check in rp_fitness._fitness_checks] == ["gpu", "load_models"]
+    RunPodLogger().error("no job from https://api.example/job-take/1?token=SECRET", "job-1")
+    RunPodLogger().debug("whole jobs")
+    line = json.loads(capsys.readouterr().out)
+    assert (line["requestId"], line["level"]) == ("job-1", "ERROR")
+    assert line["message"] == "no job from https://api.example/..."
 
 
-class Platform:
-    """RunPod's side of a worker: hands out jobs and stop signals, keeps what the worker posts."""
+def test_a_worker_that_retires_sets_the_sdks_own_flag(started, play):
+    def act(**_):
+        raise torch.AcceleratorError("CUDA error")
 
-    def __init__(self):
-        self.jobs = queue.Queue()
-        self.stops = queue.Queue()
-        self.posts = []  # (job id, body) as they came
-
-    def route(self, method, path, body):
-        """Status and JSON of one request. A poll is held for a moment where there is nothing to say."""
-        if method == "POST":
-            self.posts.append((re.search(r"/job-done/([^?]+)", path)[1], json.loads(body)))
-            return 200, {}
-        try:
-            if "/job-stop/" in path:
-                return 200, {"jobsToStop": [self.stops.get(timeout=0.2)]}
-            return 200, self.jobs.get(timeout=0.2)
-        except queue.Empty:
-            return 204, None
-
-    def of(self, job_id):
-        return [body for posted_id, body in list(self.posts) if posted_id == job_id]
-
-    def wait_for(self, job_id, found, timeout_s=90):
-        """The first post about a job that satisfies `found`."""
-        deadline_s = time.monotonic() + timeout_s
-        while time.monotonic() < deadline_s:
-            for body in self.of(job_id):
-                if found(body):
-                    return body
-            time.sleep(0.05)
-        raise AssertionError(f"nothing fitting about {job_id} among {self.of(job_id)}")
+    worker.main()
+    (config,) = started
+    play.act = act
+    assert "refresh_worker" not in config
+    ask(config["handler"])
+    assert config["refresh_worker"] is True
 
 
-def is_progress(body):
-    return body.get("status") == "IN_PROGRESS"
+@pytest.mark.usefixtures("started")
+def test_a_worker_told_to_end_while_it_loads_ends_at_once(monkeypatch):
+    def load(_):
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it goes on")
 
-
-def is_final(body):
-    return not is_progress(body)
-
-
-@pytest.fixture(scope="module")
-def volume(tmp_path_factory):
-    return tmp_path_factory.mktemp("volume")
-
-
-@pytest.fixture(scope="module")
-def platform(volume):
-    """A Platform with a real worker on the miniature attached to it."""
-    platform = Platform()
-
-    class Answer(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            self.answer("GET")
-
-        def do_POST(self):
-            self.answer("POST")
-
-        def answer(self, method):
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, answer = platform.route(method, self.path, body)
-            content = b"" if answer is None else json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/v2/endpoint"
-    env = os.environ | {
-        "RUNPOD_WEBHOOK_GET_JOB": f"{address}/job-take/$ID?gpu=none",
-        "RUNPOD_WEBHOOK_POST_OUTPUT": f"{address}/job-done/$ID?gpu=none",
-        "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
-        "RUNPOD_SKIP_GPU_CHECK": "true",
-        "OUTPUT": "volume",
-        "VOLUME_DIR": str(volume),
-    }
-    handler_file = Path(worker.__file__)
-    with subprocess.Popen([sys.executable, str(handler_file)], env=env, cwd=volume) as process:
-        yield platform
-        process.send_signal(signal.SIGTERM)
-        try:
-            assert process.wait(timeout=30) == 0
-        finally:
-            process.kill()
-    server.shutdown()
-    server.server_close()
-
-
-def small_job(seconds, **fields):
-    """A job with a grey picture and a buzzing voice inside."""
-    picture, voice = io.BytesIO(), io.BytesIO()
-    Image.new("RGB", (64, 64), "grey").save(picture, "PNG")
-    with wave.open(voice, "wb") as file:
-        file.setparams((1, 2, 16000, 0, "NONE", ""))
-        file.writeframes(bytes([0, 16] * 40 + [0, 240] * 40) * (200 * seconds))
-    return {
-        "image_url": f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}",
-        "wav_url": f"data:audio/wav;base64,{base64.b64encode(voice.getvalue()).decode()}",
-        "speed_mode": "turbo",
-        **fields,
-    }
-
-
-def test_a_job_of_the_platform_leaves_its_video(platform, volume):
-    platform.jobs.put({"id": "good-1", "input": small_job(1, seed=3)})
-    final = platform.wait_for("good-1", is_final)
-    assert final["output"]["seed"] == 3
-    assert final["output"]["settings"]["frames"] == 25
-    video = Path(final["output"]["video_path"])
-    assert video == volume / "infinitetalk-output" / "good-1.mp4"
-    assert video.stat().st_size > 1000
-    assert is_final(platform.of("good-1")[-1])  # no progress after it
-
-
-def test_a_bad_job_of_the_platform_fails_with_its_code(platform):
-    platform.jobs.put({"id": "bad-1", "input": {"speed_mode": "warp"}})
-    final = platform.wait_for("bad-1", is_final)
-    assert "speed_mode" in final["error"]
-    assert final["output"] == {"error_code": "invalid_input", "retryable": False}
-
-
-def test_a_job_stopped_by_the_platform_makes_room_for_the_next(platform, volume):
-    platform.jobs.put({"id": "stopped", "input": small_job(20, speed_mode="maximum_quality")})
-    platform.wait_for("stopped", lambda body: is_progress(body) and body["output"]["stage"] == "denoise")
-    platform.stops.put("stopped")
-    platform.jobs.put({"id": "next", "input": small_job(1)})
-    assert "video_path" in platform.wait_for("next", is_final)["output"]
-    assert not any(is_final(body) for body in platform.of("stopped"))
-    assert not (volume / "infinitetalk-output" / "stopped.mp4").exists()
+    monkeypatch.setattr(worker, "open_models", load)
+    with pytest.raises(SystemExit) as caught:
+        worker.main()
+    assert caught.value.code == 143

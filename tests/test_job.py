@@ -1,6 +1,8 @@
 """Whole jobs on the miniature, from files to an mp4: what comes out, and that every field is honoured."""
 
 import hashlib
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from infinitetalk.errors import Cancelled, InvalidInput, JobError, MediaUnreadable, ModelMissing, OutOfMemory, TooLarge
+from infinitetalk.errors import (
+    Cancelled,
+    InvalidInput,
+    JobError,
+    MediaUnreadable,
+    ModelMissing,
+    OutOfMemory,
+    TimedOut,
+    TooLarge,
+)
 from infinitetalk.exchange import LocalExchange
 from infinitetalk.job import open_models, run_job
 from infinitetalk.media.ffmpeg import probe
 from infinitetalk.models.loading import Models
-from infinitetalk.progress import Progress
+from infinitetalk.progress import Progress, TimeLimit
 from infinitetalk.request import LOCAL_FILES, Request
 from infinitetalk.result import DryRun, Result
 from infinitetalk.settings import Settings
@@ -48,6 +59,7 @@ def run(models: Models, media: dict[str, str], tmp_path: Path) -> Callable[..., 
         on_progress: Callable[[Progress], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
         settings: Settings = SETTINGS,
+        time_limit: TimeLimit | None = None,
         **fields: Any,
     ) -> tuple[Any, Path]:
         needed = ["video_url" if fields.get("input_type") == "video" else "image_url", "wav_url"]
@@ -63,6 +75,7 @@ def run(models: Models, media: dict[str, str], tmp_path: Path) -> Callable[..., 
             on_progress=on_progress,
             should_stop=should_stop,
             exchange=LocalExchange(output),
+            time_limit=time_limit,
         )
         return result, output
 
@@ -170,7 +183,7 @@ def test_windows_join_into_one_clip(run: Callable[..., tuple[Result, Path]], tmp
     result, path = run(on_progress=lambda p: steps.append((p.window, p.step)), wav_url=voice)
     assert result.settings.windows == 2
     assert len(read_frames(path, 96, 160)) == 55
-    assert [step for step in steps if step[0]] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+    assert list(dict.fromkeys(steps)) == [(0, 0), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
 
 
 def test_a_video_shorter_than_the_sound_holds_its_last_frame_and_says_so(
@@ -195,39 +208,130 @@ def test_a_long_prompt_is_used_in_part_and_says_so(run: Callable[..., tuple[DryR
     assert any("of which the model reads the first 512" in warning for warning in result.warnings)
 
 
-def test_progress_rises_to_the_end(run: Callable[..., tuple[Result, Path]]) -> None:
+def test_progress_rises_to_the_end_through_every_stage(run: Callable[..., tuple[Result, Path]]) -> None:
     seen: list[Progress] = []
-    run(on_progress=seen.append)
-    assert [progress.stage for progress in seen] == ["prepare", "denoise", "denoise", "denoise", "deliver"]
-    percents = [progress.percent for progress in seen]
-    assert percents == sorted(percents)
-    assert percents[-1] == 100
-    assert seen[-2].seconds_left is not None
+    result, _ = run(on_progress=seen.append)
+    stages = list(dict.fromkeys(progress.stage for progress in seen))
+    assert stages == ["download", "read_media", "encode", "condition", "denoise", "decode", "deliver"]
+    assert [progress.step for progress in seen if progress.stage == "denoise"] == [0, 1, 2, 3]
+    percents = {progress.stage: progress.percent for progress in seen}
+    assert percents == {
+        "download": 0,
+        "read_media": 0,
+        "condition": 0,
+        "denoise": 50,
+        "decode": 75,
+        "encode": 75,
+        "deliver": 100,
+    }
+    assert [progress.percent for progress in seen] == sorted(progress.percent for progress in seen)
+    assert seen[-1].seconds_left == 0
+    assert all(progress.seconds_left is not None for progress in seen if progress.stage == "decode")
+    assert list(seen[-1].warnings) == result.warnings
 
 
-def test_cancelling_takes_effect_before_the_next_step_and_the_next_job_runs(
-    run: Callable[..., tuple[Result, Path]], tmp_path: Path
+@pytest.mark.parametrize("stage", ["download", "read_media", "condition", "denoise", "decode", "encode"])
+def test_cancelling_takes_effect_at_the_next_step_or_stage_and_the_next_job_runs(
+    stage: str, run: Callable[..., tuple[Result, Path]], tmp_path: Path
 ) -> None:
     seen: list[Progress] = []
     settings = Settings.from_env({"WORK_DIR": str(tmp_path / "work")})
     with pytest.raises(Cancelled):
-        run(on_progress=seen.append, should_stop=lambda: len(seen) > 2, settings=settings)
-    assert seen[-1].step == 2
+        run(
+            on_progress=seen.append,
+            should_stop=lambda: bool(seen) and seen[-1].stage == stage,
+            settings=settings,
+        )
+    assert seen[-1].stage == stage
     assert list((tmp_path / "work").iterdir()) == [], "the job's folder is left behind"
-    run(settings=settings)
+    run(settings=settings, dry_run=True)
 
 
-def test_running_out_of_memory_is_named_and_the_next_job_runs(
+def test_a_cancelled_job_takes_no_further_step(run: Callable[..., tuple[Result, Path]]) -> None:
+    seen: list[Progress] = []
+    with pytest.raises(Cancelled):
+        run(on_progress=seen.append, should_stop=lambda: bool(seen) and seen[-1].step == 2)
+    assert (seen[-1].stage, seen[-1].step) == ("denoise", 2)
+
+
+def test_a_cancelled_job_decodes_no_further_frame_and_the_autoencoder_holds_none(
+    run: Callable[..., tuple[Result, Path]], models: Models
+) -> None:
+    decoded: list[None] = []
+    hook = models.vae.decoder.register_forward_hook(lambda *_: decoded.append(None))
+    with pytest.raises(Cancelled):
+        run(should_stop=lambda: len(decoded) == 2)
+    hook.remove()
+    assert len(decoded) == 2
+    assert not any(remembered is not None for remembered in models.vae._feat_map)
+    assert not models.vae.decoder._forward_pre_hooks
+
+
+def test_a_job_past_its_time_stops_before_the_next_step(
     run: Callable[..., tuple[Result, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen: list[Progress] = []
+
+    with monkeypatch.context() as patch, pytest.raises(TimedOut, match="timeout of 50 s"):
+        clock = time.monotonic
+        patch.setattr("infinitetalk.job.time.monotonic", lambda: clock() + 49.5 * any(p.step == 2 for p in seen))
+        run(on_progress=seen.append, time_limit=TimeLimit(50.0, is_certain=True))
+    assert (seen[-1].stage, seen[-1].step) == ("denoise", 2)
+
+
+def test_an_uncertain_time_limit_stops_nothing(run: Callable[..., tuple[Result, Path]]) -> None:
+    result, _ = run(time_limit=TimeLimit(0.01, is_certain=False))
+    assert any("RunPod stops it after 0.01 s" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize(("limit_s", "is_warned"), [(600.0, False), (0.5, True)])
+def test_a_dry_run_warns_of_a_job_that_takes_longer_than_it_may(
+    limit_s: float, is_warned: bool, run: Callable[..., tuple[DryRun, Path]]
+) -> None:
+    result, _ = run(dry_run=True, time_limit=TimeLimit(limit_s, is_certain=True))
+    assert any(f"execution timeout is {limit_s:g} s" in warning for warning in result.warnings) is is_warned
+
+
+def test_a_job_measured_nowhere_has_no_estimate_and_runs(
+    run: Callable[..., tuple[DryRun, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infinitetalk.job.find_hardware", lambda *_: None)
+    result, _ = run(dry_run=True, time_limit=TimeLimit(0.01, is_certain=True))
+    assert result.estimate.seconds is None
+    assert not any("estimated" in warning for warning in result.warnings)
+
+
+def test_running_out_of_memory_is_named_and_frees_it_and_the_next_job_runs(
+    run: Callable[..., tuple[Result, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    freed_when_emptied: list[bool] = []
+
     def exhausted(*_: object, **__: object) -> None:
+        latents = torch.zeros(1000)
+        held.append(weakref.ref(latents))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
         patch.setattr("infinitetalk.pipeline.denoise", exhausted)
+        patch.setattr("torch.cuda.empty_cache", lambda: freed_when_emptied.append(held[0]() is None))
         with pytest.raises(OutOfMemory, match="96x160"):
             run()
+    assert freed_when_emptied == [True]
     run()
+
+
+@pytest.mark.parametrize(("order", "silent"), [("first_then_second", "wav_url_2"), ("second_then_first", "wav_url")])
+def test_a_voice_whose_turn_never_comes_is_warned_of(
+    order: str, silent: str, run: Callable[..., tuple[DryRun, Path]]
+) -> None:
+    def warnings(**fields: object) -> list[str]:
+        result, _ = run(dry_run=True, person_count="multi", speaker_order=order, **fields)
+        return [warning for warning in result.warnings if "is not heard" in warning]
+
+    assert [warning.split()[0] for warning in warnings(max_duration_s=0.16)] == [silent]
+    assert warnings(max_duration_s=0.48) == []
+    assert warnings() == []
 
 
 def test_voices_in_turns_longer_than_the_limit_are_refused(run: Callable[..., tuple[Result, Path]]) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from pydantic import ValidationError
@@ -62,8 +63,16 @@ def test_a_dry_run_has_an_estimate_instead_of_a_video():
 
 @pytest.mark.parametrize("error", JOB_ERRORS)
 def test_a_failure_takes_code_and_retry_from_the_class(error):
+    refresh = {"refresh_worker": True} if error is errors.DeviceFailed else {}
     assert Failure.of(error("seed is 1.5.")).to_json() == {
         "error": "seed is 1.5.",
         "error_code": error.code,
         "retryable": error.retryable,
+        **refresh,
     }
+
+
+def test_the_drawn_tree_is_the_errors():
+    rows = re.findall(r"(\w+)  +([a-z_]+)  +(yes|no) ", errors.__doc__)
+    drawn = {name: (code, retryable == "yes") for name, code, retryable in rows}
+    assert drawn == {error.__name__: (error.code, error.retryable) for error in JOB_ERRORS}

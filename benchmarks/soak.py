@@ -1,0 +1,161 @@
+"""Many jobs in a row on one worker: does it grow, does anything stay behind?
+
+    python benchmarks/soak.py [--jobs 200] [--settled 20] [--seconds 0.4]
+
+Runs the handler's own function on the miniature, all speed modes, one and two people, pictures and videos mixed; every
+tenth job is cancelled while it runs, and sent again. Prints resident memory, threads and open files after the job
+number `settled` and after the last one, and what is left in the folders. Exits 1 if memory grew over 2 % or if anything
+was left.
+"""
+
+import argparse
+import asyncio
+import base64
+import gc
+import itertools
+import os
+import sys
+import tempfile
+import threading
+import time
+import wave
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, get_args
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import handler
+from infinitetalk.job import open_models
+from infinitetalk.logs import configure_logging
+from infinitetalk.request import SpeakerOrder, SpeedModeName
+from infinitetalk.settings import Settings
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+MAX_GROWTH = 1.02
+CANCEL_EVERY = 10
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class State:
+    """What the process holds: resident memory in MiB, its threads (the system's count), its open files."""
+
+    rss_mib: float
+    threads: int
+    files: int
+
+    @classmethod
+    def now(cls) -> "State":
+        gc.collect()
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        rss_kib = int(status["VmRSS"].split()[0])
+        return cls(rss_kib / 1024, int(status["Threads"]), len(os.listdir("/proc/self/fd")))  # noqa: PTH208
+
+    def __str__(self) -> str:
+        return f"{self.rss_mib:.1f} MiB, {self.threads} threads, {self.files} open files"
+
+
+def data_uri(mime_type: str, content: bytes) -> str:
+    return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
+
+
+def voice(start_s: float, seconds: float) -> str:
+    """A piece of the sample voice as a data: URI."""
+    with wave.open(str(SAMPLES / "voice.wav")) as source:
+        source.setpos(round(start_s * source.getframerate()))
+        frames = source.readframes(round(seconds * source.getframerate()))
+        content = BytesIO()
+        with wave.open(content, "wb") as cut:
+            cut.setparams(source.getparams())
+            cut.writeframes(frames)
+    return data_uri("audio/wav", content.getvalue())
+
+
+def inputs(seconds: float) -> Iterator[Json]:
+    """Endless job inputs: each is another combination of mode, people, kind of input and order."""
+    picture = data_uri("image/png", (SAMPLES / "portrait.png").read_bytes())
+    video = data_uri("video/mp4", (SAMPLES / "talking_head.mp4").read_bytes())
+    voices = [voice(start_s, seconds) for start_s in (0.5, 2.0)]
+    kinds: list[Json] = [{"image_url": picture}, {"input_type": "video", "video_url": video}]
+    people: list[Json] = [{}] + [
+        {"person_count": "multi", "wav_url_2": voices[1], "speaker_order": order} for order in get_args(SpeakerOrder)
+    ]
+    for number in itertools.count():
+        mode = get_args(SpeedModeName)[number % 4]
+        yield {"speed_mode": mode, "wav_url": voices[0]} | kinds[number // 4 % 2] | people[number // 8 % 4]
+
+
+def run(work: Callable[[Json], Any], job: Json, cancel: bool) -> Json | None:
+    """A job's answer, or None if it was cancelled."""
+
+    async def ask() -> Json | None:
+        task = asyncio.create_task(work(job))
+        if cancel:
+            await asyncio.sleep(1.0)
+            task.cancel()
+        try:
+            return await task
+        except asyncio.CancelledError:
+            return None
+
+    return asyncio.run(ask())
+
+
+def soak(n_jobs: int, settled: int, seconds: float) -> list[str]:
+    """Run the jobs. Returns what was wrong."""
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        env = {"WORK_DIR": str(root / "work"), "OUTPUT": "volume", "VOLUME_DIR": str(root)}
+        settings = Settings.from_env(env)
+        models = open_models(settings)
+        work = handler.make_handler(lambda: models, settings, lambda *_: None, lambda: problems.append("it retired"))
+        before, threads = State.now(), set(threading.enumerate())
+        cancelled = 0
+        started_s = time.monotonic()
+        for number, job_input in enumerate(itertools.islice(inputs(seconds), n_jobs), 1):
+            job = {"id": f"soak-{number}", "input": job_input}
+            reply = run(work, job, cancel=number % CANCEL_EVERY == 0)
+            if reply is None:
+                cancelled += 1
+                reply = run(work, job, cancel=False)
+            if reply is None or "video_path" not in reply:
+                problems.append(f"job {number}: {reply}")
+            if number == settled:
+                before, threads = State.now(), set(threading.enumerate())
+                print(f"after job {number}: {before}", flush=True)
+        after = State.now()
+        videos = list((root / "infinitetalk-output").iterdir())
+        others = [path for path in root.rglob("*") if path.is_file() and path not in videos]
+        left = [*others, *(root / "work").iterdir()]
+        print(f"after job {n_jobs}: {after}, {after.rss_mib / before.rss_mib:.4f} times the memory")
+        print(f"{len(videos)} videos, {cancelled} jobs cancelled and sent again, {time.monotonic() - started_s:.0f} s")
+        print(f"left behind: {len(left)} files, {len(set(threading.enumerate()) - threads)} threads")
+        if after.rss_mib > before.rss_mib * MAX_GROWTH:
+            problems.append("memory grew")
+        if left or len(videos) != n_jobs:
+            problems.append(f"{len(videos)} videos of {n_jobs} jobs, and {left}")
+        if set(threading.enumerate()) - threads or after.threads > before.threads or after.files > before.files:
+            problems.append("threads or open files were left")
+    return problems
+
+
+def main() -> None:
+    """Soak and print the figures; exit 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--settled", type=int, default=20, help="job after which memory should no longer grow")
+    parser.add_argument("--seconds", type=float, default=0.4, help="length of the voices")
+    options = parser.parse_args()
+    configure_logging("ERROR", sys.stderr)
+    problems = soak(options.jobs, options.settled, options.seconds)
+    if problems:
+        sys.exit("WRONG: " + "; ".join(problems))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""A very short run of benchmarks/soak.py."""
+
+import pytest
+
+from benchmarks import soak
+
+
+def test_jobs_in_a_row_leave_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(soak, "MAX_GROWTH", 1.5)  # memory settles after some twenty jobs only
+    monkeypatch.setattr(soak, "CANCEL_EVERY", 3)
+    assert soak.soak(n_jobs=4, settled=2, seconds=0.12) == []
+    printed = capsys.readouterr().out
+    assert "4 videos" in printed
+    assert "left behind: 0 files, 0 threads" in printed
+
+
+def test_the_jobs_are_every_mode_with_every_number_of_people() -> None:
+    jobs = [job for job, _ in zip(soak.inputs(0.1), range(32), strict=False)]
+    kinds = {(job["speed_mode"], job.get("input_type"), job.get("speaker_order")) for job in jobs}
+    assert len(kinds) == 32
