@@ -1,6 +1,9 @@
 # make demo    one job on the bundled samples, run by handler.py as on RunPod; leaves out/infinitetalk-output/demo.mp4
 # make test    the tests
 # make check   ruff, mypy and the tests
+# make lock    the image's pins, made anew from pyproject.toml with `uv`: what is pinned stays unless it has to change
+# make check-lock   whether the image's pins can still be had and fit together, in a clean environment of PYTHON
+#                   (3.12, as in the image); about a minute, nothing is installed
 #
 # Everything is installed into a virtual environment, .venv. If python3 has torch, that one is used; otherwise
 # TORCH is installed. Without an NVIDIA GPU the CPU build is much smaller:
@@ -14,7 +17,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 HAS_TORCH := -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'
 
-.PHONY: demo test lint check
+LOCK := uv pip compile --python-version 3.12 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+        --no-annotate --custom-compile-command "make lock"
+
+.PHONY: demo test lint check lock check-lock
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -29,6 +35,14 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 check: lint test
+
+lock:
+	$(LOCK) pyproject.toml -o requirements.lock
+	echo torch | $(LOCK) - -c requirements.lock -o requirements-torch.lock
+
+check-lock:
+	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \
+	"$$fresh/bin/pip" install --dry-run --require-hashes --only-binary=:all: -r requirements.lock
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python $(HAS_TORCH) || $(PIP) $(TORCH)

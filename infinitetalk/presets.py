@@ -90,8 +90,24 @@ class Lora(_Table):
     scale: float
 
 
+class Source(_Table):
+    """A repository on Hugging Face and the files of it that a profile needs.
+
+    The commit, not a branch: what a branch names changes under a running endpoint.
+    """
+
+    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    files: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+
+    @property
+    def name(self) -> str:
+        """The repository's own name: the folder that its files lie in below the models folder."""
+        return self.repository.split("/")[1]
+
+
 class ModelFiles(_Table):
-    """Paths below the models folder (MODELS_DIR, or the package for an embedded profile)."""
+    """Paths below the models folder; the first part of each is the name of a source, unless embedded."""
 
     base: str
     audio_encoder: str
@@ -105,15 +121,18 @@ class Profile(Preset):
     trained: bool  # False: random weights, the picture is noise
     embedded: bool  # True: the files are part of the package
     dtype: DtypeName
-    min_vram_gib: float = Field(ge=0)
+    min_vram_gib: float = Field(ge=0)  # of the whole GPU; 0: runs without one
     negative_prompt: str  # what text guidance moves away from unless the job says otherwise
     sizes: dict[Resolution, dict[AspectRatio, Annotated[Size, Field(strict=False)]]]  # (width, height)
     files: ModelFiles
     loras: Annotated[tuple[Lora, ...], Field(strict=False)] = ()
+    sources: Annotated[tuple[Source, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_complete("sizes", self.sizes, get_args(Resolution))
+        if not self.embedded:
+            _check_complete("sources", [source.name for source in self.sources], self.source_names)
         for resolution, by_ratio in self.sizes.items():
             _check_complete(f"sizes.{resolution}", by_ratio, get_args(AspectRatio))
             for ratio, size in by_ratio.items():
@@ -122,6 +141,12 @@ class Profile(Preset):
                         f"sizes.{resolution}.{ratio} must be multiples of {SIDE_MULTIPLE} pixels, not {size}"
                     )
         return self
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The folders below the models folder that the profile's files lie in."""
+        paths = (*self.files.model_dump().values(), *(lora.file for lora in self.loras))
+        return tuple(dict.fromkeys(path.split("/")[0] for path in paths))
 
     def size(self, resolution: Resolution, aspect_ratio: AspectRatio) -> Size:
         """(width, height) in pixels."""

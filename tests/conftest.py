@@ -80,9 +80,12 @@ def site(monkeypatch):
                     self.send_response(200)
                     self.send_header("Content-Length", str(len(page)))
                     self.end_headers()
-                    self.wfile.write(page)
+                    if self.command == "GET":
+                        self.wfile.write(page)
             except OSError:
                 pass  # the client left
+
+        do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, *_):
             pass

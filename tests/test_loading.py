@@ -1,8 +1,12 @@
 """The formats that users have, in their own key names, and what is wrong with broken ones."""
 
+import gc
 import json
 import shutil
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,16 +31,24 @@ from infinitetalk.models.loading import (
     load_vae,
 )
 from infinitetalk.models.text_encoder import embed_prompt
+from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.presets import CONSTANTS, load_profile
+from infinitetalk.weights import Weights
+from tests.full_size import shapes_of, write_hollow_safetensors
 from tests.golden import ADAPTER, CPU, GOLDEN, load_golden_transformer, tensors, wan_folder
 
 BASE = "diffusion_pytorch_model.safetensors"
 PACKAGE = Path(loading.__file__).parents[1]
 
 
+def load_miniature(device: torch.device) -> Models:
+    profile = load_profile("miniature")
+    return load_models(profile, Weights.below(PACKAGE, profile), device)
+
+
 @pytest.fixture(scope="module")
 def miniature() -> Models:
-    return load_models(load_profile("miniature"), PACKAGE, CPU)
+    return load_miniature(CPU)
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:
@@ -113,6 +125,91 @@ def test_reading_is_ahead_by_the_promised_number_of_blocks(monkeypatch: pytest.M
         time.sleep(0.01)  # the reading thread catches up
     assert len(read) == CONSTANTS.prefetch_blocks + 1 == 11
     assert [next(iter(tensors_)) for tensors_ in taken] == [str(index) for index in range(1, 25)]
+
+
+def test_blocks_come_in_order_whichever_is_read_first() -> None:
+    def read(group: list[str]) -> dict[str, Tensor]:
+        time.sleep(0.05 if group == ["0"] else 0)
+        return {group[0]: torch.zeros(1)}
+
+    groups = [[str(index)] for index in range(8)]
+    assert [list(tensors_) for tensors_ in loading._read_ahead(groups, read, 3)] == groups
+
+
+def test_no_second_copy_of_the_model_is_in_host_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is played by a float32 model beside bfloat16 files: what is read is copied and let go."""
+    sizes = {"num_attention_heads": 4, "attention_head_dim": 128, "ffn_dim": 1024, "num_layers": 40}
+    sizes |= {"text_dim": 64, "image_dim": 64, "freq_dim": 64}
+    sizes |= {"audio_dim": 64, "audio_hidden": 64, "audio_tokens": 2, "audio_channels": 64}
+    with torch.device("meta"):
+        shapes = shapes_of(InfiniteTalkTransformer(**sizes))
+    adapters = {}
+    for name in ("single", "multi"):
+        prefix = f"adapters.{name}."
+        adapters[name] = tmp_path / f"{name}.safetensors"
+        part = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+        write_hollow_safetensors(adapters[name], part)
+    wan = {name: shape for name, shape in shapes.items() if not name.startswith("adapters.")}
+    write_hollow_safetensors(tmp_path / "transformer" / BASE, wan)
+    config = {"num_attention_heads": 4, "out_channels": 16}
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config), "utf-8")
+    place, ahead_bytes = loading.set_module_tensor_to_device, []
+
+    def place_slowly(*args: object, **kwargs: object) -> None:
+        if not ahead_bytes:
+            time.sleep(1)  # the reading thread runs ahead as far as it may
+            ahead_bytes.append(growth_bytes[-1])
+        place(*args, **kwargs)
+
+    monkeypatch.setattr(loading, "set_module_tensor_to_device", place_slowly)
+    gc.collect()
+    with watch_anonymous_memory() as growth_bytes:
+        transformer = loading.load_transformer(tmp_path, adapters, (), 12, CPU, torch.float32)
+    model_bytes = sum(parameter.nbytes for parameter in transformer.parameters())
+    # In half the precision the whole model is a half, and 11 of its 40 blocks an eighth.
+    assert ahead_bytes[0] < 0.25 * model_bytes
+    assert 0.5 * model_bytes < max(growth_bytes) < 1.25 * model_bytes  # memory of earlier tests may be used again
+
+
+@contextmanager
+def watch_anonymous_memory() -> Iterator[list[int]]:
+    """Collects by how much this process's memory that is no file's has grown, every few milliseconds."""
+
+    def anonymous_bytes() -> int:
+        status = Path("/proc/self/status").read_text("utf-8")
+        return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) * 1024
+
+    before, growth_bytes, done = anonymous_bytes(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            growth_bytes.append(anonymous_bytes() - before)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield growth_bytes
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_weights_on_the_meta_device_are_checked_and_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    models = load_miniature(torch.device("meta"))
+    for model in (models.transformer, models.vae, models.text_encoder, models.image_encoder, models.audio_encoder):
+        assert all(parameter.is_meta for parameter in model.parameters())
+    base = write_base(tmp_path, {"blocks.1.ffn.2.bias": torch.zeros(95)})
+    with pytest.raises(ModelMissing, match=r"of another shape: blocks.1.ffn.net.2.bias"):
+        loading.load_transformer(base, {"single": base / ADAPTER}, (), 12, torch.device("meta"), torch.float32)
+    pair = {"diffusion_model.blocks.0.ffn.0.lora_down.weight": torch.zeros(4, 7)}
+    pair["diffusion_model.blocks.0.ffn.0.lora_up.weight"] = torch.zeros(8, 4)
+    save_file(pair, tmp_path / "lora.safetensors")
+    base = wan_folder(tmp_path)
+    with pytest.raises(ModelMissing, match=r"lora\.safetensors: the change of blocks\.0\.ffn.* does not fit"):
+        loading.load_transformer(
+            base, {"single": base / ADAPTER}, [(tmp_path / "lora.safetensors", 1.0)], 12, torch.device("meta"),
+            torch.float32,
+        )  # fmt: skip
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Shapes(dict[str, Shape]):
         self.file = file
 
     def __missing__(self, name: str) -> Shape:
-        raise ModelMissing(f"{self.file} has no tensor {name}; it is not the file that belongs there")
+        raise ModelMissing(f"{self.file} has no tensor {name}; it is not the file that belongs there.")
 
 
 class Checkpoint:
@@ -41,11 +41,11 @@ class Checkpoint:
         self._readers: dict[str, Callable[[], Tensor]] = {}
         for file in self.files:
             if not file.is_file():
-                raise ModelMissing(f"{file} is missing; fetch the model again")
+                raise ModelMissing(f"{file} is missing; fetch the model again.")
             try:
                 opened = self._open_safetensors(file) if file.suffix == ".safetensors" else self._open_pickle(file)
             except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-                raise ModelMissing(f"{file} cannot be read ({error}); it may be cut off: fetch it again") from error
+                raise ModelMissing(f"{file} cannot be read ({error}); it may be cut off: fetch it again.") from error
             for name, (shape, reader) in opened.items():
                 self.shapes[name] = shape
                 self._readers[name] = reader
@@ -89,16 +89,16 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
         try:
             files = sorted({folder / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
         except (ValueError, KeyError, AttributeError) as error:
-            raise ModelMissing(f"{index} is not an index of weight files; fetch it again") from error
+            raise ModelMissing(f"{index} is not an index of weight files; fetch it again.") from error
     else:
         shards = [found for path in sorted(folder.glob(f"{stem}-*.safetensors")) if (found := _SHARD.match(path.stem))]
         if not shards:
-            raise ModelMissing(f"{folder} has no {stem}.safetensors and no shards of it; fetch the model again")
+            raise ModelMissing(f"{folder} has no {stem}.safetensors and no shards of it; fetch the model again.")
         count = int(shards[0]["count"])
         files = [folder / f"{stem}-{shard:05d}-of-{count:05d}.safetensors" for shard in range(1, count + 1)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise ModelMissing(f"{folder} lacks {', '.join(missing)}; fetch the model again")
+        raise ModelMissing(f"{folder} lacks {', '.join(missing)}; fetch the model again.")
     return files
 
 
@@ -117,4 +117,4 @@ def check_shapes(what: str, expected: Mapping[str, Shape], found: Mapping[str, S
         if names
     ]
     if problems:
-        raise ModelMissing(f"{what}: the tensors do not fit this model; {'; '.join(problems)}")
+        raise ModelMissing(f"{what}: the tensors do not fit this model; {'; '.join(problems)}.")

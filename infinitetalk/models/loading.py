@@ -35,6 +35,7 @@ from infinitetalk.models.checkpoint import LISTED, Checkpoint, check_shapes, wei
 from infinitetalk.models.lora import LoraSet
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.presets import CONSTANTS, Profile
+from infinitetalk.weights import Weights
 
 T5_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
@@ -42,6 +43,9 @@ VAE_FILE = "Wan2.1_VAE.pth"
 TOKENIZER_FOLDER = "google/umt5-xxl"
 # transformers then reports misshaped weights by name, and _from_pretrained refuses them; otherwise it names none.
 LIST_MISFITS = {"ignore_mismatched_sizes": True}
+
+# One thread waits for the disk, or copies, at a fraction of what the disk and the memory give.
+READERS = 4
 
 # wav2vec2 files may hold what only its pretraining used.
 PRETRAINING_HEADS = ("quantizer.", "project_q.", "project_hid.")
@@ -65,26 +69,26 @@ class Models:
     audio_extractor: Wav2Vec2FeatureExtractor
 
 
-def load_models(profile: Profile, folder: Path, device: torch.device, attention_backend: str = "native") -> Models:
+def load_models(profile: Profile, weights: Weights, device: torch.device, attention_backend: str = "native") -> Models:
     """Load a profile's models.
 
     Args:
-        folder: where the profile's files lie.
-        device: where the weights go and stay.
+        weights: where the profile's files lie.
+        device: where the weights go and stay. On "meta" every name and shape is checked and no tensor is read.
         attention_backend: by diffusers' name.
 
     Raises:
         ModelMissing: a file is missing or cut off, or its tensors are not this model's.
     """
     dtype = getattr(torch, profile.dtype)
-    base = folder / profile.files.base
+    base = weights.path(profile.files.base)
     adapters = {
-        "single": folder / profile.files.adapter_single,
-        "multi": folder / profile.files.adapter_multi,
+        "single": weights.path(profile.files.adapter_single),
+        "multi": weights.path(profile.files.adapter_multi),
     }
-    loras = [(folder / lora.file, lora.scale) for lora in profile.loras]
+    loras = [(weights.path(lora.file), lora.scale) for lora in profile.loras]
     started_s = time.monotonic()
-    audio_encoder, audio_extractor = load_audio_encoder(folder / profile.files.audio_encoder, device)
+    audio_encoder, audio_extractor = load_audio_encoder(weights.path(profile.files.audio_encoder), device)
     transformer = load_transformer(base, adapters, loras, audio_encoder.config.num_hidden_layers, device, dtype)
     set_attention_backend(transformer, attention_backend)
     text_encoder, tokenizer = load_text_encoder(base, device, dtype)
@@ -100,7 +104,10 @@ def load_models(profile: Profile, folder: Path, device: torch.device, attention_
         audio_encoder=audio_encoder,
         audio_extractor=audio_extractor,
     )
-    logger.info("%s is on %s after %.1f s", profile.name, device, time.monotonic() - started_s)
+    if device.type == "cuda":
+        torch._C._host_emptyCache()  # torch would keep the pinned memory that the weights came through
+    if device.type != "meta":
+        logger.info("%s is on %s after %.1f s", profile.name, device, time.monotonic() - started_s)
     return models
 
 
@@ -165,6 +172,8 @@ def load_transformer(
 
     def read(group: list[str]) -> dict[str, Tensor]:
         tensors = {name: sources[name][0].read(sources[name][1]) for name in group}
+        if device.type == "meta":
+            return {name: tensor.to(device) for name, tensor in tensors.items()}
         # Memory-mapped until here; the copy is what reads the disk. Pinned, it goes to the GPU at full speed.
         return {name: t.pin_memory() if device.type == "cuda" else t.clone() for name, t in tensors.items()}
 
@@ -205,7 +214,7 @@ def _transformer_config(config: Mapping[str, Any], checkpoint: Checkpoint, names
         }
     except KeyError as error:
         raise ModelMissing(
-            f"{checkpoint.files[0].parent}: no {error.args[0]}; this is not a Wan2.1 image-to-video transformer"
+            f"{checkpoint.files[0].parent}: no {error.args[0]}; this is not a Wan2.1 image-to-video transformer."
         ) from error
 
 
@@ -215,7 +224,7 @@ def _adapter_sizes(path: Path, file: Checkpoint, audio_layers: int) -> dict[str,
     tokens = file.shapes["audio_proj.proj3.weight"][0] // audio_dim
     channels, rest = divmod(first_slots, 5 * audio_layers)
     if rest:
-        raise ModelMissing(f"{path.name}: made for another audio encoder than the {audio_layers} layers of this one")
+        raise ModelMissing(f"{path.name}: made for another audio encoder than the {audio_layers} layers of this one.")
     return {
         "audio_layers": audio_layers,
         "audio_channels": channels,
@@ -238,8 +247,8 @@ def _by_block(names: Iterable[str]) -> list[list[str]]:
 def _read_ahead(
     groups: Iterable[list[str]], read: Callable[[list[str]], dict[str, Tensor]], ahead: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Read groups in order in a thread, at most `ahead` of them before they are taken."""
-    with ThreadPoolExecutor(1, "weights") as executor:
+    """Read groups in threads and give them in order, at most `ahead` of them before they are taken."""
+    with ThreadPoolExecutor(READERS, "weights") as executor:
         pending: deque[Future[dict[str, Tensor]]] = deque()
         for group in groups:
             pending.append(executor.submit(read, group))
@@ -255,7 +264,7 @@ def _read_ahead(
 def load_vae(base: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKLWan:
     """The Wan video autoencoder, never tiled."""
     if (base / "vae" / "config.json").is_file():
-        vae = _from_pretrained(AutoencoderKLWan, base / "vae", torch_dtype=dtype)
+        vae = _from_pretrained(AutoencoderKLWan, base / "vae", device, torch_dtype=dtype)
     else:
         checkpoint = Checkpoint([base / VAE_FILE])
         names = original.vae_names(checkpoint.shapes)
@@ -273,7 +282,7 @@ def load_text_encoder(
 ) -> tuple[UMT5EncoderModel, PreTrainedTokenizerBase]:
     """The umT5 encoder and its tokenizer."""
     if (base / "text_encoder").is_dir():
-        encoder = _from_pretrained(UMT5EncoderModel, base / "text_encoder", dtype=dtype, **LIST_MISFITS)
+        encoder = _from_pretrained(UMT5EncoderModel, base / "text_encoder", device, dtype=dtype, **LIST_MISFITS)
         tokenizer_folder = base / "tokenizer"
     else:
         checkpoint = Checkpoint([base / T5_FILE])
@@ -287,14 +296,14 @@ def load_text_encoder(
     try:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ModelMissing(f"{tokenizer_folder}: no tokenizer ({error}); fetch the model again") from error
+        raise ModelMissing(f"{tokenizer_folder}: no tokenizer ({error}); fetch the model again.") from error
     return encoder.to(device).eval().requires_grad_(False), tokenizer
 
 
 def load_image_encoder(base: Path, device: torch.device, dtype: torch.dtype) -> CLIPVisionModel:
     """The CLIP vision tower."""
     if (base / "image_encoder").is_dir():
-        encoder = _from_pretrained(CLIPVisionModel, base / "image_encoder", dtype=dtype, **LIST_MISFITS)
+        encoder = _from_pretrained(CLIPVisionModel, base / "image_encoder", device, dtype=dtype, **LIST_MISFITS)
     else:
         checkpoint = Checkpoint([base / CLIP_FILE])
         with init_empty_weights():
@@ -312,11 +321,11 @@ def load_image_encoder(base: Path, device: torch.device, dtype: torch.dtype) -> 
 
 def load_audio_encoder(folder: Path, device: torch.device) -> tuple[Wav2Vec2Model, Wav2Vec2FeatureExtractor]:
     """wav2vec2 in float32 (it is small, and lips follow it), and its feature extractor."""
-    encoder = _from_pretrained(Wav2Vec2Model, folder, dtype=torch.float32, **LIST_MISFITS)
+    encoder = _from_pretrained(Wav2Vec2Model, folder, device, dtype=torch.float32, **LIST_MISFITS)
     try:
         extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ModelMissing(f"{folder}: no feature extractor ({error}); fetch the model again") from error
+        raise ModelMissing(f"{folder}: no feature extractor ({error}); fetch the model again.") from error
     return encoder.to(device).eval().requires_grad_(False), extractor
 
 
@@ -329,21 +338,22 @@ def _assign(
         set_module_tensor_to_device(model, name, device, value=tensor, dtype=dtype)
 
 
-def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401
-    """`kind.from_pretrained(folder)` that accepts no missing and no misshaped weight."""
+def _from_pretrained(kind: Any, folder: Path, device: torch.device, **options: Any) -> Any:  # noqa: ANN401
+    """`kind.from_pretrained(folder)`, straight to the device, that accepts no missing and no misshaped weight."""
     if not folder.is_dir():
-        raise ModelMissing(f"{folder} is missing; fetch the model again")
+        raise ModelMissing(f"{folder} is missing; fetch the model again.")
+    options |= {"local_files_only": True, "output_loading_info": True, "device_map": {"": device}}
     try:
-        model, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+        model, info = kind.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ModelMissing(f"{folder} cannot be loaded ({error}); fetch the model again") from error
+        raise ModelMissing(f"{folder} cannot be loaded ({error}); fetch the model again.") from error
     misshaped = [f"{name} {list(found)} for {list(shape)}" for name, found, shape in info["mismatched_keys"]]
     extra = [name for name in sorted(info["unexpected_keys"]) if not name.startswith(PRETRAINING_HEADS)]
     wrong = [*sorted(info["missing_keys"]), *misshaped, *extra]
     if wrong:
         more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
         raise ModelMissing(
-            f"{folder}: weights missing, of another shape or not of this model: {', '.join(wrong[:LISTED])}{more}"
+            f"{folder}: weights missing, of another shape or not of this model: {', '.join(wrong[:LISTED])}{more}."
         )
     return model
 
@@ -352,9 +362,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
-        raise ModelMissing(f"{path} is missing; fetch the model again") from error
+        raise ModelMissing(f"{path} is missing; fetch the model again.") from error
     except ValueError as error:
-        raise ModelMissing(f"{path} is not valid JSON; fetch the model again") from error
+        raise ModelMissing(f"{path} is not valid JSON; fetch the model again.") from error
     if not isinstance(config, dict):
-        raise ModelMissing(f"{path} holds no settings; fetch the model again")
+        raise ModelMissing(f"{path} holds no settings; fetch the model again.")
     return config

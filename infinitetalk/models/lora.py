@@ -92,7 +92,7 @@ class LoraSet:
         ]
         if unknown:
             more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
-            raise ModelMissing(f"{path.name}: nothing to apply these entries to: {', '.join(unknown[:LISTED])}{more}")
+            raise ModelMissing(f"{path.name}: nothing to apply these entries to: {', '.join(unknown[:LISTED])}{more}.")
         for target, change in found.items():
             self.changes.setdefault(target, []).append(change)
 
@@ -110,6 +110,6 @@ class LoraSet:
                 merged = merged + change.delta(weight.shape, weight.device)
             except RuntimeError as error:
                 raise ModelMissing(
-                    f"{change.source.files[0].name}: the change of {name} does not fit its shape {list(weight.shape)}"
+                    f"{change.source.files[0].name}: the change of {name} does not fit its shape {list(weight.shape)}."
                 ) from error
         return merged
