@@ -18,6 +18,7 @@ from infinitetalk import __version__
 from infinitetalk.assets import job_folder
 from infinitetalk.errors import JobError
 from infinitetalk.exchange import LocalExchange, local_files
+from infinitetalk.fitness import check_shapes, worker_checks
 from infinitetalk.job import choose_device, dry_run, open_models, read_job, run_job
 from infinitetalk.logs import configure_logging
 from infinitetalk.plan import make_plan
@@ -33,6 +34,7 @@ from infinitetalk.request import (
 )
 from infinitetalk.result import DryRun
 from infinitetalk.settings import Settings
+from infinitetalk.weights import fetch_weights, volume_folder
 
 FILES = {"image": "image_url", "video": "video_url", "audio": "wav_url", "audio_2": "wav_url_2"}
 OPTIONS = {
@@ -76,8 +78,21 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
     schema = commands.add_parser("schema", help="print the JSON schema of a job's input")
     schema.set_defaults(run=_schema)
+    fetch = commands.add_parser("fetch", help="download a profile's weights, for example onto a network volume")
+    fetch.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="instead of VOLUME_DIR/models")
+    fetch.set_defaults(run=_fetch)
+    check = commands.add_parser("check", help="check GPU, ffmpeg, disk, and the weights' files and shapes; runs no job")
+    check.set_defaults(run=_check)
+    quality = commands.add_parser("quality", help="measure a video: lip sync, stillness, seams, drift, identity")
+    _add_quality_options(quality)
+    quality.set_defaults(run=_quality)
     for command in (generate, plan):
         _add_job_options(command)
+    for command in (generate, plan, check, fetch):
+        command.add_argument("--profile", metavar="NAME", help="model profile; instead of MODEL_PROFILE")
+    for command in (generate, plan, check):
+        command.add_argument("--models-dir", type=Path, metavar="FOLDER", help="of the weights; instead of MODELS_DIR")
+        command.add_argument("--device", choices=("auto", "cuda", "cpu"), help="of the model; instead of DEVICE")
     return parser
 
 
@@ -93,9 +108,24 @@ def _add_job_options(command: argparse.ArgumentParser) -> None:
         add(name, choices=get_args(kind), help=described[name])
     for name, convert in OPTIONS.items():
         add(name, type=convert, metavar="JSON" if name == "speaker_boxes" else "VALUE", help=described[name])
-    add("profile", metavar="NAME", help="model profile; instead of MODEL_PROFILE")
-    add("models_dir", type=Path, metavar="FOLDER", help="folder of the model files; instead of MODELS_DIR")
-    add("device", choices=("auto", "cuda", "cpu"), help="where the model runs; instead of DEVICE")
+
+
+def _add_quality_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("video", type=Path, metavar="VIDEO")
+    command.add_argument("--against", type=Path, metavar="VIDEO", help="another rendering of the same job")
+    voice = "a voice, instead of the video's own sound; twice for two people, the left one's first"
+    command.add_argument("--audio", type=Path, action="append", default=[], metavar="FILE", help=voice)
+    command.add_argument("--speaker-order", choices=get_args(SpeakerOrder), default="together", help="of two voices")
+    command.add_argument("--people", type=int, choices=(1, 2), help="how many are to be seen; those found if not given")
+    joins = command.add_mutually_exclusive_group()
+    joins.add_argument("--result", type=Path, metavar="FILE.json", help="what the job printed, for where windows join")
+    joins.add_argument("--joins", type=_frame_numbers, default=(), metavar="49,89", help="where later windows begin")
+    command.add_argument("--picture", type=Path, metavar="FILE.png", help="instead of VIDEO.quality.png")
+    command.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+def _frame_numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
 
 
 def _request(options: argparse.Namespace, **fixed: object) -> Request:
@@ -109,13 +139,16 @@ def _request(options: argparse.Namespace, **fixed: object) -> Request:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    given = {"MODEL_PROFILE": options.profile, "MODELS_DIR": options.models_dir, "DEVICE": options.device}
+    names = {"profile": "MODEL_PROFILE", "models_dir": "MODELS_DIR", "device": "DEVICE"}
+    given = {variable: getattr(options, name, None) for name, variable in names.items()}
     return Settings.from_env(os.environ | {name: str(value) for name, value in given.items() if value is not None})
 
 
 def _generate(options: argparse.Namespace) -> None:
     request, settings = _request(options), _settings(options)
     configure_logging(settings.log_level, sys.stderr)
+    for check in worker_checks(settings):
+        check()
     with _progress_bar() as on_progress:
         result = run_job(
             request,
@@ -144,6 +177,71 @@ def _plan(options: argparse.Namespace) -> None:
     _print_plans(runs)
 
 
+def _fetch(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    configure_logging(settings.log_level, sys.stderr)
+    profile = load_profile(settings.model_profile)
+    if profile.embedded:
+        raise ValueError(f"the weights of {profile.name} are part of the package; name another with --profile")
+    folder = options.folder or volume_folder(settings)
+    if options.folder is None and not settings.volume_dir.is_dir():
+        raise ValueError(f"there is no volume at {settings.volume_dir}; name a folder")
+    fetch_weights(profile, folder)
+    print(f"The weights of {profile.name} are in {folder}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    configure_logging("WARNING", sys.stderr)  # what is found is printed
+    profile = load_profile(settings.model_profile)
+
+    def shapes() -> str:
+        return check_shapes(profile, settings)
+
+    failed = 0
+    for check in (*worker_checks(settings), shapes):
+        try:
+            outcome = f"ok      {check()}"
+        except (JobError, ValueError, OSError) as error:
+            outcome = f"FAILED  {' '.join(str(error).split())}"
+            failed += 1
+        print(f"{check.__name__:12}{outcome}")
+    if failed:
+        raise ValueError(f"{failed} of the checks failed: this worker would not start.")
+
+
+def _quality(options: argparse.Namespace) -> None:
+    # scikit-image and scipy are slow to import, and only these measures need them.
+    try:
+        from infinitetalk.quality.measures import joins_of
+        from infinitetalk.quality.report import measure, picture, table
+
+        joins = options.joins
+        if options.result:
+            result = json.loads(options.result.read_text("utf-8"))
+            joins = joins_of(result.get("output", result).get("settings", {}))
+        measured = measure(
+            options.video,
+            against=options.against,
+            audio=options.audio,
+            order=options.speaker_order,
+            people=options.people,
+            joins=joins,
+        )
+    except ImportError as error:
+        sys.exit(f"infinitetalk: {error}")
+    path = options.picture or options.video.with_suffix(".quality.png")
+    picture(measured).save(path, "PNG")
+    if options.json:
+        print(json.dumps(measured.report.to_json(), indent=2))
+        return
+    console = Console()
+    console.print(table(measured.report))
+    for note in measured.report.notes:
+        console.print(f"Note: {note}")
+    console.print(f"Picture: {path}")
+
+
 def _schema(_options: argparse.Namespace) -> None:
     print(json.dumps(Request.json_schema(), indent=2))
 
@@ -161,6 +259,10 @@ def _progress_bar() -> Iterator[Callable[[JobProgress], None]]:
             bar.update(task, description=where, completed=progress.percent)
 
         yield show
+
+
+def _figure(form: str, value: float | None) -> str:
+    return "unknown" if value is None else form.format(value)
 
 
 def _print_plans(runs: dict[str, DryRun]) -> None:
@@ -181,8 +283,8 @@ def _print_plans(runs: dict[str, DryRun]) -> None:
         "scheduler": lambda run: run.settings.scheduler,
         "shift": lambda run: f"{run.settings.shift:g}",
         "forwards": lambda run: str(run.settings.forwards),
-        "estimated time": lambda run: f"{run.estimate.seconds:.1f} s",
-        "estimated price": lambda run: f"${run.estimate.cost_usd:.4f}",
+        "estimated time": lambda run: _figure("{:.1f} s", run.estimate.seconds),
+        "estimated price": lambda run: _figure("${:.4f}", run.estimate.cost_usd),
     }
     for name, shown in rows.items():
         table.add_row(name, *map(shown, runs.values()))

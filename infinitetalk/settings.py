@@ -25,7 +25,16 @@ class Settings(BaseModel):
         "miniature", description="Which model runs: a file of presets/profiles, such as infinitetalk-14b."
     )
     models_dir: Path | None = Field(
-        None, description="Folder of the model files; required by profiles that are not part of the package."
+        None, description="Folder of the model files; looked into first, before the volume and the host's model cache."
+    )
+    download_weights: bool = Field(
+        False, description="Download model files that are nowhere: into MODELS_DIR, or else onto the volume."
+    )
+    min_vram_gib: float | None = Field(
+        None,
+        ge=0,
+        description="Memory that the whole GPU must have, in GiB; the worker refuses to start on a smaller one.",
+        json_schema_extra={"default": "the profile's: 90 for infinitetalk-14b"},
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="Where the model runs; auto takes the GPU if there is one."
@@ -37,6 +46,11 @@ class Settings(BaseModel):
     )
     volume_dir: Path = Field(
         Path("/runpod-volume"), description="The network volume: where output `volume` puts videos."
+    )
+    resume_hours: float = Field(
+        24.0,
+        ge=0,
+        description="How long the finished windows of a broken-off job stay on the volume; 0: none are kept.",
     )
     output: Output | None = Field(
         None,
@@ -50,6 +64,13 @@ class Settings(BaseModel):
         None,
         description="Name of the bucket.",
         json_schema_extra={"default": "the SDK's: month and year"},
+    )
+    upload_timeout_s: float = Field(300.0, gt=0, description="Longest time for the upload of a video, in seconds.")
+    execution_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        description="The endpoint's execution timeout, in seconds; a job past it is stopped and says so.",
+        json_schema_extra={"default": "RunPod's 600, of which jobs are only warned"},
     )
     gpu_price_per_hour: float = Field(3.96, ge=0, description="US dollars per hour, for cost_usd.")
     max_audio_s: float = Field(600.0, gt=0, description="Longest sound accepted, in seconds.")

@@ -7,6 +7,7 @@ import pytest
 
 from infinitetalk.cli import main
 from infinitetalk.media.ffmpeg import probe
+from infinitetalk.presets import load_profile
 from infinitetalk.request import Request
 from tests.media_samples import write_picture, write_talking_video, write_tone
 
@@ -70,7 +71,7 @@ def test_schema_is_the_requests(capsys: pytest.CaptureFixture[str]) -> None:
         (["--image", "nowhere.png", "--audio", "nowhere.wav"], "there is no file"),
         (["--image", "a.png", "--audio", "b.wav", "--max-duration-s", "0"], "max_duration_s"),
         (["--image", "a.png", "--audio", "b.wav", "--profile", "nowhere"], "nowhere"),
-        (["--image", "a.png", "--audio", "b.wav", "--profile", "infinitetalk-14b"], "MODELS_DIR"),
+        (["--image", "a.png", "--audio", "b.wav", "--profile", "infinitetalk-14b"], "90 GiB"),
     ],
 )
 def test_problems_end_in_one_line(arguments: list[str], problem: str, tmp_path: Path) -> None:
@@ -99,6 +100,43 @@ def test_plan_makes_the_work_folder(
     main(["plan", "--image", face, "--audio", voice, "--speed-mode", "turbo"])
     assert "turbo" in capsys.readouterr().out
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_check_says_what_it_found_and_fails_if_the_worker_would_not_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["check"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        [name, "ok"] for name in ("gpu", "ffmpeg", "work_dir", "model_files", "shapes")
+    ]
+    with pytest.raises(SystemExit, match="infinitetalk: 3 of the checks failed"):
+        main(["check", "--profile", "infinitetalk-14b", "--models-dir", str(tmp_path), "--device", "cpu"])
+    shown = capsys.readouterr().out
+    assert "gpu         FAILED  infinitetalk-14b needs a GPU of 90 GiB" in shown
+    assert f"model_files FAILED  Wan-AI/Wan2.1-I2V-14B-480P was not found: MODELS_DIR ({tmp_path}" in shown
+    assert "ffmpeg      ok" in shown
+
+
+def test_fetch_goes_to_the_volume_or_to_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched = []
+    monkeypatch.setattr("infinitetalk.cli.fetch_weights", lambda profile, folder: fetched.append((profile, folder)))
+    profile = load_profile("infinitetalk-14b")
+    main(["fetch", "--profile", "infinitetalk-14b", str(tmp_path / "here")])
+    monkeypatch.setenv("VOLUME_DIR", str(tmp_path))
+    main(["fetch", "--profile", "infinitetalk-14b"])
+    assert fetched == [(profile, tmp_path / "here"), (profile, tmp_path / "models")]
+    assert f"are in {tmp_path / 'models'}" in capsys.readouterr().out
+
+
+def test_fetch_needs_a_place_and_something_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOLUME_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(SystemExit, match=r"there is no volume at .*nowhere; name a folder"):
+        main(["fetch", "--profile", "infinitetalk-14b"])
+    with pytest.raises(SystemExit, match="miniature are part of the package"):
+        main(["fetch", str(tmp_path)])
 
 
 def test_every_field_of_a_job_can_be_given() -> None:

@@ -11,12 +11,25 @@ PACKAGE = Path(infinitetalk.__file__).parent
 ROOT = PACKAGE.parent
 
 LAYERS = (
-    ("infinitetalk", "errors", "shapes", "pixels", "logs", "media", "models", "progress"),
+    (
+        "infinitetalk",
+        "errors",
+        "shapes",
+        "pixels",
+        "logs",
+        "media",
+        "models",
+        "progress",
+        "safe_http",
+        "volume",
+        "media.child",
+        "quality",
+    ),
     ("request", "windows"),
-    ("settings", "result", "reference_schedule"),
+    ("settings", "result", "reference_schedule", "bucket"),
     ("presets",),
     ("plan",),
-    ("estimate", "assets", "delivery", "media.container"),
+    ("estimate", "assets", "delivery", "faults", "media.container", "weights"),
     ("media.ffmpeg", "exchange"),
     ("media.audio", "media.image", "media.video", "media.encode"),
     ("schedule", "guidance", "masks", "color", "models.checkpoint", "models.transformer"),
@@ -30,8 +43,12 @@ LAYERS = (
     ),
     ("models.loading", "models.compiling"),
     ("conditioning", "denoise"),
-    ("pipeline",),
+    ("pipeline", "resume"),
     ("job",),
+    ("fitness", "quality.faces", "quality.speech", "quality.similarity"),
+    ("quality.tracking",),
+    ("quality.measures",),
+    ("quality.report",),
     ("cli", "handler"),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
