@@ -101,11 +101,13 @@ class Maker:
         people: int | None = None,
         size: tuple[int, int] | None = None,
         teeth: float = 0.0,
+        silent: float = 0.1,
+        wander: float = 0.3,
     ) -> Clip:
-        """A clip from the middle of a conversation, heads wandering now and then."""
+        """A clip from the middle of a conversation, shares `silent` and `wander` of the people being so."""
         people = people or int(self.choices.integers(1, 3))
         scene = self.painter.scene(count, people, size or self.size(), teeth)
-        starts = self.starts((count, people), frames, 0.1)
+        starts = self.starts((count, people), frames, silent)
         first = self.painter.chance(0.3, count)
-        motion = self.wander(self.motion(starts, frames, first, self.reference(count, people)), 0.3)
+        motion = self.wander(self.motion(starts, frames, first, self.reference(count, people)), wander)
         return Clip(scene, motion, self.painter.draw(scene, motion), starts)

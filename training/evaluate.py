@@ -13,18 +13,15 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import CLIPVisionModel
 
-from infinitetalk.denoise import denoise
-from infinitetalk.guidance import Drop, Guide, drops
 from infinitetalk.masks import person_masks
-from infinitetalk.schedule import make_scheduler
 from infinitetalk.windows import plan_windows
+from training.conditions import Conditioner, condition_of, picture_features, with_mask
 from training.data import Maker
 from training.faces import Motion, Scene, face_region, measure_mouth, mouth_region
 from training.log import Log
-from training.train_talker import OVERLAP, Conditioner, condition_of, picture_features, with_mask
-from training.train_vae import Codec, autocast, correlation, psnr
+from training.pool import OVERLAP
+from training.train_vae import Codec, correlation, psnr
 
-SHIFT = 11.0
 MODES = {
     "turbo": (49, 3, "euler"),
     "fast": (65, 4, "euler"),
@@ -70,43 +67,24 @@ def generate(
 ) -> tuple[Tensor, list[int]]:
     """Video (B, 3, T, H, W) in [-1, 1] of a case, and the frames at which windows after the first begin."""
     window_frames, steps, scheduler = MODES[mode]
-    transformer = conditioner.transformer
     pictures = case.drawn[:, :, 0]
     people, device = case.starts.shape[1], pictures.device
     windows = plan_windows(case.frames, window_frames, OVERLAP)
     condition = with_mask(condition_of(codec, pictures, windows[0].length))
     image = picture_features(image_encoder, pictures)
     masks = person_masks(None, case.size, case.size).to(device).expand(len(pictures), -1, -1) if people == 2 else None
-    adapter = "single" if people == 1 else "multi"
     generator = torch.Generator().manual_seed(seed)
     parts: list[Tensor] = []
     for window in windows:
         part = condition[:, :, : 1 + window.length // 4]
-        latents = torch.randn(part[:, 4:].shape, generator=generator).to(device)
+        noise = torch.randn(part[:, 4:].shape, generator=generator).to(device)
         tail = pictures[:, :, None] if not parts else parts[-1][:, :, -OVERLAP:]
         motion = codec.encode(tail)
         voices = conditioner.voices(case.starts + window.start, window.length, case.starts)
-        passes = drops(1.0, audio_guidance)
-        noise_levels = make_scheduler(scheduler, steps, SHIFT)
-        with autocast(device):
-            contexts = {}
-            for drop in passes:
-                heard, shown = (voices, masks) if drop is Drop.NOTHING else (torch.zeros_like(voices[:, :1]), None)
-                audio = transformer.embed_audio(heard, adapter, shown)
-                contexts[drop] = conditioner.context(audio, image, 0, latents)
-            latents = denoise(
-                transformer=transformer,
-                scheduler=noise_levels,
-                times=transformer.embed_timesteps(noise_levels.timesteps.to(device)),
-                latents=latents,
-                condition=part,
-                motion=motion,
-                contexts=contexts,
-                guide=Guide(1.0, audio_guidance),
-                generator=generator,
-                on_step=lambda _step, _latents: None,
-            )
-        video = codec.decode(latents.clone())
+        latents = conditioner.make_window(
+            noise, part, motion, voices, image, masks, scheduler, steps, generator, audio_guidance
+        )
+        video = codec.decode(latents)
         parts.append(video[:, :, window.overlap :] if window.index else video)
     return torch.cat(parts, 2)[:, :, : case.frames], [w.keep_start for w in windows[1:]]
 

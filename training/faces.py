@@ -275,16 +275,16 @@ class Painter:
             canvas = scene.background[owner[part]]
             for person in range(people):
                 look = {f.name: getattr(scene, f.name)[owner[part]] for f in fields(scene) if f.name != "background"}
-                look = {name: value[:, person] for name, value in look.items()}
+                look = {name: value[:, person].contiguous() for name, value in look.items()}
                 # Of two people, each is painted on little more than a half of the picture.
                 left, right = (0, width) if people == 1 else ((0, 5 * width // 8), (3 * width // 8, width))[person]
                 look["x"] = look["x"] - left
-                head = self._head(canvas[..., left:right], look, [m[part, person] for m in moves])
+                head = self.draw_head(canvas[..., left:right].contiguous(), look, [m[part, person] for m in moves])
                 canvas = torch.cat((canvas[..., :left], head, canvas[..., right:]), -1)
             video[part] = (canvas * 2 - 1).to(dtype)
         return video.view(b, frames, 3, height, width).transpose(1, 2)
 
-    def _head(self, canvas: Tensor, look: dict[str, Tensor], moves: list[Tensor]) -> Tensor:
+    def draw_head(self, canvas: Tensor, look: dict[str, Tensor], moves: list[Tensor]) -> Tensor:
         mouth, wide, eyes, shift_x, shift_y = (m[:, None, None] for m in moves)
         number = {name: value[:, None, None] for name, value in look.items() if value.ndim == 1}
         x, y = self._grid((canvas.shape[-1], canvas.shape[-2]))

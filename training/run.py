@@ -18,12 +18,14 @@ from pathlib import Path
 import torch
 
 from infinitetalk.models.text_encoder import embed_prompt
+from training.compiling import allow_many_sizes, compile_blocks, compile_norms, compile_painter, eagerly
+from training.conditions import Conditioner
 from training.data import Maker
 from training.evaluate import evaluate
 from training.export import PROMPTS, Parts, export, load_parts, make_parts, make_tokenizer, pack
 from training.log import Log
 from training.speech import load_corpus
-from training.train_talker import KINDS, Conditioner, keep_residuals_in_float32, train_talker
+from training.train_talker import KINDS, keep_residuals_in_float32, train_talker
 from training.train_vae import Codec, evaluate_vae, measure_latents, train_vae
 from training.train_voice import corpus_features, train_voice
 
@@ -39,9 +41,9 @@ class Scale:
     voice_batch: int = 64
     vae_batch_share: float = 1.0
     vae_measure: int = 8
-    talker_tokens: int = 72_000
+    talker_tokens: int = 48_000
     pool_scenes: int = 9000
-    fill_scenes: int = 10
+    fill_scenes: int = 20
     frames_limit: int = 121
     kinds: tuple[tuple[int, int, float], ...] = KINDS
     latest_s: float = 1e9
@@ -122,6 +124,10 @@ def main(arguments: list[str] | None = None) -> None:
     train, held_out = (load_corpus(part, limit_s=scale.speech_s) for part in ("train", "held_out"))
     log(f"speech with pauses: {train.speech_frames / 25:.0f} s, held out {held_out.speech_frames / 25:.0f} s")
     maker, examiner = Maker(train, device, SEED), Maker(held_out, device, SEED + 1)
+    if device.type == "cuda":
+        allow_many_sizes()
+        compile_painter(maker.painter)
+        examiner.painter.draw_head = maker.painter.draw_head
 
     if options.voice_seconds > 0:
         train_voice(
@@ -131,9 +137,13 @@ def main(arguments: list[str] | None = None) -> None:
             save()
     parts.voice_encoder.eval().requires_grad_(False)
     if options.vae_seconds > 0:
+        if device.type == "cuda":
+            compile_norms(parts.vae)
         seconds = left_s(options.vae_seconds)
-        train_vae(parts.vae, maker, seconds, log, scale.vae_batch_share, scale.max_steps, save_now_and_then)
-        measure_latents(parts.vae, maker, scale.vae_measure, 2 * scale.vae_measure)
+        further = options.resume is not None
+        train_vae(parts.vae, maker, seconds, log, scale.vae_batch_share, scale.max_steps, save_now_and_then, further)
+        if not further:
+            measure_latents(parts.vae, maker, scale.vae_measure, 2 * scale.vae_measure)
         save()
     parts.vae.eval().requires_grad_(False)
     codec = Codec(parts.vae, device)
@@ -144,6 +154,8 @@ def main(arguments: list[str] | None = None) -> None:
         prompts = torch.cat([embed_prompt(parts.text_encoder, make_tokenizer(), prompt) for prompt in PROMPTS]).clone()
         train_features, features = (corpus_features(parts.voice_encoder, c, device) for c in (train, held_out))
     keep_residuals_in_float32(parts.transformer)
+    if device.type == "cuda":
+        compile_blocks(parts.transformer)
     if options.talker_seconds > 0:
         train_talker(
             parts.transformer,
@@ -160,6 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
             scale.kinds,
             scale.max_steps,
             save_now_and_then,
+            bool(parts.transformer.proj_out.weight.any()),
         )
         save()
     parts.transformer.eval().requires_grad_(False)
@@ -173,20 +186,24 @@ def main(arguments: list[str] | None = None) -> None:
         }
         (options.out / "metrics.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
+    if options.talker_seconds <= 0:
+        log("done: the transformer is as it was")
+        return
     conditioner = Conditioner(parts.transformer, features, prompts)
-    evaluate(
-        conditioner,
-        codec,
-        parts.image_encoder,
-        examiner,
-        log,
-        options.out,
-        min(options.total_seconds, scale.latest_s),
-        scale.clips,
-        scale.frames,
-        scale.long_frames,
-        save_results,
-    )
+    with eagerly(parts.transformer):
+        evaluate(
+            conditioner,
+            codec,
+            parts.image_encoder,
+            examiner,
+            log,
+            options.out,
+            min(options.total_seconds, scale.latest_s),
+            scale.clips,
+            scale.frames,
+            scale.long_frames,
+            save_results,
+        )
     log("done")
 
 

@@ -6,43 +6,37 @@ ones all the time.
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from infinitetalk.masks import person_masks
 from infinitetalk.models.transformer import (
-    AudioContext,
-    Context,
     InfiniteTalkTransformer,
-    KeyValue,
     Rotary,
     person_attention,
     rotate_pairs,
 )
 from infinitetalk.shapes import TEMPORAL_STRIDE, latent_frames
-from training.data import SETTLE_FRAMES, SIZES, Maker
-from training.faces import Motion, Scene, mouth_region
+from training.compiling import eagerly
+from training.conditions import Conditioner
+from training.data import SIZES, Maker
 from training.log import Log
 from training.optim import Trainer
+from training.pool import Pool
 from training.train_vae import Codec, autocast
 from training.train_voice import CHANNELS, LAYERS
 
 TEXT_DIM = IMAGE_DIM = 32
-OVERLAP = 9
 MODE_FRAMES = (49, 65, 81, 121)
-KINDS = ((0, 1, 0.27), (1, 1, 0.27), (0, 2, 0.26), (1, 2, 0.06), (2, 1, 0.03), (3, 1, 0.05), (2, 2, 0.06))
+KINDS = ((0, 1, 0.24), (1, 1, 0.24), (0, 2, 0.28), (1, 2, 0.09), (2, 1, 0.03), (3, 1, 0.05), (2, 2, 0.07))
 """(size, people, share of the batches)"""
-ROUND_TRIPS = 3
-"""Motion latents go through the autoencoder up to this many times more than the clip: windows hand them on."""
-WINDOWS = 3
-"""Windows of a scene: one that begins with the reference frame, and later ones."""
+ROLL_FROM = 0.45
+"""Share of the time after which motion latents are what the transformer itself makes."""
+MAP_STEPS, MAP_EVERY = 300, 4
+"""The map of people is taught in the first steps, and in every so manieth later."""
 WANDER_SIGMA = 0.8
 """Heads that move on their own are shown below this noise level only, where the latents tell how they move."""
 
@@ -85,209 +79,25 @@ def keep_residuals_in_float32(transformer: InfiniteTalkTransformer) -> None:
     transformer.patch_embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
 
 
-def picture_features(encoder: CLIPVisionModel, pictures: Tensor) -> Tensor:
-    """What `embed_picture` computes, for a batch (B, 3, H, W)."""
-    side = encoder.config.image_size
-    square = F.interpolate(pictures.float(), size=(side, side), mode="bicubic", align_corners=False)
-    mean, std = (square.new_tensor(v).view(1, 3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-    return encoder((square * 0.5 + 0.5 - mean) / std, output_hidden_states=True).hidden_states[-2]
-
-
-def scene_masks(scene: Scene, size: tuple[int, int], maker: Maker, boxed: bool) -> Tensor:
-    """(B, 3, S) masks of the two people: halves, or boxes around the heads."""
-    if not boxed:
-        return person_masks(None, size, size).expand(len(scene.x), -1, -1).to(maker.device)
-    width, height = size
-    margin = maker.painter.uniform(1.3, 2.2, *scene.x.shape)
-    top, low = maker.painter.uniform(1.5, 2.0, *scene.x.shape), maker.painter.uniform(1.4, 2.6, *scene.x.shape)
-    x, y, unit = scene.x, scene.y, scene.unit
-    edges = torch.stack(
-        (
-            (x - margin * unit) / width,
-            (y - top * unit) / height,
-            (x + margin * unit) / width,
-            (y + low * unit) / height,
-        ),
-        -1,
-    )
-    # Boxes of neighbours do not overlap.
-    middle = (x.sum(1) / 2 / width).clamp(0.3, 0.7)
-    edges[:, 0, 2], edges[:, 1, 0] = torch.minimum(edges[:, 0, 2], middle), torch.maximum(edges[:, 1, 0], middle)
-    boxes = edges.clamp(0, 1).tolist()
-    return torch.cat([person_masks((tuple(a), tuple(b)), size, size) for a, b in boxes]).to(maker.device)
-
-
-def condition_of(codec: Codec, pictures: Tensor, frames: int) -> Tensor:
-    """Condition latents (B, 16, T, h, w) of reference pictures (B, 3, H, W): the picture, then zeros."""
-    video = pictures.new_zeros(len(pictures), 3, frames, *pictures.shape[2:])
-    video[:, :, 0] = pictures
-    return codec.encode(video)
-
-
-def with_mask(latents: Tensor) -> Tensor:
-    """Mask and condition latents (B, 4 + 16, T, h, w)."""
-    mask = torch.zeros_like(latents[:, :TEMPORAL_STRIDE])
-    mask[:, :, 0] = 1
-    return torch.cat((mask, latents), 1)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step trains on; see `Pool`."""
-
-    latents: Tensor
-    condition: Tensor
-    motion: Tensor
-    held: Tensor
-    starts: Tensor
-    masks: Tensor | None
-    weight: Tensor
-    image: Tensor
-    wanders: Tensor
-
-
-@dataclass
-class Pool:
-    """Encoded clips of one size and number of people. Axes: N scenes, K windows.
-
-    latents (N, K, 16, T, h, w); condition (N, 16, T, h, w); motion (N, K, 1 + ROUND_TRIPS, 16, 3, h, w) of later
-    windows; starts (N, K, P); masks (N, 2, 3, S), halves and boxes; weight (N, h, w); image (N, tokens, channels);
-    wanders (N, K).
-    """
-
-    size: tuple[int, int]
-    people: int
-    frames: int
-    capacity: int
-    count: int = 0
-    made: int = 0
-    stored: dict[str, Tensor] = field(default_factory=dict)
-
-    @torch.no_grad()
-    def fill(self, scenes: int, maker: Maker, codec: Codec, image_encoder: CLIPVisionModel) -> None:
-        """Draw and encode new scenes, in place of the oldest."""
-        scene = maker.painter.scene(scenes, self.people, self.size)
-        reference = maker.reference(scenes, self.people)
-        starts = maker.starts((scenes, WINDOWS, self.people), self.frames, 0.06 if self.people == 1 else 0.16)
-        repeated = scene.repeat(WINDOWS)
-        first = (torch.arange(WINDOWS, device=maker.device) == 0).repeat(scenes)
-        both = tuple(part.repeat_interleave(WINDOWS, 0) for part in reference)
-        motion = maker.motion(starts.flatten(0, 1), self.frames, first, both)
-        wanders = maker.painter.chance(0.15, scenes * WINDOWS)
-        moved = maker.wander(motion, 1.0)
-        shift = [
-            torch.where(wanders[:, None, None], getattr(moved, axis), getattr(motion, axis))
-            for axis in ("shift_x", "shift_y")
-        ]
-        # A later window of a filmed source: the window before left the head elsewhere than the new reference has it.
-        offset = maker.painter.uniform(-0.2, 0.2, 2, scenes * WINDOWS, self.people, 1)
-        offset = offset * (
-            maker.painter.chance(0.25, scenes * WINDOWS, 1, 1) & ~first[:, None, None] & ~wanders[:, None, None]
-        )
-        after = (torch.arange(self.frames, device=maker.device) - (OVERLAP - 1)).clamp(min=0)
-        settling = torch.exp(-after / SETTLE_FRAMES)
-        motion = Motion(
-            motion.height, motion.width, motion.eyes, shift[0] + offset[0] * settling, shift[1] + offset[1] * settling
-        )
-
-        video = maker.painter.draw(repeated, motion)
-        pictures = video.unflatten(0, (scenes, WINDOWS))[:, 0, :, 0].contiguous()
-        latents = codec.encode(video)
-        handed = [latents[:, :, : latent_frames(OVERLAP)]]
-        for _ in range(ROUND_TRIPS):
-            handed.append(codec.encode(codec.decode(handed[-1])))
-        mouth = mouth_region(scene, 0.05).amax(1, keepdim=True)
-        new = {
-            "latents": latents.unflatten(0, (scenes, WINDOWS)),
-            "condition": condition_of(codec, pictures, self.frames),
-            "motion": torch.stack(handed, 1).unflatten(0, (scenes, WINDOWS)),
-            "starts": starts,
-            "weight": 1 + 4 * F.max_pool2d(mouth, 8)[:, 0],
-            "image": picture_features(image_encoder, pictures),
-            "wanders": wanders.view(scenes, WINDOWS),
-        }
-        if self.people == 2:
-            new["masks"] = torch.stack([scene_masks(scene, self.size, maker, boxed) for boxed in (False, True)], 1)
-        place = self.made % self.capacity
-        for name, value in new.items():
-            kept = value.half() if value.is_floating_point() and value.is_cuda else value
-            if name not in self.stored:
-                self.stored[name] = kept.new_zeros(self.capacity, *kept.shape[1:])
-            self.stored[name][place : place + scenes] = kept[: self.capacity - place]
-        self.made += scenes
-        self.count = min(self.capacity, self.made)
-
-    def sample(self, size: int, frames: int, generator: torch.Generator) -> Batch:
-        """A batch of windows of so many latent frames, half of them first windows."""
-        device = self.stored["latents"].device
-        integers = partial(torch.randint, size=(size,), device=device, generator=generator)
-        scene = integers(0, self.count)
-        window = torch.where(integers(0, 2) == 0, 0, integers(1, WINDOWS))
-        latents = self.stored["latents"][scene, window, :, :frames].float()
-        # Most motion latents are what a window before would have left, some are exact.
-        motion = self.stored["motion"][scene, window, integers(0, ROUND_TRIPS + 1)].float()
-        motion = motion[:, :, :frames]
-        held = torch.where(window == 0, 1, latent_frames(OVERLAP))
-        motion = torch.where((window == 0).view(-1, 1, 1, 1, 1), latents[:, :, : motion.shape[2]], motion)
-        starts, masks = self.stored["starts"][scene, window], None
-        if self.people == 2:
-            masks = self.stored["masks"][
-                scene, (torch.rand(size, device=device, generator=generator) < 0.4).long()
-            ].float()
-            # The first voice may belong to the person on the right.
-            swap = integers(0, 2).bool()
-            masks = torch.where(swap[:, None, None], masks[:, [1, 0, 2]], masks)
-            starts = torch.where(swap[:, None], starts.flip(1), starts)
-        return Batch(
-            latents,
-            with_mask(self.stored["condition"][scene, :, :frames].float()),
-            motion,
-            held,
-            starts,
-            masks,
-            self.stored["weight"][scene].float(),
-            self.stored["image"][scene].float(),
-            self.stored["wanders"][scene, window],
-        )
-
-
-class Conditioner:
-    """Builds the transformer's `Context` for batches, from tables of voice features and prompt embeddings."""
-
-    def __init__(self, transformer: InfiniteTalkTransformer, features: Tensor, prompts: Tensor) -> None:
-        self.transformer, self.features, self.prompts = transformer, features, prompts
-
-    def voices(self, starts: Tensor, frames: int, clip_starts: Tensor | None = None) -> Tensor:
-        """(B, P, frames + 4, layers, channels) of voices from `starts` (B, P) on.
-
-        clip_starts: (B, P) first frames of the clips: before them, their first frame is heard.
-        """
-        index = starts[..., None] + torch.arange(-2, frames + 2, device=starts.device)
-        if clip_starts is not None:
-            index = torch.maximum(index, clip_starts[..., None])
-        return self.features[index.clamp(0, len(self.features) - 1)]
-
-    def context(self, audio: AudioContext, image: Tensor, prompt: int, latents: Tensor) -> Context:
-        """The context of a pass over `latents`; every picture of the batch goes with the same prompt."""
-        size = len(image)
-        text = self.transformer.embed_text(self.prompts[prompt : prompt + 1])
-        text = tuple(KeyValue(kv.key.expand(size, -1, -1, -1), kv.value.expand(size, -1, -1, -1)) for kv in text)
-        return Context(text, self.transformer.embed_image(image), audio, self.transformer.rotary_embedding(latents))
-
-
 class PersonWatch:
     """Records what each block's map of people is made of, to teach the map by its result."""
 
     def __init__(self, transformer: InfiniteTalkTransformer) -> None:
+        self.transformer = transformer
         self.inputs: list[Tensor] = []
-        self.hooks = [
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """Blocks run uncompiled and are recorded meanwhile."""
+        self.inputs.clear()
+        hooks = [
             norm.register_forward_hook(lambda _module, _inputs, output: self.inputs.append(output))
-            for block in transformer.blocks
+            for block in self.transformer.blocks
             for norm in (block.attn1.norm_q, block.attn1.norm_k)
         ]
-
-    def close(self) -> None:
-        for hook in self.hooks:
+        with eagerly(self.transformer):
+            yield
+        for hook in hooks:
             hook.remove()
 
     def loss(self, masks: Tensor, rotary: Rotary, heads: int) -> tuple[Tensor, Tensor]:
@@ -331,15 +141,17 @@ def train_talker(
     kinds: Sequence[tuple[int, int, float]],
     max_steps: int,
     save: Callable[[], None],
+    further: bool = False,
 ) -> None:
     """Train in place for `seconds`, the first pools' drawing included.
 
     batch_tokens: tokens of a batch. pool_scenes: capacity of a pool of share 1. frames_limit: longest window. kinds: as
-            KINDS.
+            KINDS. further: go on with a trained transformer.
     """
     device = maker.device
     generator = torch.Generator(device).manual_seed(23)
-    trainer = Trainer({"talker": transformer}, 1.2e-3, seconds, 0.999, 0.02, max_steps=max_steps, warmup_steps=200)
+    lr = 6e-4 if further else 1.2e-3
+    trainer = Trainer({"talker": transformer}, lr, seconds, 0.999, 0.02, max_steps=max_steps, warmup_steps=200)
     watch = PersonWatch(transformer)
     heads = transformer.config.num_attention_heads
     pools = []
@@ -353,8 +165,9 @@ def train_talker(
     def fill(number: int, times: int = 1) -> None:
         nonlocal filling_s, fills
         started_s = time.monotonic()
+        roller = conditioner if further or trainer.spent > ROLL_FROM else None
         for _ in range(times):
-            pools[number].fill(fill_scenes, maker, codec, image_encoder)
+            pools[number].fill(fill_scenes, maker, codec, image_encoder, roller)
         if device.type == "cuda":
             torch.cuda.synchronize()
         filling_s += time.monotonic() - started_s
@@ -404,8 +217,8 @@ def train_talker(
         adapter, masks = ("single", None) if pool.people == 1 else ("multi", batch.masks)
         if maker.choices.random() < 0.08:
             voices, masks = torch.zeros_like(voices[:, :1]), None
-        watch.inputs.clear()
-        with autocast(device):
+        teach_map = masks is not None and (trainer.steps < MAP_STEPS or trainer.steps % MAP_EVERY == 0)
+        with autocast(device), watch.record() if teach_map else nullcontext():
             audio = transformer.embed_audio(voices, adapter, masks)
             prompt = int(maker.choices.integers(len(conditioner.prompts)))
             context = conditioner.context(audio, batch.image, prompt, noisy)
@@ -414,7 +227,7 @@ def train_talker(
             weight = (batch.weight[:, None, None] * ~held).expand_as(velocity)
             loss = ((velocity - (noise - batch.latents)).square() * weight).sum() / weight.sum()
             total = loss
-            if masks is not None:
+            if teach_map:
                 map_loss, right = watch.loss(masks, context.rotary, heads)
                 total = loss + 0.1 * map_loss
                 rights.append(right.detach())
@@ -430,6 +243,5 @@ def train_talker(
             )
             if not log.quick:
                 save()
-    watch.close()
     trainer.swap()
     log(f"talker trained: {trainer.steps} steps on {sum(p.made for p in pools)} scenes")

@@ -4,6 +4,7 @@ diffusers runs the Wan autoencoder over a clip piece by piece, with caches. `enc
 same modules over whole clips at once, which is the same function and much quicker to train.
 """
 
+import copy
 from collections.abc import Callable
 from math import log10
 
@@ -26,12 +27,26 @@ from training.log import Log
 from training.optim import Trainer
 
 PATCH = 2
-STAGES = ((0.25, 1, 384, True), (0.5, 9, 72, True), (0.85, 17, 48, True), (1.0, 17, 20, False))
-"""(share of the time at which a stage ends, frames of its clips, clips in a batch, cropped)
+STAGES = (
+    (0.1, 1, 384, True, False),
+    (0.25, 9, 72, True, False),
+    (0.45, 17, 48, True, False),
+    (0.8, 49, 14, True, True),
+    (1.0, 65, 6, False, True),
+)
+"""(share of the time at which a stage ends, frames of its clips, clips in a batch, cropped, again)
 
 Cropped, all batches of a stage have one shape: cuDNN's search for kernels, seconds at each new shape, pays.
+The last clips are as long as windows: what an autoencoder has only seen 17 frames of it made worse by 5 dB from the
+18th frame on, and every window's end differed from the next one's beginning.
+Again: half of the batch has been through the autoencoder once and is to become the drawn clip all the same, so that
+nothing is lost when windows hand frames on.
 """
+FURTHER_FROM = 0.46
+"""Share of the stages that further training leaves out."""
 CROP = 96
+HANDED_ON = 8
+"""Frames of a clip before those that are shown again: a window's last frames are decoded after others."""
 
 
 def make_vae() -> AutoencoderKLWan:
@@ -125,25 +140,37 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def reconstruction_loss(vae: AutoencoderKLWan, video: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss, and squared error of the pictures in [0, 1]. weight: (B, H, W), what counts how much."""
+def reconstruction_loss(
+    vae: AutoencoderKLWan, video: Tensor, target: Tensor, weight: Tensor, known: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Loss of making `target` of `video`, and squared error of the pictures in [0, 1].
+
+    weight: (B, H, W), what counts how much. known: the latents' means that a transformer has been trained on.
+    """
     mean, log_variance = encode_clip(vae, video).float().chunk(2, 1)
     log_variance = log_variance.clamp(-30, 20)
     latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-    # The transformer's latents are not exact either: up to 15 % of noise.
+    # The transformer's latents are not exact either: up to 10 % of noise.
     spread = mean.detach().std(dim=(0, 2, 3, 4), keepdim=True)
-    share = 0.15 * torch.rand(len(mean), 1, 1, 1, 1, device=mean.device)
+    share = 0.1 * torch.rand(len(mean), 1, 1, 1, 1, device=mean.device)
     output = decode_clip(vae, latents + share * spread * torch.randn_like(mean)).float()
-    target = video.float()
-    difference = output - target
+    difference = output - target.float()
     weight = (weight / weight.mean(dim=(1, 2), keepdim=True))[:, None, None]
-    loss = (difference.abs() * weight).mean()
+    loss = ((difference.abs() + 3 * difference.square()) * weight).mean()
     loss = loss + 0.5 * (difference.diff(dim=-1).abs() * weight[..., 1:]).mean()
     loss = loss + 0.5 * (difference.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
     if video.shape[2] > 1:  # What stands still must not flicker.
         loss = loss + 0.5 * (difference.diff(dim=2).abs() * weight).mean()
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    if known is not None:
+        loss = loss + 0.1 * ((mean - known) / spread).square().mean()
     return loss + 5e-5 * divergence, difference.detach().clamp(-2, 2).square().mean() / 4
+
+
+@torch.no_grad()
+def once(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+    """A video (B, 3, T, H, W) after the autoencoder, in its own type."""
+    return decode_clip(vae, encode_clip(vae, video).chunk(2, 1)[0]).clamp(-1, 1).type_as(video)
 
 
 def train_vae(
@@ -154,8 +181,12 @@ def train_vae(
     batch_share: float,
     max_steps: int,
     save: Callable[[], None],
+    further: bool = False,
 ) -> None:
-    """Train in place for `seconds`; batch_share scales the batches, `save` is called now and then."""
+    """Train in place for `seconds`; batch_share scales the batches, `save` is called now and then.
+
+    further: go on with a trained autoencoder, whose latents stay nearly what they are.
+    """
 
     def is_muon(name: str, tensor: Tensor) -> bool:
         return tensor.ndim > 2 and "conv_in" not in name and "decoder.conv_out" not in name and "gamma" not in name
@@ -165,12 +196,16 @@ def train_vae(
         for module in vae.modules():
             if isinstance(module, nn.Conv3d):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
-    trainer = Trainer({"vae": vae}, 2.4e-3, seconds, 0.998, 0.0, 6e-3, is_muon, max_steps)
+    known = copy.deepcopy(vae) if further else None
+    pace, begin = (0.5, FURTHER_FROM) if further else (1.0, 0.0)
+    trainer = Trainer({"vae": vae}, pace * 2.4e-3, seconds, 0.998, 0.0, pace * 6e-3, is_muon, max_steps)
     errors: list[Tensor] = []
     norm = torch.zeros(())
     while trainer.spent < 1:
-        frames, batch, cropped = next(stage[1:] for stage in STAGES if trainer.spent <= stage[0])
-        clip = maker.clip(max(2, round(batch * batch_share)), frames, teeth=0.15)
+        frames, batch, cropped, again = next(
+            stage[1:] for stage in STAGES if begin + (1 - begin) * trainer.spent <= stage[0]
+        )
+        clip = maker.clip(max(2, round(batch * batch_share)), frames + HANDED_ON * again, teeth=0.15)
         video = clip.video
         weight = 1 + 3 * mouth_region(clip.scene).amax(1) + 1.5 * eye_region(clip.scene).amax(1)
         weight = weight + 0.5 * face_region(clip.scene).amax(1)
@@ -179,8 +214,15 @@ def train_vae(
             top, left = (int(maker.choices.integers(0, side - CROP + 1)) for side in video.shape[-2:])
             video = video[..., top : top + CROP, left : left + CROP].contiguous()
             weight = weight[..., top : top + CROP, left : left + CROP]
+        target = video
         with autocast(video.device):
-            loss, error = reconstruction_loss(vae, video, weight)
+            if again:
+                target = video[:, :, HANDED_ON:]
+                video = torch.cat((once(vae, video[::2])[:, :, HANDED_ON:], target[1::2]))
+                target, weight = (torch.cat((part[::2], part[1::2])) for part in (target, weight))
+            with torch.no_grad():
+                latents = encode_clip(known, video).float().chunk(2, 1)[0] if known else None
+            loss, error = reconstruction_loss(vae, video, target, weight, latents)
         norm = trainer.step(loss)
         errors.append(error)
         if log.due() or trainer.steps == 1:
@@ -246,14 +288,16 @@ def evaluate_vae(codec: Codec, maker: Maker, count: int, frames: int) -> dict[st
     """Quality of reconstructed held-out clips."""
     report = {}
     for people in (1, 2):
-        clip = maker.clip(count, frames, people=people, size=(160, 96))
-        again = codec.decode(codec.encode(clip.video))
-        error = ((again - clip.video.float()) / 2).square()
-        mouth = mouth_region(clip.scene).amax(1)[:, None, None].expand_as(error)
-        report[f"psnr_{people}"] = psnr(error.mean())
-        report[f"psnr_mouth_{people}"] = psnr((error * mouth).sum() / mouth.sum())
-        measured, drawn = measure_mouth(clip.scene, again), measure_mouth(clip.scene, clip.video)
-        report[f"mouth_corr_{people}"] = correlation(measured, drawn).mean().item()
+        clip = maker.clip(count, frames, people=people, size=(160, 96), silent=0, wander=0)
+        video = clip.video.float()
+        mouth = mouth_region(clip.scene).amax(1)[:, None, None].expand_as(video)
+        for times in ("", "_twice"):  # the second time, what came out is put in
+            video = codec.decode(codec.encode(video))
+            error = ((video - clip.video.float()) / 2).square()
+            report[f"psnr_{people}{times}"] = psnr(error.mean())
+            report[f"psnr_mouth_{people}{times}"] = psnr((error * mouth).sum() / mouth.sum())
+            measured, drawn = measure_mouth(clip.scene, video), measure_mouth(clip.scene, clip.video)
+            report[f"mouth_corr_{people}{times}"] = correlation(measured, drawn).mean().item()
     return report
 
 

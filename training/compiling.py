@@ -1,0 +1,76 @@
+"""torch.compile for the parts of the training that are many small kernels when run one by one.
+
+Drawing, the autoencoder's norms with their activations, and the transformer's blocks spend most of their time in
+reading and writing memory; fused, they take a fraction of it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, WanRMS_norm
+from torch import Tensor
+
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+from training.faces import Painter
+
+
+def allow_many_sizes() -> None:
+    """Clips come in many sizes: graphs hold for all of them, and equal sizes are not taken to be always equal."""
+    torch._dynamo.config.cache_size_limit = 64
+    torch.fx.experimental._config.use_duck_shape = False
+
+
+def compile_painter(painter: Painter) -> None:
+    """Heads are drawn by few kernels in place of hundreds."""
+    painter.draw_head = torch.compile(painter.draw_head, dynamic=True)  # type: ignore[method-assign]
+
+
+def norm_and_activate(rows: Tensor, gamma: Tensor) -> Tensor:
+    """SiLU of `WanRMS_norm` of rows (n, C), in their type; gamma: (C,)."""
+    return F.silu(F.normalize(rows.float(), dim=-1) * (rows.shape[-1] ** 0.5 * gamma)).type_as(rows)
+
+
+def compile_norms(vae: AutoencoderKLWan) -> None:
+    """Residual blocks run their norms and activations fused, and hand on bfloat16 where autocast gives it.
+
+    Meant for weights in channels-last order, whose outputs have their channels in rows.
+    """
+    fused = torch.compile(norm_and_activate, dynamic=True)
+
+    def activated(norm: WanRMS_norm, states: Tensor) -> Tensor:
+        rows = states.movedim(1, -1)
+        return fused(rows.reshape(-1, rows.shape[-1]), norm.gamma.flatten()).view(rows.shape).movedim(-1, 1)
+
+    def forward(block: WanResidualBlock, states: Tensor, feat_cache: None = None, feat_idx: object = None) -> Tensor:
+        shortcut = block.conv_shortcut(states)
+        states = block.conv1(activated(block.norm1, states))
+        return block.conv2(activated(block.norm2, states)) + shortcut
+
+    for module in vae.modules():
+        if isinstance(module, WanResidualBlock):
+            module.forward = partial(forward, module)
+    for half in (vae.encoder, vae.decoder):
+        half.norm_out.forward = partial(activated, half.norm_out)
+        half.nonlinearity = torch.nn.Identity()
+
+
+def compile_blocks(transformer: InfiniteTalkTransformer) -> None:
+    """One graph for all blocks and sizes, one more for two people."""
+    transformer.compile_repeated_blocks(dynamic=True)
+
+
+@contextmanager
+def eagerly(transformer: InfiniteTalkTransformer) -> Iterator[None]:
+    """Blocks run uncompiled meanwhile: without gradients, or watched, they would be compiled anew."""
+    compiled = [block._compiled_call_impl for block in transformer.blocks]
+    for block in transformer.blocks:
+        block._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for block, implementation in zip(transformer.blocks, compiled, strict=True):
+            block._compiled_call_impl = implementation

@@ -1,0 +1,102 @@
+"""What the transformer is told besides the noise: pictures, masks, voices, prompts. And windows made by it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPVisionModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from infinitetalk.denoise import denoise
+from infinitetalk.guidance import Drop, Guide, drops
+from infinitetalk.models.transformer import AudioContext, Context, InfiniteTalkTransformer, KeyValue
+from infinitetalk.presets import SchedulerName
+from infinitetalk.schedule import make_scheduler
+from infinitetalk.shapes import TEMPORAL_STRIDE
+from training.train_vae import Codec, autocast
+
+SHIFT = 11.0
+
+
+def picture_features(encoder: CLIPVisionModel, pictures: Tensor) -> Tensor:
+    """What `embed_picture` computes, for a batch (B, 3, H, W)."""
+    side = encoder.config.image_size
+    square = F.interpolate(pictures.float(), size=(side, side), mode="bicubic", align_corners=False)
+    mean, std = (square.new_tensor(v).view(1, 3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return encoder((square * 0.5 + 0.5 - mean) / std, output_hidden_states=True).hidden_states[-2]
+
+
+def condition_of(codec: Codec, pictures: Tensor, frames: int) -> Tensor:
+    """Condition latents (B, 16, T, h, w) of reference pictures (B, 3, H, W): the picture, then zeros."""
+    video = pictures.new_zeros(len(pictures), 3, frames, *pictures.shape[2:])
+    video[:, :, 0] = pictures
+    return codec.encode(video)
+
+
+def with_mask(latents: Tensor) -> Tensor:
+    """Mask and condition latents (B, 4 + 16, T, h, w)."""
+    mask = torch.zeros_like(latents[:, :TEMPORAL_STRIDE])
+    mask[:, :, 0] = 1
+    return torch.cat((mask, latents), 1)
+
+
+class Conditioner:
+    """Builds the transformer's `Context` for batches, from tables of voice features and prompt embeddings."""
+
+    def __init__(self, transformer: InfiniteTalkTransformer, features: Tensor, prompts: Tensor) -> None:
+        self.transformer, self.features, self.prompts = transformer, features, prompts
+
+    def voices(self, starts: Tensor, frames: int, clip_starts: Tensor | None = None) -> Tensor:
+        """(B, P, frames + 4, layers, channels) of voices from `starts` (B, P) on.
+
+        clip_starts: (B, P) first frames of the clips: before them, their first frame is heard.
+        """
+        index = starts[..., None] + torch.arange(-2, frames + 2, device=starts.device)
+        if clip_starts is not None:
+            index = torch.maximum(index, clip_starts[..., None])
+        return self.features[index.clamp(0, len(self.features) - 1)]
+
+    def context(self, audio: AudioContext, image: Tensor, prompt: int, latents: Tensor) -> Context:
+        """The context of a pass over `latents`; every picture of the batch goes with the same prompt."""
+        size = len(image)
+        text = self.transformer.embed_text(self.prompts[prompt : prompt + 1])
+        text = tuple(KeyValue(kv.key.expand(size, -1, -1, -1), kv.value.expand(size, -1, -1, -1)) for kv in text)
+        return Context(text, self.transformer.embed_image(image), audio, self.transformer.rotary_embedding(latents))
+
+    @torch.no_grad()
+    def make_window(
+        self,
+        noise: Tensor,
+        condition: Tensor,
+        motion: Tensor,
+        voices: Tensor,
+        image: Tensor,
+        masks: Tensor | None,
+        scheduler: SchedulerName,
+        steps: int,
+        generator: torch.Generator | None = None,
+        audio_guidance: float = 1.0,
+    ) -> Tensor:
+        """Latents (B, 16, T, h, w) of a window, by the package's own loop.
+
+        noise: as the latents; condition: (B, 4 + 16, T, h, w); motion: (B, 16, 1 or 3, h, w); voices: from `voices`.
+        """
+        device, people = noise.device, voices.shape[1]
+        noise_levels = make_scheduler(scheduler, steps, SHIFT)
+        with autocast(device):
+            contexts = {}
+            for drop in drops(1.0, audio_guidance):
+                heard, shown = (voices, masks) if drop is Drop.NOTHING else (torch.zeros_like(voices[:, :1]), None)
+                audio = self.transformer.embed_audio(heard, "single" if people == 1 else "multi", shown)
+                contexts[drop] = self.context(audio, image, 0, noise)
+            return denoise(
+                transformer=self.transformer,
+                scheduler=noise_levels,
+                times=self.transformer.embed_timesteps(noise_levels.timesteps.to(device)),
+                latents=noise,
+                condition=condition,
+                motion=motion,
+                contexts=contexts,
+                guide=Guide(1.0, audio_guidance),
+                generator=generator,
+                on_step=lambda _step, _latents: None,
+            ).clone()
