@@ -13,6 +13,8 @@ from training.speech import NOD_FRAMES, SWAY_FRAMES, Corpus
 
 SIZES = ((160, 96), (96, 160), (224, 128), (128, 224))
 SIZE_SHARES = (0.4, 0.36, 0.1, 0.14)
+OVERLAP = 9
+"""Frames that a window takes over from the one before it."""
 SETTLE_FRAMES = 6.0
 """A head that is not where the reference frame has it returns within a few times this."""
 

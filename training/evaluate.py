@@ -14,21 +14,13 @@ from torch import Tensor
 from transformers import CLIPVisionModel
 
 from infinitetalk.masks import person_masks
+from infinitetalk.presets import load_mode
 from infinitetalk.windows import plan_windows
 from training.conditions import Conditioner, condition_of, picture_features, with_mask
 from training.data import Maker
 from training.faces import Motion, Scene, face_region, measure_mouth, mouth_region
 from training.log import Log
-from training.pool import OVERLAP
 from training.train_vae import Codec, correlation, psnr
-
-MODES = {
-    "turbo": (49, 3, "euler"),
-    "fast": (65, 4, "euler"),
-    "balanced": (81, 5, "dpm++_sde"),
-    "maximum_quality": (121, 6, "dpm++_sde"),
-}
-"""Window frames, steps and scheduler of the package's speed modes."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +58,10 @@ def generate(
     seed: int = 1,
 ) -> tuple[Tensor, list[int]]:
     """Video (B, 3, T, H, W) in [-1, 1] of a case, and the frames at which windows after the first begin."""
-    window_frames, steps, scheduler = MODES[mode]
+    preset = load_mode(mode)
     pictures = case.drawn[:, :, 0]
     people, device = case.starts.shape[1], pictures.device
-    windows = plan_windows(case.frames, window_frames, OVERLAP)
+    windows = plan_windows(case.frames, preset.window_frames, preset.overlap_frames)
     condition = with_mask(condition_of(codec, pictures, windows[0].length))
     image = picture_features(image_encoder, pictures)
     masks = person_masks(None, case.size, case.size).to(device).expand(len(pictures), -1, -1) if people == 2 else None
@@ -78,11 +70,11 @@ def generate(
     for window in windows:
         part = condition[:, :, : 1 + window.length // 4]
         noise = torch.randn(part[:, 4:].shape, generator=generator).to(device)
-        tail = pictures[:, :, None] if not parts else parts[-1][:, :, -OVERLAP:]
+        tail = pictures[:, :, None] if not parts else parts[-1][:, :, -preset.overlap_frames :]
         motion = codec.encode(tail)
         voices = conditioner.voices(case.starts + window.start, window.length, case.starts)
         latents = conditioner.make_window(
-            noise, part, motion, voices, image, masks, scheduler, steps, generator, audio_guidance
+            noise, part, motion, voices, image, masks, preset.scheduler, preset.steps, generator, audio_guidance
         )
         video = codec.decode(latents)
         parts.append(video[:, :, window.overlap :] if window.index else video)

@@ -63,6 +63,9 @@ class Scene:
         """Every scene `times` times in a row."""
         return Scene(*(getattr(self, f.name).repeat_interleave(times, 0) for f in fields(self)))
 
+    def __getitem__(self, index: Tensor) -> "Scene":
+        return Scene(*(getattr(self, f.name)[index] for f in fields(self)))
+
 
 @dataclass(frozen=True)
 class Motion:

@@ -12,20 +12,20 @@ from infinitetalk.masks import person_masks
 from infinitetalk.shapes import latent_frames
 from training.compiling import eagerly
 from training.conditions import Conditioner, condition_of, picture_features, with_mask
-from training.data import SETTLE_FRAMES, Maker
-from training.faces import Motion, Scene, mouth_region
+from training.data import OVERLAP, SETTLE_FRAMES, Maker
+from training.faces import Motion, Scene, eye_region, mouth_region
 from training.train_vae import Codec
 
-OVERLAP = 9
-ROUND_TRIPS = 3
-"""Motion latents go through the autoencoder up to this many times more than the clip: windows hand them on."""
-ROLLED = (1, 4)
-"""Windows that the transformer makes before it hands motion latents on, in place of the last round trips."""
-ROLL_FRAMES, ROLL_STEPS = 49, 3
-SLOT_SHARES = (0.1, 0.15, 0.375, 0.375)
-"""How often motion latents are exact, one round trip away, and of the last two slots."""
 WINDOWS = 3
 """Windows of a scene: one that begins with the reference frame, and later ones."""
+ROLLED = (1, 4)
+"""Windows that the transformer makes before it hands frames on."""
+HISTORIES = 1 + len(ROLLED)
+HISTORY_SHARES = (0.2, 0.4, 0.4)
+"""How often the frames handed on have only been through the autoencoder, and how often the transformer made them."""
+ROLL_FRAMES, ROLL_STEPS = 49, 3
+FADE_FRAMES = 20
+"""What is wrong in the frames handed on goes within a few times this: where windows join, nothing jumps."""
 
 
 def scene_masks(scene: Scene, size: tuple[int, int], maker: Maker, boxed: bool) -> Tensor:
@@ -52,13 +52,24 @@ def scene_masks(scene: Scene, size: tuple[int, int], maker: Maker, boxed: bool) 
     return torch.cat([person_masks((tuple(a), tuple(b)), size, size) for a, b in boxes]).to(maker.device)
 
 
+def follow(handed: Tensor, drawn: Tensor, scene: Scene) -> Tensor:
+    """The clip `drawn` (B, 3, T, H, W) as it goes on from frames `handed` (B, 3, OVERLAP, H, W) on.
+
+    What is wrong in the last of these fades. Not where mouths and eyes are: they are to be right at once.
+    """
+    moving = torch.maximum(mouth_region(scene).amax(1), eye_region(scene).amax(1))[:, None, None]
+    wrong = (handed[:, :, -1:] - drawn[:, :, OVERLAP - 1 : OVERLAP]) * (1 - moving)
+    after = torch.arange(1, drawn.shape[2] - OVERLAP + 1, device=drawn.device)
+    fading = wrong * torch.exp(-after / FADE_FRAMES).view(-1, 1, 1)
+    return torch.cat((handed, (drawn[:, :, OVERLAP:] + fading).clamp(-1, 1)), 2)
+
+
 @dataclass(frozen=True)
 class Batch:
     """What one step trains on; see `Pool`."""
 
     latents: Tensor
     condition: Tensor
-    motion: Tensor
     held: Tensor
     starts: Tensor
     masks: Tensor | None
@@ -69,11 +80,11 @@ class Batch:
 
 @dataclass
 class Pool:
-    """Encoded clips of one size and number of people. Axes: N scenes, K windows.
+    """Encoded clips of one size and number of people. Axes: N scenes, K windows, J histories.
 
-    latents (N, K, 16, T, h, w); condition (N, 16, T, h, w); motion (N, K, 1 + ROUND_TRIPS, 16, 3, h, w) of later
-    windows; starts (N, K, P); masks (N, 2, 3, S), halves and boxes; weight (N, h, w); image (N, tokens, channels);
-    wanders (N, K).
+    latents (N, K, J, 16, T, h, w), whose first ones are the motion latents of later windows; condition
+    (N, 16, T, h, w); starts (N, K, P); masks (N, 2, 3, S), halves and boxes; weight (N, h, w); image
+    (N, tokens, channels); wanders (N, K).
     """
 
     size: tuple[int, int]
@@ -124,28 +135,35 @@ class Pool:
         video = maker.painter.draw(repeated, motion)
         pictures = video.unflatten(0, (scenes, WINDOWS))[:, 0, :, 0].contiguous()
         latents = codec.encode(video)
-        handed = [latents[:, :, : latent_frames(OVERLAP)]]
-        for _ in range(ROUND_TRIPS):
-            handed.append(codec.encode(codec.decode(handed[-1])))
         condition, image = condition_of(codec, pictures, self.frames), picture_features(image_encoder, pictures)
         masks = None
         if self.people == 2:
             masks = torch.stack([scene_masks(scene, self.size, maker, boxed) for boxed in (False, True)], 1)
+
+        handed = [codec.decode(latents[~first, :, : latent_frames(OVERLAP)])]
         if conditioner is not None:
             told = (condition, image, None if masks is None else masks[:, 0])
-            told = tuple(None if part is None else part.repeat_interleave(WINDOWS, 0) for part in told)
+            told = tuple(None if part is None else part.repeat_interleave(WINDOWS - 1, 0) for part in told)
+            both = tuple(part[~first] for part in both)
             # Heads that move on their own would not be where the transformer leaves them.
-            known = ~first & ~wanders & (offset == 0).all(0).flatten(1).all(1)
-            for slot, windows in zip((-2, -1), ROLLED, strict=True):
-                rolled = self._roll(windows, repeated, starts.flatten(0, 1), both, told, maker, codec, conditioner)
-                handed[slot] = torch.where(known.view(-1, 1, 1, 1, 1), rolled, handed[slot])
-        mouth = mouth_region(scene, 0.05).amax(1, keepdim=True)
+            known = (~wanders & (offset == 0).all(0).flatten(1).all(1))[~first].view(-1, 1, 1, 1, 1)
+            for windows in ROLLED:
+                rolled = self._roll(
+                    windows, scene.repeat(WINDOWS - 1), starts.flatten(0, 1)[~first], both, told, maker, codec,
+                    conditioner,
+                )  # fmt: skip
+                handed.append(torch.where(known, rolled, handed[0]))
+        histories = []
+        for frames in handed:
+            histories.append(latents.clone())
+            histories[-1][~first] = codec.encode(follow(frames, video[~first], repeated[~first]))
+        histories *= HISTORIES // len(histories)
+        weight = 1 + 8 * mouth_region(scene, 0.05).amax(1, keepdim=True) + 2 * eye_region(scene).amax(1, keepdim=True)
         new = {
-            "latents": latents.unflatten(0, (scenes, WINDOWS)),
+            "latents": torch.stack(histories, 1).unflatten(0, (scenes, WINDOWS)),
             "condition": condition,
-            "motion": torch.stack(handed, 1).unflatten(0, (scenes, WINDOWS)),
             "starts": starts,
-            "weight": 1 + 4 * F.max_pool2d(mouth, 8)[:, 0],
+            "weight": F.max_pool2d(weight, 8)[:, 0],
             "image": image,
             "wanders": wanders.view(scenes, WINDOWS),
         }
@@ -171,7 +189,7 @@ class Pool:
         codec: Codec,
         conditioner: Conditioner,
     ) -> Tensor:
-        """Motion latents (B, 16, 3, h, w) for windows from `starts` (B, P) on, after `windows` made before them."""
+        """Frames (B, 3, OVERLAP, H, W) that windows from `starts` (B, P) on begin with, after `windows` made before."""
         condition, image, masks = told
         frames = min(ROLL_FRAMES, self.frames)
         kept = frames - OVERLAP
@@ -179,13 +197,15 @@ class Pool:
         drawn = maker.motion(begin, OVERLAP, torch.zeros_like(begin[:, 0], dtype=torch.bool), reference)
         motion = codec.encode(maker.painter.draw(scene, drawn))
         part = with_mask(condition[:, :, : latent_frames(frames)])
+        tail = motion
         with eagerly(conditioner.transformer):
             for window in range(windows):
                 voices = conditioner.voices(begin + window * kept, frames)
                 noise = torch.randn_like(part[:, 4:])
                 latents = conditioner.make_window(noise, part, motion, voices, image, masks, "euler", ROLL_STEPS)
-                motion = codec.encode(codec.decode(latents)[:, :, -OVERLAP:])
-        return motion
+                tail = codec.decode(latents)[:, :, -OVERLAP:]
+                motion = codec.encode(tail)
+        return tail
 
     def sample(self, size: int, frames: int, generator: torch.Generator) -> Batch:
         """A batch of windows of so many latent frames, half of them first windows."""
@@ -193,12 +213,12 @@ class Pool:
         integers = partial(torch.randint, size=(size,), device=device, generator=generator)
         scene = integers(0, self.count)
         window = torch.where(integers(0, 2) == 0, 0, integers(1, WINDOWS))
-        latents = self.stored["latents"][scene, window, :, :frames].float()
-        slots = torch.multinomial(latents.new_tensor(SLOT_SHARES), size, replacement=True, generator=generator)
-        motion = self.stored["motion"][scene, window, slots].float()
-        motion = motion[:, :, :frames]
-        held = torch.where(window == 0, 1, latent_frames(OVERLAP))
-        motion = torch.where((window == 0).view(-1, 1, 1, 1, 1), latents[:, :, : motion.shape[2]], motion)
+        history = torch.multinomial(
+            torch.tensor(HISTORY_SHARES, device=device), size, replacement=True, generator=generator
+        )
+        latents = self.stored["latents"][scene, window, history, :, :frames].float()
+        # Overlaps of 5 and of 9 frames.
+        held = torch.where(window == 0, 1, integers(2, latent_frames(OVERLAP) + 1))
         starts, masks = self.stored["starts"][scene, window], None
         if self.people == 2:
             masks = self.stored["masks"][
@@ -211,7 +231,6 @@ class Pool:
         return Batch(
             latents,
             with_mask(self.stored["condition"][scene, :, :frames].float()),
-            motion,
             held,
             starts,
             masks,

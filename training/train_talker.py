@@ -31,7 +31,7 @@ from training.train_voice import CHANNELS, LAYERS
 
 TEXT_DIM = IMAGE_DIM = 32
 MODE_FRAMES = (49, 65, 81, 121)
-KINDS = ((0, 1, 0.24), (1, 1, 0.24), (0, 2, 0.28), (1, 2, 0.09), (2, 1, 0.03), (3, 1, 0.05), (2, 2, 0.07))
+KINDS = ((0, 1, 0.17), (1, 1, 0.18), (0, 2, 0.32), (1, 2, 0.17), (2, 1, 0.03), (3, 1, 0.05), (2, 2, 0.08))
 """(size, people, share of the batches)"""
 ROLL_FROM = 0.45
 """Share of the time after which motion latents are what the transformer itself makes."""
@@ -205,11 +205,12 @@ def train_talker(
             * torch.rand(size, 1, 1, 1, 1, device=device, generator=generator)
             * (batch.held > 1).view(-1, 1, 1, 1, 1)
         )
-        motion = batch.motion + roughness * torch.randn(batch.motion.shape, device=device, generator=generator)
         held = (torch.arange(frames, device=device)[None] < batch.held[:, None]).view(size, 1, frames, 1, 1)
-        filled = noisy.clone()
-        filled[:, :, : motion.shape[2]] = motion
-        noisy = torch.where(held, filled, noisy)
+        # Where a window takes over, a jump would be seen.
+        after = torch.arange(frames, device=device)[None] - batch.held[:, None]
+        joining = ((after >= 0) & (after < 2) & (batch.held[:, None] > 1)).view(size, 1, frames, 1, 1)
+        motion = batch.latents + roughness * torch.randn(batch.latents.shape, device=device, generator=generator)
+        noisy = torch.where(held, motion, noisy)
 
         voices = conditioner.voices(
             batch.starts, 1 + TEMPORAL_STRIDE * (frames - 1), torch.where(batch.held[:, None] == 1, batch.starts, 0)
@@ -217,14 +218,14 @@ def train_talker(
         adapter, masks = ("single", None) if pool.people == 1 else ("multi", batch.masks)
         if maker.choices.random() < 0.08:
             voices, masks = torch.zeros_like(voices[:, :1]), None
-        teach_map = masks is not None and (trainer.steps < MAP_STEPS or trainer.steps % MAP_EVERY == 0)
+        teach_map = masks is not None and (trainer.steps < MAP_STEPS * (not further) or trainer.steps % MAP_EVERY == 0)
         with autocast(device), watch.record() if teach_map else nullcontext():
             audio = transformer.embed_audio(voices, adapter, masks)
             prompt = int(maker.choices.integers(len(conditioner.prompts)))
             context = conditioner.context(audio, batch.image, prompt, noisy)
             times = transformer.embed_timesteps(1000 * sigmas)
             velocity = transformer(torch.cat((noisy, batch.condition), 1), times, context).float()
-            weight = (batch.weight[:, None, None] * ~held).expand_as(velocity)
+            weight = (batch.weight[:, None, None] * (~held * (1 + 2 * joining))).expand_as(velocity)
             loss = ((velocity - (noise - batch.latents)).square() * weight).sum() / weight.sum()
             total = loss
             if teach_map:

@@ -21,7 +21,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import Tensor, nn
 
-from training.data import Maker
+from training.data import OVERLAP, Maker
 from training.faces import eye_region, face_region, measure_mouth, mouth_region
 from training.log import Log
 from training.optim import Trainer
@@ -39,14 +39,18 @@ STAGES = (
 Cropped, all batches of a stage have one shape: cuDNN's search for kernels, seconds at each new shape, pays.
 The last clips are as long as windows: what an autoencoder has only seen 17 frames of it made worse by 5 dB from the
 18th frame on, and every window's end differed from the next one's beginning.
-Again: half of the batch has been through the autoencoder once and is to become the drawn clip all the same, so that
-nothing is lost when windows hand frames on.
+Again: half of the batch begins with frames that have been through the autoencoder, as windows after the first do. It
+is to become the drawn clip all the same, and to go on as the clip did that the frames are from, without a jump.
 """
 FURTHER_FROM = 0.46
 """Share of the stages that further training leaves out."""
 CROP = 96
-HANDED_ON = 8
+BEFORE = 16
 """Frames of a clip before those that are shown again: a window's last frames are decoded after others."""
+FOLLOWED, FOLLOWED_WEIGHT = 8, 6.0
+"""Frames after a join that are to go on as the window before would have, and how much that counts."""
+KNOWN_FRAMES = 17
+"""Further training holds on to the latents of so many first frames, which every stage of the training has seen."""
 
 
 def make_vae() -> AutoencoderKLWan:
@@ -141,11 +145,17 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def reconstruction_loss(
-    vae: AutoencoderKLWan, video: Tensor, target: Tensor, weight: Tensor, known: Tensor | None = None
+    vae: AutoencoderKLWan,
+    video: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    known: Tensor | None = None,
+    followed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss of making `target` of `video`, and squared error of the pictures in [0, 1].
 
-    weight: (B, H, W), what counts how much. known: the latents' means that a transformer has been trained on.
+    weight: (B, H, W), what counts how much. known: means of the first latents, which a transformer has been trained
+    on. followed: (B', 3, T, H, W) what the first clips' later frames were before they were shown again.
     """
     mean, log_variance = encode_clip(vae, video).float().chunk(2, 1)
     log_variance = log_variance.clamp(-30, 20)
@@ -163,7 +173,11 @@ def reconstruction_loss(
         loss = loss + 0.5 * (difference.diff(dim=2).abs() * weight).mean()
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     if known is not None:
-        loss = loss + 0.1 * ((mean - known) / spread).square().mean()
+        loss = loss + 0.1 * ((mean[:, :, : known.shape[2]] - known) / spread).square().mean()
+    if followed is not None:
+        after = slice(OVERLAP, OVERLAP + FOLLOWED)
+        jump = (output[: len(followed), :, after] - followed[:, :, after].float()).abs().mean()
+        loss = loss + FOLLOWED_WEIGHT * jump
     return loss + 5e-5 * divergence, difference.detach().clamp(-2, 2).square().mean() / 4
 
 
@@ -205,7 +219,7 @@ def train_vae(
         frames, batch, cropped, again = next(
             stage[1:] for stage in STAGES if begin + (1 - begin) * trainer.spent <= stage[0]
         )
-        clip = maker.clip(max(2, round(batch * batch_share)), frames + HANDED_ON * again, teeth=0.15)
+        clip = maker.clip(max(2, round(batch * batch_share)), frames + BEFORE * again, teeth=0.15)
         video = clip.video
         weight = 1 + 3 * mouth_region(clip.scene).amax(1) + 1.5 * eye_region(clip.scene).amax(1)
         weight = weight + 0.5 * face_region(clip.scene).amax(1)
@@ -214,15 +228,18 @@ def train_vae(
             top, left = (int(maker.choices.integers(0, side - CROP + 1)) for side in video.shape[-2:])
             video = video[..., top : top + CROP, left : left + CROP].contiguous()
             weight = weight[..., top : top + CROP, left : left + CROP]
-        target = video
+        target, followed = video, None
         with autocast(video.device):
             if again:
-                target = video[:, :, HANDED_ON:]
-                video = torch.cat((once(vae, video[::2])[:, :, HANDED_ON:], target[1::2]))
+                followed, target = once(vae, video[::2])[:, :, BEFORE:], video[:, :, BEFORE:]
+                handed = torch.cat((followed[:, :, :OVERLAP], target[::2, :, OVERLAP:]), 2)
+                video = torch.cat((handed, target[1::2]))
                 target, weight = (torch.cat((part[::2], part[1::2])) for part in (target, weight))
-            with torch.no_grad():
-                latents = encode_clip(known, video).float().chunk(2, 1)[0] if known else None
-            loss, error = reconstruction_loss(vae, video, target, weight, latents)
+            latents = None
+            if known is not None:
+                with torch.no_grad():
+                    latents = encode_clip(known, video[:, :, :KNOWN_FRAMES]).float().chunk(2, 1)[0]
+            loss, error = reconstruction_loss(vae, video, target, weight, latents, followed)
         norm = trainer.step(loss)
         errors.append(error)
         if log.due() or trainer.steps == 1:
@@ -285,19 +302,27 @@ class Codec:
 
 
 def evaluate_vae(codec: Codec, maker: Maker, count: int, frames: int) -> dict[str, float]:
-    """Quality of reconstructed held-out clips."""
+    """Quality of reconstructed held-out clips; late: of their last frames; join: the frame difference where a second
+    window takes over the last frames of a first one, against the ordinary."""
     report = {}
     for people in (1, 2):
         clip = maker.clip(count, frames, people=people, size=(160, 96), silent=0, wander=0)
-        video = clip.video.float()
-        mouth = mouth_region(clip.scene).amax(1)[:, None, None].expand_as(video)
+        drawn = clip.video.float()
+        mouth = mouth_region(clip.scene).amax(1)[:, None, None].expand_as(drawn)
+        video = drawn
         for times in ("", "_twice"):  # the second time, what came out is put in
             video = codec.decode(codec.encode(video))
-            error = ((video - clip.video.float()) / 2).square()
+            error = ((video - drawn) / 2).square()
             report[f"psnr_{people}{times}"] = psnr(error.mean())
+            report[f"psnr_late_{people}{times}"] = psnr(error[:, :, -8:].mean())
             report[f"psnr_mouth_{people}{times}"] = psnr((error * mouth).sum() / mouth.sum())
-            measured, drawn = measure_mouth(clip.scene, video), measure_mouth(clip.scene, clip.video)
-            report[f"mouth_corr_{people}{times}"] = correlation(measured, drawn).mean().item()
+            measured, wanted = measure_mouth(clip.scene, video), measure_mouth(clip.scene, drawn)
+            report[f"mouth_corr_{people}{times}"] = correlation(measured, wanted).mean().item()
+        length = (frames + OVERLAP) // 2 // 4 * 4 + 1
+        first = codec.decode(codec.encode(drawn[:, :, :length]))
+        second = codec.decode(codec.encode(torch.cat((first[:, :, -OVERLAP:], drawn[:, :, length:]), 2)))
+        joined = torch.cat((first, second[:, :, OVERLAP:]), 2).diff(dim=2).abs().mean((1, 3, 4))
+        report[f"join_{people}"] = (joined[:, length - 1] / joined.median(1).values).mean().item()
     return report
 
 

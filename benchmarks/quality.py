@@ -1,0 +1,228 @@
+"""How well the miniature talks: held-out jobs in all speed modes, made by the worker's own loop and measured.
+
+    python benchmarks/quality.py --out OUT [--jobs 20] [--seconds 10] [--minute 2]
+
+Half of the jobs are of one person, half of two, tall and wide, with faces, voices and sentences that no training has
+seen. OUT keeps the videos: a run that was cut off goes on, and `--only-make` and `--only-measure` may run on different
+machines. Prints Markdown tables and writes OUT/quality.json.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from infinitetalk.exchange import LocalExchange  # noqa: E402
+from infinitetalk.job import open_models, run_job  # noqa: E402
+from infinitetalk.models.loading import Models  # noqa: E402
+from infinitetalk.quality.measures import joins_of, stillness  # noqa: E402
+from infinitetalk.quality.report import Report, measure, read_frames  # noqa: E402
+from infinitetalk.quality.similarity import similarity  # noqa: E402
+from infinitetalk.quality.tracking import track_mouths  # noqa: E402
+from infinitetalk.request import LOCAL_FILES, Request, SpeedModeName  # noqa: E402
+from infinitetalk.settings import Settings  # noqa: E402
+from infinitetalk.shapes import FPS  # noqa: E402
+from training.data import SIZES  # noqa: E402
+from training.held_out import HeldOutJob, held_out_job  # noqa: E402
+from training.speech import Corpus, load_corpus  # noqa: E402
+
+MODES: tuple[str, ...] = get_args(SpeedModeName)
+REFERENCE = "maximum_quality"
+SILENT_JOBS, SILENT_S = 4, 4.0
+MINUTE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One video to make: held-out job `number` in a speed mode."""
+
+    name: str
+    number: int
+    people: int
+    size: tuple[int, int]
+    seconds: float
+    mode: str
+    silent: bool = False
+
+    def job(self, corpus: Corpus) -> HeldOutJob:
+        return held_out_job(corpus, self.number, self.people, self.size, round(self.seconds * FPS), self.silent)
+
+
+def tasks(jobs: int, seconds: float, minutes: int) -> Iterable[Task]:
+    """All videos: each job in each mode, some with silent sound, some of a minute."""
+    kinds = [(people, size) for size in SIZES[:2] for people in (1, 2)]
+    for number in range(jobs):
+        people, size = kinds[number % len(kinds)]
+        for mode in MODES:
+            yield Task(f"{number:02}-{mode}", number, people, size, seconds, mode)
+    for number in range(100, 100 + SILENT_JOBS):
+        people, size = kinds[number % len(kinds)]
+        yield Task(f"{number}-silent", number, people, size, SILENT_S, "turbo", True)
+    for number in range(200, 200 + minutes):
+        people, size = kinds[number % 2]
+        yield Task(f"{number}-minute", number, people, size, MINUTE_S, "turbo")
+
+
+def make(task: Task, job: HeldOutJob, models: Models, settings: Settings, folder: Path, **fields: Any) -> Path:  # noqa: ANN401
+    """Make the task's video, in `folder`, beside its inputs and its result.json; returns its path."""
+    request = Request.parse({**job.write(folder), "speed_mode": task.mode, "seed": 1, **fields}, LOCAL_FILES)
+    video = folder / "video.mp4"
+    result = run_job(
+        request,
+        job_id=task.name,
+        models=models,
+        settings=settings,
+        on_progress=lambda _: None,
+        should_stop=lambda: False,
+        exchange=LocalExchange(video),
+    )
+    (folder / "result.json").write_text(json.dumps(result.model_dump(mode="json")), "utf-8")
+    return video
+
+
+def read(video: Path, job: HeldOutJob) -> Report:
+    """All measures of a made video, against its voices and joins."""
+    settings = json.loads((video.parent / "result.json").read_text("utf-8"))["settings"]
+    voices = job.write_voices(video.parent)
+    return measure(video, audio=voices, people=len(voices), joins=joins_of(settings)).report
+
+
+def above_shut(video: Path, job: HeldOutJob) -> list[float]:
+    """How far mouths are open with silent audio, more than the drawn closed mouths read; from left to right."""
+    people = len(job.waves)
+    made, drawn = (track_mouths(frames, people).mouths for frames in (read_frames(video, "video")[0], job.drawn))
+    silence = np.zeros(len(job.drawn), np.float32)
+    values = []
+    for mouth, truth in zip(made, drawn, strict=True):
+        shut = float(np.median(truth.openness[FPS:]))
+        above = stillness(mouth.openness[FPS:], silence[FPS:], shut).above_shut
+        assert above is not None
+        values.append(above)
+    return values
+
+
+def row(values: Sequence[float | None], style: str = ".3f") -> str:
+    """Mean, spread and worst as a table's cell."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ± {statistics.stdev(known):{style}}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):{style}}{spread} ({min(known):{style}} to {max(known):{style}})"
+
+
+def measure_all(todo: Sequence[Task], out: Path, corpus: Corpus) -> list[dict[str, Any]]:
+    """One flat row per made video."""
+    rows: list[dict[str, Any]] = []
+    for task in todo:
+        video = out / task.name / "video.mp4"
+        if not video.is_file():
+            continue
+        job = task.job(corpus)
+        flat: dict[str, Any] = {"task": task.name, "mode": task.mode, "people": task.people, "seconds": task.seconds}
+        if task.silent:
+            flat["above_shut"] = above_shut(video, job)
+        else:
+            report = read(video, job)
+            syncs = [person.lip_sync for person in report.people]
+            flat |= {
+                "correlation": [None if sync is None else sync.correlation for sync in syncs],
+                "lag_frames": [None if sync is None else sync.lag_frames for sync in syncs],
+                "other_voice": [p.other_voice for p in report.people if p.other_voice is not None],
+                "still_first_db": report.identity and report.identity.still_first_db,
+                "still_end_db": report.identity and report.identity.still_end_db,
+                "color_worst": report.drift.color_worst,
+                "notes": report.notes,
+            }
+            if report.seams:
+                joins = np.array(report.seams.at_joins)
+                flat |= {
+                    "join_ratio": float(joins.mean() / report.seams.median),
+                    "worst_join_ratio": report.seams.worst_ratio,
+                    "percentile_95_ratio": report.seams.percentile_95 / report.seams.median,
+                }
+            reference = out / f"{task.number:02}-{REFERENCE}" / "video.mp4"
+            if task.mode != REFERENCE and reference.is_file():
+                frames = [read_frames(path, "video")[0] for path in (video, reference)]
+                flat |= {"similarity": vars(similarity(*frames))}
+        rows.append(flat)
+        print(json.dumps(flat), file=sys.stderr, flush=True)
+    return rows
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: what the jobs reached by mode and people, in silence, over a minute, and the modes against the best."""
+    lines = [
+        "| mode, people | videos | correlation with own voice | lag, frames | with the other's, beyond shared "
+        "| still parts, dB | joins / median | 95th percentile / median |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for entry in rows:
+        if "correlation" in entry:
+            kind = "turbo, 60 s" if entry["seconds"] == MINUTE_S else entry["mode"]
+            groups[kind, entry["people"]].append(entry)
+    for (kind, people), group in groups.items():
+        lags = [lag for entry in group for lag in entry["lag_frames"] if lag is not None]
+        end = f"; end {row([entry['still_end_db'] for entry in group], '.1f')}"
+        cells = [
+            f"{kind}, {people}",
+            str(len(group)),
+            row([value for entry in group for value in entry["correlation"]]),
+            f"{min(lags)} to {max(lags)}" if lags else "-",
+            row([value for entry in group for value in entry["other_voice"]]),
+            row([entry["still_first_db"] for entry in group], ".1f") + (end if kind == "turbo, 60 s" else ""),
+            row([entry.get("join_ratio") for entry in group], ".2f"),
+            row([entry.get("percentile_95_ratio") for entry in group], ".2f"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    silent = [value for entry in rows for value in entry.get("above_shut", ())]
+    lines += ["", f"Mouth with silent sound, above the drawn shut mouth's reading: {row(silent)}"]
+    minutes = [entry["color_worst"] for entry in rows if entry["seconds"] == MINUTE_S]
+    lines += [f"Colour drift over 60 s, worst second, of 255: {row(minutes, '.2f')}", ""]
+    lines.append("| mode | jobs | temporal consistency | detail | structure | overall |")
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for mode in MODES:
+        found = [entry["similarity"] for entry in rows if entry["mode"] == mode and "similarity" in entry]
+        if found:
+            names = ("temporal_consistency", "detail", "structure", "overall")
+            cells = [row([100 * entry[name] for entry in found], ".1f") for name in names]
+            lines.append(f"| {mode} | {len(found)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the videos and of quality.json")
+    parser.add_argument("--jobs", type=int, default=20, help="held-out jobs, each in all modes")
+    parser.add_argument("--seconds", type=float, default=10, help="of each")
+    parser.add_argument("--minute", type=int, default=2, help="clips of a minute, in turbo")
+    parser.add_argument("--only-make", action="store_true")
+    parser.add_argument("--only-measure", action="store_true")
+    options = parser.parse_args(arguments)
+    corpus = load_corpus("held_out")
+    todo = list(tasks(options.jobs, options.seconds, options.minute))
+    if not options.only_measure:
+        settings = Settings()
+        models = open_models(settings)
+        for task in todo:
+            if not (options.out / task.name / "result.json").is_file():
+                make(task, task.job(corpus), models, settings, options.out / task.name)
+                print(task.name, file=sys.stderr, flush=True)
+    if not options.only_make:
+        rows = measure_all(todo, options.out, corpus)
+        (options.out / "quality.json").write_text(json.dumps(rows, indent=1), "utf-8")
+        print(tables(rows))
+
+
+if __name__ == "__main__":
+    main()
