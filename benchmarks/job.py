@@ -1,128 +1,223 @@
-"""Windows of a whole job at the 14B profile's real size with random weights: seconds per stage and peak memory.
+"""Whole jobs as a worker runs them, from files to an mp4: seconds per stage, per new frame and per second of video.
 
-    python benchmarks/job.py --speed-mode turbo --resolution 480p --people 1 --windows 2
+    python benchmarks/job.py --json out/job.json           the 14B profile with random weights (needs a GPU of 80 GB)
+    python benchmarks/job.py --miniature --window 13       the miniature, on any machine
+    python benchmarks/plot.py out/job.json docs/job.svg    draws what the first one wrote
 
-Everything on the GPU is real: prompt, picture, voices, steps, autoencoder, bytes. Not in it: reading files,
-downloading, H.264, delivery. Needs a GPU of 80 GB.
+Picture and voices are those of samples/, repeated. Settings come from the environment, as the worker's do. With random
+weights times and memory are the real ones, except that the picture is noise, which H.264 takes longest for. Each job
+has --windows full windows and --steps steps; what the same mode's whole steps would take for a video of --seconds is
+extrapolated from it and named so.
 """
 
 import argparse
 import json
+import os
+import sys
+import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from random_models import random_encoders, random_transformer
-from transformers import AutoTokenizer, Wav2Vec2FeatureExtractor
 
-from infinitetalk.masks import person_masks
-from infinitetalk.media.image import Picture
-from infinitetalk.models.audio_encoder import embed_voice
-from infinitetalk.models.compiling import compile_transformer
-from infinitetalk.models.loading import Models, set_attention_backend
-from infinitetalk.pipeline import Noise, Voices, generate
-from infinitetalk.pixels import to_bytes
-from infinitetalk.plan import Plan, make_plan
-from infinitetalk.presets import load_mode, load_profile
-from infinitetalk.progress import Stopwatch
-from infinitetalk.request import Request
-from infinitetalk.shapes import SAMPLES_PER_FRAME
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 
-MINIATURE = Path(__file__).parents[1] / "infinitetalk" / "miniature"
+from benchmarks.random_models import random_models  # noqa: E402
+from infinitetalk.calibration import run_sample, write_voice  # noqa: E402
+from infinitetalk.estimate import Hardware, Work, find_hardware  # noqa: E402
+from infinitetalk.job import gpu_name, open_models  # noqa: E402
+from infinitetalk.logs import configure_logging  # noqa: E402
+from infinitetalk.media.audio import load_audio  # noqa: E402
+from infinitetalk.models.loading import Models  # noqa: E402
+from infinitetalk.plan import Plan, make_plan  # noqa: E402
+from infinitetalk.presets import SpeedMode, load_mode  # noqa: E402
+from infinitetalk.request import LOCAL_FILES, Request, Resolution, SpeedModeName  # noqa: E402
+from infinitetalk.settings import Settings  # noqa: E402
+from infinitetalk.shapes import FPS, SAMPLES_PER_FRAME  # noqa: E402
 
+SAMPLES = ROOT / "samples"
+WARM_UP_FRAMES = 13
 
-def random_models(device: torch.device, attention: str, compiled: bool) -> Models:
-    """The 14B profile with random weights; the miniature's tokenizer stands in for umT5's."""
-    profile = load_profile("infinitetalk-14b")
-    transformer = random_transformer(device, torch.bfloat16)
-    set_attention_backend(transformer, attention)
-    if compiled:
-        compile_transformer(transformer)
-    vae, text_encoder, image_encoder, audio_encoder = random_encoders(device, torch.bfloat16)
-    return Models(
-        profile=profile,
-        device=device,
-        dtype=torch.bfloat16,
-        transformer=transformer,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=AutoTokenizer.from_pretrained(MINIATURE / "tokenizer"),
-        image_encoder=image_encoder,
-        audio_encoder=audio_encoder,
-        audio_extractor=Wav2Vec2FeatureExtractor(),
-    )
+Json = dict[str, Any]
+
+# By what a stage grows with the clip; all others are the job's. Waiting for H.264 ("encode") is among these: it goes on
+# beside the next window, and more steps give it more time.
+GROWTH: Mapping[str, Callable[[Plan], float]] = {
+    "denoise": lambda plan: Work.of(plan).tokens,
+    "decode": lambda plan: Work.of(plan).decoded,
+    "color": lambda plan: Work.of(plan).decoded,
+    "bytes": lambda plan: Work.of(plan).decoded,
+    "condition": lambda plan: len(plan.windows),
+    "overlap": lambda plan: len(plan.windows) - 1,
+    "audio": lambda plan: plan.n_frames,
+}
+# What a window after the first adds; the rest is the job's.
+OF_A_WINDOW = ("denoise", "decode", "color", "bytes", "condition", "overlap")
 
 
-def plan_job(speed_mode: str, resolution: str, people: int, windows: int) -> Plan:
-    """A plan of that many full windows."""
-    mode, profile = load_mode(speed_mode), load_profile("infinitetalk-14b")
-    fields: dict[str, Any] = {"person_count": "multi", "wav_url_2": "https://example.com/b.wav"} if people == 2 else {}
-    request = Request.parse(
-        {
-            "image_url": "https://example.com/face.png",
-            "wav_url": "https://example.com/a.wav",
-            "speed_mode": speed_mode,
-            "resolution": resolution,
-            "aspect_ratio": "16:9",
-            **fields,
-        }
-    )
-    n_frames = mode.window_frames + (windows - 1) * (mode.window_frames - mode.overlap_frames)
-    return make_plan(request, profile, mode, n_frames, seed=1)
-
-
-def measure(models: Models, plan: Plan) -> dict[str, Any]:
-    """Seconds per stage of the job, and the memory it took."""
-    generator = np.random.default_rng(0)
-    picture = Picture(generator.integers(0, 256, (plan.height, plan.width, 3), np.uint8), (plan.width, plan.height))
-    waves = [
-        generator.standard_normal(plan.n_frames * SAMPLES_PER_FRAME).astype(np.float32) for _ in range(plan.speakers)
-    ]
-    masks = person_masks(None, picture.source_size, picture.source_size) if plan.speakers == 2 else None
-    watch = Stopwatch(models.device)
-    torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
-    with watch.stage("condition"), torch.inference_mode():
-        encoder, extractor = models.audio_encoder, models.audio_extractor
-        voices = Voices(torch.stack([embed_voice(encoder, extractor, wave, plan.n_frames) for wave in waves]))
-    frames = 0
-    for part in generate(plan, models, picture, voices, masks, Noise(1), lambda *_: None, watch):
-        with watch.stage("to_bytes"):
-            frames += len(to_bytes(part.frames))
+def job_fields(folder: Path, speed_mode: str, resolution: str, people: int, n_frames: int) -> Json:
+    """A job's input. Its voices, the samples' over and over for so many frames, are written to the folder."""
+    names = {"wav_url": "voice.wav", "wav_url_2": "voice_2.flac"} if people == 2 else {"wav_url": "voice.wav"}
+    for field, name in names.items():
+        voice = load_audio(SAMPLES / name, field, None, limit_s=60.0)
+        write_voice(np.resize(voice, n_frames * SAMPLES_PER_FRAME), folder / f"{field}.wav")
     return {
-        "speed_mode": plan.speed_mode,
-        "size": f"{plan.width}x{plan.height}",
-        "people": plan.speakers,
-        "windows": len(plan.windows),
-        "steps": plan.steps,
-        "frames": frames,
-        "total_s": round(time.perf_counter() - started, 2),
-        **{f"{name}_s": round(seconds, 2) for name, seconds in watch.seconds.items()},
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1),
-        "reserved_gib": round(torch.cuda.memory_reserved() / 2**30, 1),
+        "image_url": (SAMPLES / ("two_people.png" if people == 2 else "portrait.png")).as_uri(),
+        "speed_mode": speed_mode,
+        "resolution": resolution,
+        "aspect_ratio": "16:9",
+        "person_count": "multi" if people == 2 else "single",
+        "seed": 1,
+        **{field: (folder / f"{field}.wav").as_uri() for field in names},
     }
 
 
-def main() -> None:
+def extrapolate(seconds: Mapping[str, float], run: Plan, whole: Plan) -> dict[str, float]:
+    """Seconds per stage of a longer job with more steps, each stage by what it grows with."""
+    found = {}
+    for stage, spent in seconds.items():
+        amount = GROWTH.get(stage, lambda _: 1)
+        found[stage] = spent * amount(whole) / amount(run) if amount(run) else 0.0
+    return found
+
+
+def new_frame_s(seconds: Mapping[str, float], plan: Plan, steps: int) -> float:
+    """Seconds that each new frame takes in a long video: those of a full window after the first, by its new frames."""
+    windows = len(plan.windows)
+    spent = {stage: seconds.get(stage, 0.0) / windows for stage in OF_A_WINDOW}
+    spent["overlap"] = seconds.get("overlap", 0.0) / max(windows - 1, 1)
+    spent["denoise"] *= steps / plan.steps
+    return sum(spent.values()) / (plan.window_frames - plan.overlap_frames)
+
+
+def measure(
+    models: Models, settings: Settings, fields: Json, modes: tuple[SpeedMode, SpeedMode], seconds: float, folder: Path
+) -> Json:
+    """Run the job in the first of `modes`, and extrapolate to the second and to so many seconds of video."""
+    cuda = models.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    sample, result = run_sample(fields, modes[0], models, settings, folder / "out.mp4")
+    request = Request.parse(fields, LOCAL_FILES)
+    run, whole = (
+        make_plan(request, models.profile, mode, n_frames, seed=1)
+        for mode, n_frames in zip(modes, (result.settings.frames, round(seconds * FPS)), strict=True)
+    )
+    hardware = find_hardware(models.profile.name, gpu_name(models.device), settings.hardware_file)
+    extrapolated = extrapolate(sample.seconds, run, whole)
+    total_s = sum(extrapolated.values())
+    return {
+        "speed_mode": run.speed_mode,
+        "size": f"{run.width}x{run.height}",
+        "people": run.speakers,
+        "window": run.window_frames,
+        "overlap": run.overlap_frames,
+        "windows": len(run.windows),
+        "steps": run.steps,
+        "frames": run.n_frames,
+        "work": asdict(sample.work),
+        "seconds": {stage: round(spent, 3) for stage, spent in sample.seconds.items()},
+        "total_s": result.gpu_seconds,
+        "estimated_s": _estimate(hardware, run, sample.lane),
+        "new_frame_s": round(new_frame_s(sample.seconds, run, whole.steps), 4),
+        "extrapolated": {
+            "video_s": seconds,
+            "windows": len(whole.windows),
+            "steps": whole.steps,
+            "seconds": {stage: round(spent, 3) for stage, spent in extrapolated.items()},
+            "total_s": round(total_s, 1),
+            "estimated_s": _estimate(hardware, whole, sample.lane),
+            "outside_transformer": round(1 - extrapolated["denoise"] / total_s, 4),
+        },
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if cuda else None,
+        "reserved_gib": round(torch.cuda.memory_reserved() / 2**30, 1) if cuda else None,
+    }
+
+
+def _estimate(hardware: Hardware | None, plan: Plan, lane: str) -> float | None:
+    if hardware is None or lane not in hardware.lanes:
+        return None
+    return round(hardware.seconds(Work.of(plan), lane), 1)
+
+
+def table(rows: list[Json]) -> str:
+    """Markdown: the runs, and below them what is extrapolated."""
+    stages = list(dict.fromkeys(stage for row in rows for stage in row["seconds"]))
+    heads = ["mode", "size", "people", "windows", "steps", "frames", *stages, "in all", "estimated", "peak GiB"]
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    for row in rows:
+        cells = [row[key] for key in ("speed_mode", "size", "people", "windows", "steps", "frames")]
+        cells += [f"{row['seconds'].get(stage, 0.0):.2f}" for stage in stages]
+        cells += [f"{row['total_s']:.1f}", row["estimated_s"], row["peak_gib"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    heads = ["extrapolated", "windows", "steps", "s", "estimated", "s per second of video", "outside the transformer"]
+    heads += ["s per new frame", "against maximum_quality"]
+    lines += ["", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    slowest = {row["size"]: row["new_frame_s"] for row in rows if row["speed_mode"] == "maximum_quality"}
+    for row in rows:
+        more = row["extrapolated"]
+        base = slowest.get(row["size"])
+        saved = "" if base is None else f"{100 * (1 - row['new_frame_s'] / base):.1f} % less"
+        cells = [f"{more['video_s']:g} s, {row['speed_mode']}, {row['size']}, {row['people']}", more["windows"]]
+        cells += [more["steps"], f"{more['total_s']:.0f}", more["estimated_s"]]
+        cells += [f"{more['total_s'] / more['video_s']:.2f}", f"{100 * more['outside_transformer']:.1f} %"]
+        cells += [f"{row['new_frame_s']:.3f}", saved]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the jobs, print the table, write the JSON after each job."""
+    modes = get_args(SpeedModeName)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speed-mode", nargs="+", default=["turbo"])
-    parser.add_argument("--resolution", default="480p")
-    parser.add_argument("--people", type=int, default=1)
+    parser.add_argument("--miniature", action="store_true")
+    parser.add_argument("--speed-mode", nargs="+", choices=modes, default=modes)
+    parser.add_argument("--resolution", nargs="+", choices=get_args(Resolution), default=["480p"])
+    parser.add_argument("--people", type=int, choices=(1, 2), default=2)
     parser.add_argument("--windows", type=int, default=2)
-    parser.add_argument("--steps", type=int, help="fewer steps than the mode's, to measure memory quickly")
-    parser.add_argument("--attention", default="native")
-    parser.add_argument("--eager", action="store_true", help="without torch.compile")
-    options = parser.parse_args()
-    models = random_models(torch.device("cuda"), options.attention, not options.eager)
-    print(f"resident: {torch.cuda.memory_allocated() / 2**30:.1f} GiB on {torch.cuda.get_device_name()}", flush=True)
-    for mode in options.speed_mode:
-        plan = plan_job(mode, options.resolution, options.people, options.windows)
-        if options.steps:
-            plan = replace(plan, steps=options.steps)
-        print(json.dumps(measure(models, plan)), flush=True)
+    parser.add_argument("--window", type=int, help="frames, instead of the mode's: to try the script")
+    parser.add_argument("--overlap", type=int, help="frames, instead of the mode's")
+    parser.add_argument("--steps", type=int, help="fewer than the mode's")
+    parser.add_argument("--seconds", type=float, default=80.0, help="of the video that is extrapolated to")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    settings = Settings.from_env(os.environ | ({"MODEL_PROFILE": "miniature"} if options.miniature else {}))
+    configure_logging("ERROR", sys.stderr)
+    started_s = time.perf_counter()
+    models = open_models(settings) if options.miniature else random_models(torch.device("cuda"), settings)
+    report: Json = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": gpu_name(models.device),
+        "torch": torch.__version__,
+        "profile": models.profile.name,
+        "lane": settings.lane,
+        "attention": models.transformer.attention_names,
+        "load_s": round(time.perf_counter() - started_s, 1),
+        "jobs": [],
+    }
+    print(", ".join(f"{key} {value or 'CPU'}" for key, value in report.items() if key != "jobs"), flush=True)
+    changes = {"window_frames": options.window, "overlap_frames": options.overlap, "steps": options.steps}
+    with tempfile.TemporaryDirectory() as name:
+        for resolution in options.resolution:
+            for number, speed_mode in enumerate(("turbo", *options.speed_mode)):
+                mode = load_mode(speed_mode)
+                given = {key: value for key, value in changes.items() if value}
+                run = mode.model_copy(update=given if number else {"window_frames": WARM_UP_FRAMES, "steps": 1})
+                n_frames = run.window_frames + (options.windows - 1) * (run.window_frames - run.overlap_frames)
+                fields = job_fields(Path(name), speed_mode, resolution, options.people, n_frames)
+                row = measure(models, settings, fields, (run, mode), options.seconds, Path(name))
+                if number:  # the first one warms up: kernels are tuned and built for each size once
+                    report["jobs"].append(row)
+                    print(json.dumps(row), flush=True)
+                if options.json:
+                    options.json.write_text(json.dumps(report, indent=1), "utf-8")
+    print(table(report["jobs"]))
 
 
 if __name__ == "__main__":

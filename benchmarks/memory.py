@@ -1,8 +1,13 @@
-"""Host memory of long jobs: peak resident memory of a two-minute miniature job beside a twenty-second one.
+"""Memory over a long job: the host's for longer and longer audio, or the GPU's after each window.
 
-    python benchmarks/memory.py [--seconds 20 120] [--speed-mode turbo]
+    python benchmarks/memory.py [--seconds 20 120] [--speed-mode turbo]     whole jobs of the miniature
+    python benchmarks/memory.py --seconds 20 600 --grey                     the same, but all frames are grey
+    python benchmarks/memory.py --windows 30 [--layers 2] [--json FILE]     one job of the 14B's sizes (needs a GPU)
 
-Each job runs in a process of its own; what is printed is the operating system's own account of it.
+Each host job runs in a process of its own; what is printed is the operating system's own account of it. Grey jobs do
+all but denoise and decode: they read the sound, make its features, write each window and join them. The job on the
+GPU has random weights and fewer layers in the transformer: more of them take more memory, but none from window to
+window. Its windows have 81 frames and two steps.
 """
 
 import argparse
@@ -12,14 +17,36 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import soundfile
+import torch
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, Wav2Vec2FeatureExtractor
 
-from infinitetalk.shapes import SAMPLE_RATE_HZ
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.random_models import MINIATURE, random_encoders, random_transformer  # noqa: E402
+from infinitetalk import cli, job  # noqa: E402
+from infinitetalk.models.loading import Models, set_attention_backend  # noqa: E402
+from infinitetalk.models.vae import optimise_vae  # noqa: E402
+from infinitetalk.pipeline import Noise, Rendered, Voices, generate  # noqa: E402
+from infinitetalk.pixels import to_bytes  # noqa: E402
+from infinitetalk.plan import Plan, make_plan  # noqa: E402
+from infinitetalk.presets import load_mode, load_profile  # noqa: E402
+from infinitetalk.progress import Stopwatch  # noqa: E402
+from infinitetalk.request import Request  # noqa: E402
+from infinitetalk.shapes import SAMPLE_RATE_HZ  # noqa: E402
 
 RATE_HZ = SAMPLE_RATE_HZ
+WINDOW_FRAMES, OVERLAP_FRAMES = 81, 9
+AUDIO_LAYERS, AUDIO_CHANNELS = 12, 768
 
 
 def write_voice(path: Path, seconds: float) -> None:
@@ -30,40 +57,133 @@ def write_voice(path: Path, seconds: float) -> None:
     soundfile.write(path, (generator.standard_normal(len(times)) * loudness).astype(np.float32), RATE_HZ)
 
 
-def run(seconds: float, speed_mode: str, picture: Path, folder: Path) -> None:
-    """Run one job in this process and print its peak memory as JSON."""
-    from infinitetalk.cli import main
+def host_peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
+
+def grey_windows(plan: Plan, *_: object) -> Iterator[Rendered]:
+    """What `generate` gives, without the model."""
+    for window in plan.windows:
+        frames = window.keep_stop - window.keep_start
+        yield Rendered(window, torch.zeros(3, frames, plan.height, plan.width), None)
+
+
+def run(seconds: float, speed_mode: str, picture: Path, folder: Path, grey: bool) -> None:
+    """Run one job in this process and print its peak memory as JSON."""
     voice = folder / "voice.wav"
     write_voice(voice, seconds)
     started = time.perf_counter()
     output = folder / "out.mp4"
     arguments = ["--image", picture, "--audio", voice, "--speed-mode", speed_mode, "--seed", "1", "-o", output]
-    main(["generate", "--profile", "miniature", *map(str, arguments)])
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"audio_s": seconds, "wall_s": round(time.perf_counter() - started, 1), "peak_mib": peak_mib}))
+    with mock.patch.object(job, "generate", grey_windows) if grey else nullcontext():
+        cli.main(["generate", "--profile", "miniature", *map(str, arguments)])
+    wall_s = round(time.perf_counter() - started, 1)
+    print(json.dumps({"audio_s": seconds, "wall_s": wall_s, "peak_mib": host_peak_mib()}))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, nargs="+", default=[20.0, 120.0])
-    parser.add_argument("--speed-mode", default="turbo")
-    parser.add_argument("--picture", type=Path, default=Path(__file__).parents[1] / "samples" / "portrait.png")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        run(options.seconds[0], options.speed_mode, options.picture, options.child)
-        return
+def host_memory(options: argparse.Namespace) -> None:
+    """Peak resident memory of jobs of each length."""
     peaks = []
     for seconds in options.seconds:
         with tempfile.TemporaryDirectory() as folder:
-            arguments = ["--seconds", str(seconds), "--speed-mode", options.speed_mode]
+            arguments = ["--seconds", str(seconds), "--speed-mode", options.speed_mode, *["--grey"] * options.grey]
             command = [sys.executable, __file__, *arguments, "--picture", str(options.picture), "--child", folder]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         figures = json.loads(done.stdout.splitlines()[-1])
         peaks.append(figures["peak_mib"])
         print(f"{seconds:g} s of sound: {figures['wall_s']} s, peak {figures['peak_mib']:.0f} MiB", flush=True)
     print(f"longest against shortest: {peaks[-1] / peaks[0]:.3f}x")
+
+
+class NoisePicture:
+    """Footage: one picture of noise, which every window shows."""
+
+    still = True
+
+    def __init__(self, height: int, width: int) -> None:
+        self.picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+    def frame(self, _index: int) -> NDArray[np.uint8]:
+        return self.picture
+
+    def clip(self, _start: int, n_frames: int) -> NDArray[np.uint8]:
+        return np.repeat(self.picture[None], n_frames, axis=0)
+
+
+def small_models(device: torch.device, layers: int) -> Models:
+    """The 14B profile with fewer layers, eager."""
+    dtype = torch.bfloat16
+    transformer = random_transformer(device, dtype, num_layers=layers)
+    set_attention_backend(transformer, "_native_cudnn")
+    vae, text_encoder, image_encoder, audio_encoder = random_encoders(device, dtype)
+    optimise_vae(vae, compiled=True)
+    return Models(
+        profile=load_profile("infinitetalk-14b"),
+        device=device,
+        dtype=dtype,
+        transformer=transformer,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=AutoTokenizer.from_pretrained(MINIATURE / "tokenizer"),
+        image_encoder=image_encoder,
+        audio_encoder=audio_encoder,
+        audio_extractor=Wav2Vec2FeatureExtractor(),
+    )
+
+
+def plan_of(n_windows: int, resolution: str) -> Plan:
+    n_frames = WINDOW_FRAMES + (WINDOW_FRAMES - OVERLAP_FRAMES) * (n_windows - 1)
+    sizes = {"steps": 2, "window_frames": WINDOW_FRAMES, "overlap_frames": OVERLAP_FRAMES}
+    fields = {"image_url": "https://example.com/a.png", "wav_url": "https://example.com/a.wav"}
+    request = Request.parse({**fields, "resolution": resolution, "aspect_ratio": "16:9", "speed_mode": "turbo"})
+    mode = load_mode("turbo").model_copy(update=sizes)
+    return make_plan(request, load_profile("infinitetalk-14b"), mode, n_frames, seed=1)
+
+
+def gpu_memory(n_windows: int, layers: int, resolution: str, report: Path | None) -> None:
+    """Allocated, peak and reserved GPU memory, and the host's peak, after each window of one job."""
+    device = torch.device("cuda")
+    models, plan = small_models(device, layers), plan_of(n_windows, resolution)
+    voices = Voices(torch.randn(1, plan.n_frames, AUDIO_LAYERS, AUDIO_CHANNELS, device=device))
+    footage, noise, watch = NoisePicture(plan.height, plan.width), Noise(plan.seed), Stopwatch(device)
+    rows: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    for part in generate(plan, models, footage, voices, None, noise, lambda *_: None, watch):
+        to_bytes(part.frames)
+        row = {
+            "window": part.window.index,
+            "seconds": round(time.perf_counter() - started, 1),
+            "allocated_gib": round(torch.cuda.memory_allocated() / 2**30, 3),
+            "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3),
+            "reserved_gib": round(torch.cuda.memory_reserved() / 2**30, 3),
+            "host_peak_mib": round(host_peak_mib()),
+        }
+        del part
+        torch.cuda.reset_peak_memory_stats()
+        rows.append(row)
+        print(*(f"{name} {value:g}" for name, value in row.items()), sep=", ", flush=True)
+        if report:
+            report.write_text(json.dumps(rows, indent=1), "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[20.0, 120.0])
+    parser.add_argument("--grey", action="store_true")
+    parser.add_argument("--speed-mode", default="turbo")
+    parser.add_argument("--picture", type=Path, default=ROOT / "samples" / "portrait.png")
+    parser.add_argument("--windows", type=int)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--resolution", choices=["480p", "720p"], default="480p")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        run(options.seconds[0], options.speed_mode, options.picture, options.child, options.grey)
+    elif options.windows:
+        gpu_memory(options.windows, options.layers, options.resolution, options.json)
+    else:
+        host_memory(options)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,32 @@
 """Models of the 14B profile's real sizes with random weights: times and memory are the real ones, pictures are not."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel, Wav2Vec2Config, Wav2Vec2Model
+from transformers import (
+    AutoTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    UMT5Config,
+    UMT5EncoderModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
 
+from infinitetalk.models.compiling import compile_transformer
+from infinitetalk.models.fp8 import quantise_block
+from infinitetalk.models.loading import Models, set_attention_backend
 from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.models.vae import optimise_vae
+from infinitetalk.presets import load_profile
+from infinitetalk.settings import Settings
 
+MINIATURE = Path(__file__).parents[1] / "infinitetalk" / "miniature"
 UMT5_XXL = {"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
 CLIP_VIT_H = {
     "hidden_size": 1280,
@@ -70,4 +87,29 @@ def random_encoders(
         random_module(lambda: UMT5EncoderModel(UMT5Config(**UMT5_XXL, feed_forward_proj="gated-gelu")), device, dtype),
         clip,
         random_module(lambda: Wav2Vec2Model(Wav2Vec2Config()), device, torch.float32),
+    )
+
+
+def random_models(device: torch.device, settings: Settings) -> Models:
+    """The 14B profile as `job.open_models` opens it; the miniature's tokenizer stands in for umT5's."""
+    transformer = random_transformer(device, torch.bfloat16)
+    if settings.fp8:
+        for index in range(len(transformer.blocks)):
+            quantise_block(transformer, index)
+    set_attention_backend(transformer, settings.attention_backend, settings.fp8, settings.experimental_sparse_attention)
+    if settings.compile:
+        compile_transformer(transformer, settings.volume_dir)
+    vae, text_encoder, image_encoder, audio_encoder = random_encoders(device, torch.bfloat16)
+    optimise_vae(vae, settings.compile)
+    return Models(
+        profile=load_profile("infinitetalk-14b"),
+        device=device,
+        dtype=torch.bfloat16,
+        transformer=transformer,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=AutoTokenizer.from_pretrained(MINIATURE / "tokenizer"),
+        image_encoder=image_encoder,
+        audio_encoder=audio_encoder,
+        audio_extractor=Wav2Vec2FeatureExtractor(),
     )

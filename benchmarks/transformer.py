@@ -1,10 +1,11 @@
-"""One forward pass of the transformer: milliseconds, TFLOP/s and memory, at the sizes that jobs run.
+"""One forward pass of the transformer: milliseconds, TFLOP/s, share of this GPU's ceilings, memory and error, in
+every lane of its arithmetic and at the sizes that jobs run.
 
     python benchmarks/transformer.py                 the 14B network with random weights (needs a GPU of 80 GB)
     python benchmarks/transformer.py --miniature     a small one, on any machine
-    python benchmarks/transformer.py --errors        how far bfloat16 is from float32, eager and compiled
 
-Writes a table, and JSON with --json FILE.
+Lanes: `eager` (not compiled), `sdpa` (cuDNN), `flash_3` (where FlashAttention-3 is installed), `fp8`, and
+`fp8_sparse_20` (experimental). Writes a table, and JSON with --json FILE.
 """
 
 import argparse
@@ -12,20 +13,27 @@ import copy
 import json
 import statistics
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from attention import milliseconds
 from random_models import random_transformer
+from torch import Tensor
 
 from infinitetalk.masks import person_masks
+from infinitetalk.models.attention import AUTO, FLASH_3, NATIVE, find_kernel, flash_3_module
 from infinitetalk.models.compiling import compile_transformer
+from infinitetalk.models.fp8 import FP8, quantise_block
 from infinitetalk.models.loading import set_attention_backend
 from infinitetalk.models.transformer import TEXT_TOKENS, Context, InfiniteTalkTransformer
 from infinitetalk.shapes import latent_frames, token_count
 
 SIZES_14B = [(848, 480, 81), (1280, 720, 81), (1280, 720, 121)]
-SIZES_MINIATURE = [(160, 96, 49), (160, 96, 81)]
+SIZES_MINIATURE = [(160, 96, 49)]
+ERROR_SIZE_14B, ERROR_SIZE_MINIATURE, ERROR_BLOCKS = (848, 480, 33), (160, 96, 17), 4
 MINIATURE = {
     "num_attention_heads": 4,
     "attention_head_dim": 32,
@@ -39,26 +47,84 @@ MINIATURE = {
     "audio_tokens": 8,
     "audio_dim": 64,
 }
+CEILING_SIDE = 16_384  # of the square matrices whose product is the ceiling of the linear layers
 
 
-def flop(config: Any, tokens: int, people: int, frames: int) -> float:  # noqa: ANN401
-    """Multiply-adds of one pass, counted as two operations each, constant keys and values left out."""
+@dataclass(frozen=True)
+class Lane:
+    """How a pass is computed; see `loading.set_attention_backend`."""
+
+    backend: str
+    compiled: bool = True
+    fp8: bool = False
+    density: float | None = None
+
+
+LANES = {
+    "eager": Lane("_native_cudnn", compiled=False),
+    "sdpa": Lane("_native_cudnn"),
+    "flash_3": Lane(FLASH_3),
+    "fp8": Lane(AUTO, fp8=True),
+    "fp8_sparse_20": Lane(AUTO, fp8=True, density=0.2),
+}
+LANES_MINIATURE = {
+    "eager": Lane(NATIVE, compiled=False),
+    "fp8": Lane(NATIVE, compiled=False, fp8=True),
+    "fp8_sparse_20": Lane(NATIVE, compiled=False, fp8=True, density=0.2),
+}
+
+
+def enter(transformer: InfiniteTalkTransformer, lane: Lane) -> None:
+    """Bring the transformer into that lane. What is quantised stays so: fp8 lanes come last."""
+    if lane.fp8 and not is_quantised(transformer):
+        for index in range(len(transformer.blocks)):
+            quantise_block(transformer, index)
+    set_attention_backend(transformer, lane.backend, lane.fp8, lane.density)
+    if lane.compiled:
+        compile_transformer(transformer)
+
+
+def is_quantised(transformer: InfiniteTalkTransformer) -> bool:
+    return any(tensor.dtype == FP8 for tensor in transformer.blocks[0].buffers())
+
+
+def flop(config: Any, tokens: int, people: int, frames: int) -> tuple[float, float]:  # noqa: ANN401
+    """Operations of one pass, two for each multiply-add, in linear layers and in attention; constant keys and values
+    are left out."""
     dim = config.num_attention_heads * config.attention_head_dim
     linear = 2 * tokens * (4 * dim**2 + 2 * dim**2 + 2 * dim**2 + 2 * dim * config.ffn_dim)
     attention = 4 * tokens * dim * (tokens + TEXT_TOKENS + 257 + people * config.audio_tokens)
     if people == 2:  # the map of the people: queries by the first frame's keys, values of eight columns
         first = tokens // frames
         attention += 2 * tokens * first * (dim + 8 * config.num_attention_heads)
-    return float(config.num_layers * (linear + attention))
+    return float(config.num_layers * linear), float(config.num_layers * attention)
+
+
+@torch.inference_mode()
+def ceilings() -> dict[str, float]:
+    """TFLOP/s of this GPU: bf16 and fp8 products of large matrices, and the fastest exact attention."""
+    cuda, side = torch.device("cuda"), CEILING_SIDE
+    left, right = (torch.randn(side, side, device=cuda, dtype=torch.bfloat16) for _ in range(2))
+    found = {"bf16": 2 * side**3 / milliseconds(lambda: left @ right, cuda, 5) / 1e9}
+    if torch.cuda.get_device_capability() >= (8, 9):
+        small, one = (left.to(FP8), right.to(FP8).t()), torch.ones((), device=cuda)
+        spent_ms = milliseconds(
+            lambda: torch._scaled_mm(*small, one, one, out_dtype=torch.bfloat16, use_fast_accum=True), cuda, 5
+        )
+        found["fp8"] = 2 * side**3 / spent_ms / 1e9
+    parts = [torch.randn(1, 65_536, 40, 128, device=cuda, dtype=torch.bfloat16) for _ in range(3)]
+    kernel = find_kernel(FLASH_3 if flash_3_module() else "_native_cudnn")
+    found["attention"] = 4 * 65_536**2 * 40 * 128 / milliseconds(lambda: kernel(*parts), cuda, 3) / 1e9
+    return {name: round(value, 1) for name, value in found.items()}
 
 
 def inputs(
     transformer: InfiniteTalkTransformer, width: int, height: int, frames: int, people: int, image_tokens: int
-) -> tuple[torch.Tensor, Context]:
+) -> tuple[Tensor, Context]:
     """Random latents and context of a window, the same for every dtype."""
     config, generator = transformer.config, torch.Generator().manual_seed(0)
 
-    def draw(*shape: int) -> torch.Tensor:
+    def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(transformer.device, transformer.dtype)
 
     latents = draw(1, config.in_channels, latent_frames(frames), height // 8, width // 8)
@@ -74,21 +140,32 @@ def inputs(
 
 
 @torch.inference_mode()
-def errors(device: torch.device, sizes: dict[str, int]) -> dict[str, float]:
-    """Relative errors of bfloat16, eager and compiled, against float32 with the same weights; four blocks."""
-    coarse = random_transformer(device, torch.bfloat16, **{**sizes, "num_layers": 4})
+def errors(device: torch.device, sizes: dict[str, int], lanes: dict[str, Lane]) -> dict[str, Any]:
+    """Relative errors of four blocks in every lane, with the same weights: against float32, and against eager bf16."""
+    coarse = random_transformer(device, torch.bfloat16, **{**sizes, "num_layers": ERROR_BLOCKS})
     exact = copy.deepcopy(coarse).float()
+    size = ERROR_SIZE_MINIATURE if sizes else ERROR_SIZE_14B
 
-    def run(transformer: InfiniteTalkTransformer) -> torch.Tensor:
-        latents, context = inputs(transformer, 320, 192, 17, 2, 17)
+    def run(transformer: InfiniteTalkTransformer) -> Tensor:
+        latents, context = inputs(transformer, *size, 2, 17)
         time_ = transformer.embed_timesteps(torch.tensor([900.0], device=device))
         return transformer(latents, time_.step(0), context).float()
 
     expected = run(exact)
-    found = {"eager": run(coarse)}
-    compile_transformer(coarse)
-    found["compiled"] = run(coarse)
-    return {name: float((value - expected).norm() / expected.norm()) for name, value in found.items()}
+    del exact
+    eager, found = run(coarse), {}
+    for name, lane in lanes.items():
+        try:
+            enter(coarse, lane)
+        except ValueError as error:
+            found[name] = str(error)
+            continue
+        value = run(coarse)
+        found[name] = {
+            what: float((value - other).norm() / other.norm())
+            for what, other in (("float32", expected), ("eager bfloat16", eager))
+        }
+    return found
 
 
 @torch.inference_mode()
@@ -102,7 +179,7 @@ def measure(
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     seconds = []
-    for _ in range(repeats + 1):  # the first one warms up, and compiles
+    for _ in range(repeats + 1):  # the first one warms up
         if cuda:
             torch.cuda.synchronize()
         started = time.perf_counter()
@@ -114,7 +191,7 @@ def measure(
         raise RuntimeError("the pass gave numbers that are not finite")
     tokens = token_count(frames, width, height)
     median_s = statistics.median(seconds[1:])
-    work = flop(transformer.config, tokens, people, latent_frames(frames))
+    linear, attention = flop(transformer.config, tokens, people, latent_frames(frames))
     return {
         "width": width,
         "height": height,
@@ -123,49 +200,74 @@ def measure(
         "tokens": tokens,
         "milliseconds": round(median_s * 1000, 1),
         "spread_ms": round((max(seconds[1:]) - min(seconds[1:])) * 1000, 1),
-        "pflop": round(work / 1e15, 3),
-        "tflop_per_s": round(work / median_s / 1e12, 1),
-        "first_s": round(seconds[0], 1),
+        "first_ms": round(seconds[0] * 1000, 1),
+        "linear_pflop": round(linear / 1e15, 3),
+        "attention_pflop": round(attention / 1e15, 3),
+        "tflop_per_s": round((linear + attention) / median_s / 1e12, 1),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if cuda else None,
     }
+
+
+def floor_s(row: dict[str, Any], lane: Lane, limits: dict[str, float]) -> float:
+    """Seconds that the products alone take at the measured ceilings. Attention counts whole, and as exact."""
+    linear = limits["fp8" if lane.fp8 else "bf16"]
+    part = 1.0 if lane.density is None else lane.density
+    return (row["linear_pflop"] / linear + row["attention_pflop"] * part / limits["attention"]) * 1000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--miniature", action="store_true")
-    parser.add_argument("--attention", nargs="+", default=["native"], help="kernels by diffusers' names")
+    parser.add_argument("--lanes", nargs="+", choices=list(LANES), help="in this order, those in fp8 last")
     parser.add_argument("--people", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--eager", action="store_true", help="without torch.compile, as on a CPU")
-    parser.add_argument("--errors", action="store_true", help="only compare results with float32")
+    parser.add_argument("--sizes", nargs="+", help="such as 1280x720x81")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-errors", action="store_true", help="do not compare results with float32")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() and not options.miniature else "cpu")
-    dtype = torch.float32 if options.miniature else torch.bfloat16
-    sizes = MINIATURE if options.miniature else {}
-    if options.errors:
-        print(json.dumps({"relative errors against float32": errors(device, sizes)}))
-        return
-    transformer = random_transformer(device, dtype, **sizes)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    rows = []
-    if device.type == "cuda" and not options.eager:
-        compile_transformer(transformer)
-    print(f"{name}, torch {torch.__version__}, {dtype}")
-    print("| attention | size | frames | people | tokens | ms | spread | PFLOP | TFLOP/s | first pass s | peak GiB |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for backend in options.attention:
-        set_attention_backend(transformer, backend)
-        for width, height, frames in SIZES_MINIATURE if options.miniature else SIZES_14B:
+    device = torch.device("cpu" if options.miniature else "cuda")
+    shapes = MINIATURE if options.miniature else {}
+    known = LANES_MINIATURE if options.miniature else LANES
+    lanes = {name: known[name] for name in options.lanes or known}
+    sizes = SIZES_MINIATURE if options.miniature else SIZES_14B
+    if options.sizes:
+        sizes = [tuple(map(int, size.split("x"))) for size in options.sizes]
+    report: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": "CPU" if options.miniature else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "ceilings": {} if options.miniature else ceilings(),
+        "passes": [],
+    }
+    print(", ".join(f"{key} {value}" for key, value in report.items() if key != "passes"), flush=True)
+    if not options.no_errors:
+        report["errors"] = errors(device, shapes, lanes)
+        print(json.dumps({"relative errors of four blocks": report["errors"]}), flush=True)
+    transformer = random_transformer(device, torch.bfloat16, **shapes)
+    print("| lane | attention | size | frames | people | tokens | ms | spread | TFLOP/s | share of floor | peak GiB |")
+    print("|" + " --- |" * 11)
+    for name, lane in lanes.items():
+        started = time.perf_counter()
+        try:
+            enter(transformer, lane)
+        except ValueError as error:  # FlashAttention-3 is not installed
+            print(f"| {name} | {error} |" + " |" * 9, flush=True)
+            continue
+        start_s = round(time.perf_counter() - started, 1)
+        for width, height, frames in sizes:
             for people in options.people:
                 row = measure(transformer, width, height, frames, people, options.repeats)
-                rows.append({"attention": backend, **row})
-                size = f"{width}x{height}"
-                cells = [backend, size, *(row[key] for key in list(row)[2:])]
-                print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-    if options.json:
-        report = {"device": name, "torch": torch.__version__, "dtype": str(dtype), "passes": rows}
-        options.json.write_text(json.dumps(report, indent=1), "utf-8")
+                row = {"lane": name, "attention": transformer.attention_names, "start_s": start_s, **row}
+                share = ""
+                if report["ceilings"]:
+                    row["floor_ms"] = round(1000 * floor_s(row, lane, report["ceilings"]), 1)
+                    share = f"{100 * row['floor_ms'] / row['milliseconds']:.0f} %"
+                report["passes"].append(row)
+                cells = [name, row["attention"], f"{width}x{height}", frames, people]
+                cells += [row[key] for key in ("tokens", "milliseconds", "spread_ms", "tflop_per_s")]
+                print("| " + " | ".join(map(str, [*cells, share, row["peak_gib"]])) + " |", flush=True)
+                if options.json:
+                    options.json.write_text(json.dumps(report, indent=1), "utf-8")
 
 
 if __name__ == "__main__":

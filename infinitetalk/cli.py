@@ -6,9 +6,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,10 +18,12 @@ from rich.table import Table
 
 from infinitetalk import __version__
 from infinitetalk.assets import job_folder
+from infinitetalk.calibration import calibrated, to_toml
+from infinitetalk.calibration import measure as measure_trials
 from infinitetalk.errors import JobError
 from infinitetalk.exchange import LocalExchange, local_files
 from infinitetalk.fitness import check_shapes, worker_checks
-from infinitetalk.job import choose_device, dry_run, open_models, read_job, run_job
+from infinitetalk.job import choose_device, dry_run, gpu_name, open_models, read_job, run_job
 from infinitetalk.logs import configure_logging
 from infinitetalk.plan import make_plan
 from infinitetalk.presets import load_mode, load_profile
@@ -83,14 +87,17 @@ def _parser() -> argparse.ArgumentParser:
     fetch.set_defaults(run=_fetch)
     check = commands.add_parser("check", help="check GPU, ffmpeg, disk, and the weights' files and shapes; runs no job")
     check.set_defaults(run=_check)
+    calibrate = commands.add_parser("calibrate", help="measure this GPU in minutes of short jobs, for HARDWARE_FILE")
+    calibrate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.toml")
+    calibrate.set_defaults(run=_calibrate)
     quality = commands.add_parser("quality", help="measure a video: lip sync, stillness, seams, drift, identity")
     _add_quality_options(quality)
     quality.set_defaults(run=_quality)
     for command in (generate, plan):
         _add_job_options(command)
-    for command in (generate, plan, check, fetch):
+    for command in (generate, plan, check, fetch, calibrate):
         command.add_argument("--profile", metavar="NAME", help="model profile; instead of MODEL_PROFILE")
-    for command in (generate, plan, check):
+    for command in (generate, plan, check, calibrate):
         command.add_argument("--models-dir", type=Path, metavar="FOLDER", help="of the weights; instead of MODELS_DIR")
         command.add_argument("--device", choices=("auto", "cuda", "cpu"), help="of the model; instead of DEVICE")
     return parser
@@ -208,6 +215,22 @@ def _check(options: argparse.Namespace) -> None:
         print(f"{check.__name__:12}{outcome}")
     if failed:
         raise ValueError(f"{failed} of the checks failed: this worker would not start.")
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    configure_logging("WARNING", sys.stderr)
+    models, samples = open_models(settings), []
+    for trial, sample in measure_trials(models, settings):
+        samples.append(sample)
+        size, people = trial.resolution, "one person" if trial.people == 1 else "two people"
+        frames = f"{trial.windows} x {trial.window_frames} frames"
+        print(f"{size}, {people}, {frames}: {sum(sample.seconds.values()):.1f} s", flush=True)
+    when = f"{datetime.now(UTC).date().isoformat()}, torch {torch.__version__}"
+    gpu = gpu_name(models.device)
+    hardware = calibrated(options.output.stem, samples, models.profile, gpu, when, "infinitetalk calibrate")
+    options.output.write_text(to_toml(hardware), "utf-8")
+    print(f"Written to {options.output}; set HARDWARE_FILE to it")
 
 
 def _quality(options: argparse.Namespace) -> None:

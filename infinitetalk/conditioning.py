@@ -13,7 +13,7 @@ from infinitetalk.models.image_encoder import embed_picture
 from infinitetalk.models.loading import Models
 from infinitetalk.models.text_encoder import embed_prompt
 from infinitetalk.models.transformer import Context, KeyValue
-from infinitetalk.models.vae import encode_video
+from infinitetalk.models.vae import encode_picture_then_grey, encode_video
 from infinitetalk.pixels import to_picture
 from infinitetalk.shapes import TEMPORAL_STRIDE
 
@@ -48,10 +48,7 @@ def condition_latents(models: Models, reference: Reference, frames: int) -> Tens
 
     The mask's four channels are one in the first latent frame: one for each video frame it could stand for.
     """
-    picture = reference.picture
-    video = picture.new_zeros(1, 3, frames, *picture.shape[1:])
-    video[:, :, 0] = picture
-    latents = encode_video(models.vae, video)
+    latents = encode_picture_then_grey(models.vae, reference.picture, frames)
     mask = latents.new_zeros(1, TEMPORAL_STRIDE, *latents.shape[2:])
     mask[:, :, 0] = 1
     return torch.cat((mask, latents), dim=1)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 import imageio_ffmpeg
 import torch
 
-from infinitetalk.job import choose_device
+from infinitetalk.estimate import basis_of, find_hardware
+from infinitetalk.job import choose_device, gpu_name
 from infinitetalk.models.checkpoint import Checkpoint
 from infinitetalk.models.loading import load_models
 from infinitetalk.presets import Profile, load_profile
@@ -30,7 +31,8 @@ class Unfit(ValueError):
 def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
     """The checks of a start, to be called in this order; their names are what RunPod reports.
 
-    Each returns a line that says what it found, or raises Unfit, ModelMissing (files) or ValueError (settings).
+    Each returns a line that says what it found, or raises Unfit, ModelMissing (files) or ValueError (settings, and
+    among them PresetError).
     """
     profile = load_profile(settings.model_profile)
 
@@ -46,7 +48,10 @@ def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
     def model_files() -> str:
         return check_model_files(profile, settings)
 
-    return gpu, ffmpeg, work_dir, model_files
+    def estimates() -> str:
+        return check_estimates(profile, settings)
+
+    return gpu, ffmpeg, work_dir, estimates, model_files
 
 
 def check_gpu(profile: Profile, settings: Settings) -> str:
@@ -128,6 +133,12 @@ def check_work_dir(settings: Settings) -> str:
             "give the container a larger disk, or lower MAX_VIDEO_MB and MAX_AUDIO_MB"
         )
     return f"WORK_DIR {settings.work_dir} has {free_mb / 1e3:.1f} GB free"
+
+
+def check_estimates(profile: Profile, settings: Settings) -> str:
+    """HARDWARE_FILE can be read, where it is set; says whether this device was measured."""
+    gpu = gpu_name(choose_device(settings))
+    return basis_of(find_hardware(profile.name, gpu, settings.hardware_file), gpu, settings.lane)
 
 
 def check_model_files(profile: Profile, settings: Settings) -> str:

@@ -29,10 +29,11 @@ from infinitetalk.models.compiling import compile_transformer
 from infinitetalk.models.loading import Models, load_models
 from infinitetalk.models.text_encoder import count_tokens
 from infinitetalk.models.transformer import TEXT_TOKENS
+from infinitetalk.models.vae import optimise_vae
 from infinitetalk.pipeline import Footage, Noise, Voices, generate
 from infinitetalk.pixels import to_bytes
 from infinitetalk.plan import Plan, draw_seed, make_plan
-from infinitetalk.presets import Profile, load_mode, load_profile
+from infinitetalk.presets import Profile, SpeedMode, load_mode, load_profile
 from infinitetalk.progress import Progress, StepCounter, Stopwatch, TimeLimit
 from infinitetalk.request import Request
 from infinitetalk.result import DryRun, Estimate, Result
@@ -74,13 +75,27 @@ def choose_device(settings: Settings) -> torch.device:
     return torch.device(settings.device)
 
 
+def gpu_name(device: torch.device) -> str | None:
+    """What the driver calls a GPU; None for the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
 def open_models(settings: Settings) -> Models:
     """The models that the settings name, on their device. Raises ModelMissing, or ValueError for a bad setting."""
     profile = load_profile(settings.model_profile)
     device = choose_device(settings)
-    models = load_models(profile, find_weights(profile, settings), device, settings.attention_backend)
+    models = load_models(
+        profile,
+        find_weights(profile, settings),
+        device,
+        settings.attention_backend,
+        settings.fp8,
+        settings.experimental_sparse_attention,
+    )
     if settings.compile and models.device.type == "cuda":
-        compile_transformer(models.transformer)
+        compile_transformer(models.transformer, settings.volume_dir)
+    if models.device.type == "cuda":
+        optimise_vae(models.vae, settings.compile)
     return models
 
 
@@ -94,6 +109,7 @@ def run_job(
     should_stop: Callable[[], bool],
     exchange: Exchange | None = None,
     time_limit: TimeLimit | None = None,
+    mode: SpeedMode | None = None,
 ) -> Result | DryRun:
     """Run one job.
 
@@ -103,6 +119,7 @@ def run_job(
             and stage; True ends the job with Cancelled.
         exchange: where files come from and the video goes; the network if not given.
         time_limit: from now on; a job that will take longer is warned, one that does take longer ends with TimedOut.
+        mode: how the clip is made; the preset that request.speed_mode names if not given.
 
     Raises:
         JobError: whatever keeps the video from being made or delivered.
@@ -128,7 +145,7 @@ def run_job(
         with watch.stage("read_media"):
             if request.seed is None and not request.dry_run:
                 request = request.model_copy(update={"seed": kept.seed()})
-            job = read_job(request, files, models.profile, settings)
+            job = read_job(request, files, models.profile, settings, mode)
         plan = job.plan
         exchange.check_fits(estimate_video_bytes(plan.width, plan.height, plan.n_frames))
         expected = expect(plan, models.profile, models.device, settings)
@@ -168,7 +185,7 @@ def run_job(
         **delivered,
         seed=plan.seed,
         speed_mode=plan.speed_mode,
-        settings=plan.resolved(models.profile, settings.attention_backend),
+        settings=plan.resolved(models.profile, models.transformer.attention_names, settings.lane),
         timings_s={name: round(seconds, 3) for name, seconds in watch.seconds.items()},
         gpu_seconds=round(total_s, 3),
         cost_usd=round(total_s / 3600 * settings.gpu_price_per_hour, 6),
@@ -176,7 +193,9 @@ def run_job(
     )
 
 
-def read_job(request: Request, files: dict[str, Path], profile: Profile, settings: Settings) -> Job:
+def read_job(
+    request: Request, files: dict[str, Path], profile: Profile, settings: Settings, mode: SpeedMode | None = None
+) -> Job:
     """Decode and check a job's files, by field, and plan it.
 
     Raises MediaUnreadable or TooLarge, naming the field, or InvalidInput for boxes outside the visible picture.
@@ -185,8 +204,8 @@ def read_job(request: Request, files: dict[str, Path], profile: Profile, setting
     voices, tracks = _read_voices(request, files, settings)
     duration_s = len(voices[0]) / SAMPLE_RATE_HZ
     warnings = []
-    if not profile.trained:
-        warnings.append(f"The weights of the profile {profile.name} are random: the picture is noise.")
+    if profile.embedded:
+        warnings.append(f"The profile {profile.name} is a small demonstration model: it knows drawn faces only.")
     for field, track in zip(VOICE_FIELDS, tracks, strict=False):
         if track.start_s + 1 / FPS > duration_s:
             warnings.append(f"{field} is not heard: the video ends after {duration_s:.2f} s, before its turn comes.")
@@ -202,7 +221,9 @@ def read_job(request: Request, files: dict[str, Path], profile: Profile, setting
                 f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: its last frame holds."
             )
     seed = draw_seed() if request.seed is None else request.seed
-    plan = make_plan(request, profile, load_mode(request.speed_mode), frames_of_samples(len(voices[0])), seed)
+    if mode is None:
+        mode = load_mode(request.speed_mode)
+    plan = make_plan(request, profile, mode, frames_of_samples(len(voices[0])), seed)
     masks = person_masks(plan.speaker_boxes, source_size, (width, height)) if plan.speakers == 2 else None
     return Job(plan, voices, tracks, footage, masks, tuple(warnings))
 
@@ -243,7 +264,7 @@ def dry_run(plan: Plan, profile: Profile, device: torch.device, settings: Settin
     return DryRun(
         seed=plan.seed,
         speed_mode=plan.speed_mode,
-        settings=plan.resolved(profile, settings.attention_backend),
+        settings=plan.resolved(profile, settings.attention_backend, settings.lane),
         estimate=expect(plan, profile, device, settings),
         warnings=warnings,
     )
@@ -251,8 +272,9 @@ def dry_run(plan: Plan, profile: Profile, device: torch.device, settings: Settin
 
 def expect(plan: Plan, profile: Profile, device: torch.device, settings: Settings) -> Estimate:
     """What a plan will take on that device."""
-    gpu_name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return estimate(plan, find_hardware(profile.name, gpu_name), gpu_name, settings.gpu_price_per_hour)
+    gpu = gpu_name(device)
+    hardware = find_hardware(profile.name, gpu, settings.hardware_file)
+    return estimate(plan, hardware, gpu, settings.gpu_price_per_hour, settings.lane)
 
 
 def _checkpoint(should_stop: Callable[[], bool], time_limit: TimeLimit | None) -> Callable[[], None]:
@@ -329,7 +351,7 @@ def _render(
     path, soundtrack = folder / "result.mp4", folder / "soundtrack.m4a"
     with watch.stage("encode"):
         write_soundtrack(job.tracks, plan.duration_s, soundtrack)
-    with watch.stage("condition"):
+    with watch.stage("audio"):
         encoder, extractor = models.audio_encoder, models.audio_extractor
         features = [embed_voice(encoder, extractor, wave, plan.n_frames) for wave in job.voices]
     parts = generate(
@@ -348,9 +370,11 @@ def _render(
         for window, piece in zip(plan.windows, done.pieces, strict=False):
             writer.append(piece, window.keep_stop - window.keep_start)
         for part in parts:
-            with watch.stage("encode"):
+            with watch.stage("bytes"):
                 motion = None if part.motion is None else part.motion.cpu()
-                writer.write(to_bytes(part.frames), partial(kept.keep, part.window.index, motion=motion))
+                frames = to_bytes(part.frames)
+            with watch.stage("encode"):  # waits for the window before, and goes on beside the next one
+                writer.write(frames, partial(kept.keep, part.window.index, motion=motion))
             del part  # the next window needs the memory
         with watch.stage("encode"):
             writer.finish()

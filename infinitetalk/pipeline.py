@@ -111,29 +111,33 @@ def generate(
         noise: the job's random numbers.
         on_step: called before each denoising step with the window, the step's number and the latents; an
             exception it raises ends the job.
-        watch: gets the seconds of the stages condition, denoise and decode.
+        watch: gets the seconds of the stages text, image (reference frames), condition (what a window's steps are
+            told), denoise, decode, color and overlap (what the next window holds).
         windows_done: how many windows are there already; the first one made is the next.
         motion: with `windows_done`, what the last of them handed over.
     """
     windows = plan.windows[windows_done:]
     if not windows:
         return
-    with watch.stage("condition"):
+    with watch.stage("text"):
         prompts = Prompts(models, plan.prompt, plan.negative_prompt)
-        masks = None if person_masks is None else person_masks.to(models.device)
+    with watch.stage("image"):
         first = reference = encode_reference(models, footage.frame(0))
         # No later window is longer than the first, and the encoder looks back only: a prefix serves them all.
         condition = condition_latents(models, reference, plan.windows[0].length)
+    with watch.stage("condition"):
+        masks = None if person_masks is None else person_masks.to(models.device)
         times = models.transformer.embed_timesteps(_scheduler(plan).timesteps.to(models.device))
     passes = drops(plan.text_guidance, plan.audio_guidance)
     held = motion if windows_done else reference.motion
     assert held is not None, "windows are done, but not what the last of them handed over"
 
     for window in windows:
-        with watch.stage("condition"):
-            if window.index and not footage.still:
+        if window.index and not footage.still:
+            with watch.stage("image"):
                 reference = encode_reference(models, footage.frame(window.start))
                 condition = condition_latents(models, reference, window.length)
+        with watch.stage("condition"):
             condition = condition[:, :, : latent_frames(window.length)]
             generator = noise.generator(window)
             latents = noise.initial(window, (1, *condition[0, TEMPORAL_STRIDE:].shape), generator).to(models.device)
@@ -156,10 +160,12 @@ def generate(
                 partial(on_step, window),
             )
         with watch.stage("decode"):
-            video = match_color(decode_video(models.vae, latents)[0], first.picture, plan.color_correction)
+            video = decode_video(models.vae, latents)[0]
+        with watch.stage("color"):
+            video = match_color(video, first.picture, plan.color_correction)
         motion = None
         if window is not plan.windows[-1]:
-            with watch.stage("condition"):
+            with watch.stage("overlap"):
                 motion = held = encode_video(models.vae, video[None, :, -plan.overlap_frames :].clone())
         part = Rendered(window, video[:, window.kept], motion)
         del video

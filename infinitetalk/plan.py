@@ -7,6 +7,7 @@ from typing import Literal
 from infinitetalk.presets import Apg, Profile, SchedulerName, SpeedMode
 from infinitetalk.request import Box, InputType, Request, SpeedModeName
 from infinitetalk.result import ResolvedSettings
+from infinitetalk.settings import EXACT
 from infinitetalk.shapes import FPS, token_count
 from infinitetalk.windows import Window, plan_windows
 
@@ -55,8 +56,8 @@ class Plan:
     def duration_s(self) -> float:
         return self.n_frames / FPS
 
-    def resolved(self, profile: Profile, attention: str) -> ResolvedSettings:
-        """The numbers to report to the caller. attention: the kernel in use, by diffusers' name."""
+    def resolved(self, profile: Profile, attention: str, lane: str = EXACT) -> ResolvedSettings:
+        """The numbers to report to the caller. attention: the kernels in use. lane: see `Settings.lane`."""
         return ResolvedSettings(
             profile=profile.name,
             window=self.window_frames,
@@ -71,7 +72,7 @@ class Plan:
             fps=FPS,
             frames=self.n_frames,
             duration_s=self.duration_s,
-            precision=profile.dtype,
+            precision=profile.dtype if lane == EXACT else f"{profile.dtype}, {lane}",
             attention=attention,
         )
 

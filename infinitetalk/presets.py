@@ -25,8 +25,7 @@ class PresetError(ValueError):
 class Constants:
     """What no mode, profile or setting changes.
 
-    Attention is not among them: the setting ATTENTION_BACKEND chooses it, PyTorch's
-    scaled_dot_product_attention unless told otherwise.
+    Attention is not among them: it is measured at start, or the setting ATTENTION_BACKEND names it.
     """
 
     vae_tiling: bool = False
@@ -118,7 +117,6 @@ class ModelFiles(_Table):
 class Profile(Preset):
     """One set of weights: where the files are, how they run, and the sizes they make."""
 
-    trained: bool  # False: random weights, the picture is noise
     embedded: bool  # True: the files are part of the package
     dtype: DtypeName
     min_vram_gib: float = Field(ge=0)  # of the whole GPU; 0: runs without one
@@ -200,6 +198,8 @@ def read_preset(path: Path, model: type[PresetT]) -> PresetT:
         if "name" in table:
             raise PresetError(f"{path}: name: the file's name is the preset's name; leave it out")
         return model.model_validate({"name": path.stem, **table})
+    except OSError as error:
+        raise PresetError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PresetError(f"{path}: not valid TOML: {error}") from error
     except ValidationError as error:

@@ -184,7 +184,7 @@ def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Set
     def add(*parts: object) -> None:
         digest.update(repr(parts).encode())
 
-    add(plan, models.profile, settings.attention_backend, settings.compile)
+    add(plan, models.profile, models.transformer.attention_names, settings.lane, settings.compile)
     for file in files:
         with file.open("rb") as content:
             add(hashlib.file_digest(content, "sha256").digest())

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from infinitetalk.request import Output
 
+EXACT = "exact"  # the lane that changes no result
 _BUCKET = ("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_key")
 
 
@@ -72,6 +73,9 @@ class Settings(BaseModel):
         description="The endpoint's execution timeout, in seconds; a job past it is stopped and says so.",
         json_schema_extra={"default": "RunPod's 600, of which jobs are only warned"},
     )
+    hardware_file: Path | None = Field(
+        None, description="What `infinitetalk calibrate` measured on this GPU, for estimates of time and price."
+    )
     gpu_price_per_hour: float = Field(3.96, ge=0, description="US dollars per hour, for cost_usd.")
     max_audio_s: float = Field(600.0, gt=0, description="Longest sound accepted, in seconds.")
     max_image_mb: float = Field(50.0, gt=0, description="Largest picture file accepted, in MB (10^6 bytes).")
@@ -79,8 +83,20 @@ class Settings(BaseModel):
     max_video_mb: float = Field(2000.0, gt=0, description="Largest video file accepted, in MB.")
     download_timeout_s: float = Field(300.0, gt=0, description="Longest time for one download, in seconds.")
     attention_backend: str = Field(
-        "native",
-        description="Attention kernel by diffusers' name; native is PyTorch's scaled_dot_product_attention.",
+        "auto",
+        description="Attention kernel by diffusers' name, such as _native_cudnn or _flash_3; auto: the fastest of the "
+        "exact ones that are installed, measured at start.",
+    )
+    fp8: bool = Field(
+        False,
+        description="Large linear layers, and self-attention where FlashAttention-3 is installed, in 8 bits: faster, "
+        "smaller, less exact. Needs a GPU of compute capability 8.9.",
+    )
+    experimental_sparse_attention: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Experimental: the part of the self-attention that is computed, such as 0.2; the rest is lost.",
     )
     compile: bool = Field(
         True, description="Compile the transformer's blocks on a GPU at start; off: a slower pass, a faster start."
@@ -119,6 +135,14 @@ class Settings(BaseModel):
             shown = extra["default"] if isinstance(extra, dict) else field.default
             rows.append((name.upper(), "" if shown is None else str(shown), field.description or ""))
         return rows
+
+    @property
+    def lane(self) -> str:
+        """The transformer's arithmetic: "exact", "fp8", "sparse_20" (20 % of the self-attention) or "fp8_sparse_20"."""
+        parts = ["fp8"] if self.fp8 else []
+        if self.experimental_sparse_attention is not None:
+            parts.append(f"sparse_{100 * self.experimental_sparse_attention:g}")
+        return "_".join(parts) or EXACT
 
     @property
     def default_output(self) -> Output:

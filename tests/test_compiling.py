@@ -1,24 +1,30 @@
 """The compiled transformer against the eager one."""
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
 
 from infinitetalk.job import open_models
 from infinitetalk.models import compiling
+from infinitetalk.models.fp8 import quantise_block
 from infinitetalk.models.transformer import Context, InfiniteTalkTransformer
 from infinitetalk.settings import Settings
+
+
+def small_model() -> InfiniteTalkTransformer:
+    torch.manual_seed(0)
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8, "freq_dim": 16, "ffn_dim": 32}
+    audio = {"audio_layers": 3, "audio_channels": 4, "audio_hidden": 8, "audio_tokens": 2, "audio_dim": 6}
+    return InfiniteTalkTransformer(**sizes, **audio, num_layers=2, image_dim=8).eval().requires_grad_(False)
 
 
 @torch.inference_mode()
 def test_compiled_blocks_give_the_eager_results_at_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the captured graphs, but not the kernels that are generated from them: those need a C++ compiler here."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    torch.manual_seed(0)
-    sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8, "freq_dim": 16, "ffn_dim": 32}
-    audio = {"audio_layers": 3, "audio_channels": 4, "audio_hidden": 8, "audio_tokens": 2, "audio_dim": 6}
-    model = InfiniteTalkTransformer(**sizes, **audio, num_layers=2, image_dim=8).eval().requires_grad_(False)
+    model = small_model()
 
     def passes() -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(1)
@@ -44,6 +50,58 @@ def test_compiled_blocks_give_the_eager_results_at_other_sizes(monkeypatch: pyte
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "a new size was compiled again"
 
 
+class Compiler:
+    """Stands in for torch.compile and its cache: `loads` are what it was handed, `intact` whether it can read them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loads: list[bytes] = []
+        self.intact = True
+        monkeypatch.setattr(InfiniteTalkTransformer, "compile_repeated_blocks", lambda *_, **__: None)
+        monkeypatch.setattr(torch.compiler, "load_cache_artifacts", self.load)
+        monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: (b"kernels", None))
+
+    def load(self, content: bytes) -> object:
+        self.loads.append(content)
+        return object() if self.intact else None
+
+
+def test_what_one_worker_compiled_the_next_one_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, model = Compiler(monkeypatch), small_model()
+    compiling.compile_transformer(model, tmp_path)
+    assert compiler.loads == []
+    (kept,) = (tmp_path / compiling.FOLDER).iterdir()
+    assert kept.read_bytes() == b"kernels"
+
+    compiling.compile_transformer(model, tmp_path)
+    assert compiler.loads == [b"kernels"]
+
+    compiler.intact = False
+    kept.write_bytes(b"damaged")
+    compiling.compile_transformer(model, tmp_path)
+    assert compiler.loads[1:] == [b"damaged"]
+    assert kept.read_bytes() == b"kernels"
+
+
+def test_other_kernels_and_types_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Compiler(monkeypatch)
+    model = small_model()
+    compiling.compile_transformer(model, tmp_path)
+    model.attention_names = "_flash_3"
+    compiling.compile_transformer(model, tmp_path)
+    quantise_block(model, 0)
+    monkeypatch.setattr(compiling, "_warm_up", lambda _: None)  # 8-bit layers give bfloat16, the others are float32
+    compiling.compile_transformer(model, tmp_path)
+    assert len(list((tmp_path / compiling.FOLDER).iterdir())) == 3
+
+
+def test_without_a_volume_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = Compiler(monkeypatch)
+    compiling.compile_transformer(small_model(), tmp_path / "volume")
+    compiling.compile_transformer(small_model())
+    assert compiler.loads == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_only_a_gpu_is_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infinitetalk.job.compile_transformer", lambda _: pytest.fail("compiled for a CPU"))
+    monkeypatch.setattr("infinitetalk.job.compile_transformer", lambda *_: pytest.fail("compiled for a CPU"))
     open_models(Settings.from_env({"DEVICE": "cpu"}))

@@ -1,6 +1,6 @@
 import pytest
 
-from infinitetalk.estimate import estimate, find_hardware, load_hardware
+from infinitetalk.estimate import Hardware, Lane, Work, estimate, find_hardware, load_hardware
 from infinitetalk.plan import make_plan
 from infinitetalk.presets import list_presets, load_mode, load_profile
 from infinitetalk.request import Request
@@ -43,9 +43,8 @@ def test_every_profile_can_be_estimated_on_any_device(profile, gpu):
     [(33_390, 2, 3.33), (75_600, 2, 12.30), (111_600, 2, 23.88)],
 )
 def test_one_pass_is_as_long_as_measured(tokens, speakers, measured_s):
-    h100 = load_hardware("nvidia-h100")
-    per_token = h100.s_per_token + (speakers - 1) * h100.second_person_s_per_token
-    assert per_token * tokens + h100.s_per_token_squared * tokens**2 == pytest.approx(measured_s, rel=0.05)
+    work = Work(tokens, tokens**2, (speakers - 1) * tokens, decoded=0.0, encoded=0.0, frames=0)
+    assert load_hardware("nvidia-h100").lanes["exact"].seconds(work) == pytest.approx(measured_s, rel=0.05)
 
 
 def test_the_sum_over_a_plan_is_what_its_parts_take():
@@ -53,11 +52,12 @@ def test_the_sum_over_a_plan_is_what_its_parts_take():
     request = Request.parse(SINGLE | {"audio_guidance": 2})
     plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode("balanced"), 150, 7)
     assert [window.length for window in plan.windows] == [81, 81]
-    forward_s = h100.s_per_token * 75_600 + h100.s_per_token_squared * 75_600**2
+    lane = h100.lanes["exact"]
+    forward_s = lane.s_per_token * 75_600 + lane.s_per_token_squared * 75_600**2
     megapixels = 720 * 1280 / 1e6
-    decode_s = h100.vae_decode_s_per_megapixel_frame * megapixels * 162
-    encode_s = h100.vae_encode_s_per_megapixel_frame * megapixels * (81 + 9)
-    expected = 2 * 5 * 2 * forward_s + decode_s + encode_s + h100.s_per_job
+    decode_s = h100.decode_s_per_megapixel * megapixels * 162
+    encode_s = h100.encode_s_per_megapixel * megapixels * (81 + 9)
+    expected = 2 * 5 * 2 * forward_s + decode_s + encode_s + 150 * h100.s_per_frame + h100.s_per_job
     got = estimate(plan, h100, H100, PRICE)
     assert got.seconds == pytest.approx(expected, abs=0.06)
     assert got.cost_usd == pytest.approx(expected / 3600 * PRICE, abs=1e-4)
@@ -105,3 +105,48 @@ def test_a_profile_that_was_measured_nowhere_has_no_estimate_and_says_so():
     got = estimate(plan, None, None, PRICE).to_json()
     assert set(got) == {"basis"}
     assert "measured on no machine" in got["basis"]
+
+
+FILE = """
+description = "Made up"
+profile = "infinitetalk-14b"
+gpus = ["RTX PRO 6000"]
+source = "Measured here."
+decode_s_per_megapixel = 0.0
+encode_s_per_megapixel = 0.0
+s_per_frame = 0.0
+s_per_job = 1000.0
+
+[lanes.exact]
+attention = "native"
+s_per_token = 0.0
+s_per_token_squared = 0.0
+second_person_s_per_token = 0.0
+"""
+
+
+def test_a_file_of_this_gpu_goes_before_the_packages_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(FILE, "utf-8")
+    gpu = "NVIDIA RTX PRO 6000 Blackwell Server Edition"
+    assert find_hardware("infinitetalk-14b", gpu).holds_for(H100)
+    mine = find_hardware("infinitetalk-14b", gpu, path)
+    assert (mine.source, mine.s_per_job) == ("Measured here.", 1000)
+    assert find_hardware("infinitetalk-14b", H100, path).name == "nvidia-h100"
+    assert find_hardware("miniature", None, path).profile == "miniature"
+
+
+def test_a_lane_has_its_own_times_and_one_that_was_not_measured_says_so():
+    plan = make_plan(Request.parse(JOB), load_profile("infinitetalk-14b"), load_mode("turbo"), 100, 7)
+    slow, fast = (
+        Lane(attention="native", s_per_token=s, s_per_token_squared=0, second_person_s_per_token=0)
+        for s in (2e-4, 1e-4)
+    )
+    zeros = dict.fromkeys(("decode_s_per_megapixel", "encode_s_per_megapixel", "s_per_frame", "s_per_job"), 0.0)
+    named = {"name": "x", "description": "x", "profile": "infinitetalk-14b", "source": "Measured."}
+    hardware = Hardware(**named, **zeros, gpus=("H100",), lanes={"exact": slow, "fp8": fast})
+    exact, fp8, other = (estimate(plan, hardware, H100, PRICE, lane) for lane in ("exact", "fp8", "sparse"))
+    assert exact.seconds == pytest.approx(2 * fp8.seconds, rel=0.01)
+    assert other.seconds == exact.seconds
+    assert "The lane sparse was not" in other.basis
+    assert exact.basis == fp8.basis == "Measured."

@@ -12,6 +12,7 @@ from infinitetalk import fitness
 from infinitetalk.errors import ModelMissing
 from infinitetalk.fitness import (
     Unfit,
+    check_estimates,
     check_ffmpeg,
     check_gpu,
     check_model_files,
@@ -20,7 +21,7 @@ from infinitetalk.fitness import (
     has_code_for,
     worker_checks,
 )
-from infinitetalk.presets import load_profile
+from infinitetalk.presets import PresetError, load_profile
 from infinitetalk.settings import Settings
 from tests.full_size import write_full_size_weights
 
@@ -45,6 +46,15 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_an_rtx_pro_6000_passes(gpu: SimpleNamespace) -> None:
     found = check_gpu(LARGE, Settings())
     assert found == "NVIDIA RTX PRO 6000 Blackwell Server Edition, sm_120, 94.0 of 95.0 GiB free"
+
+
+def test_estimates_say_whether_this_gpu_was_measured(gpu: SimpleNamespace, tmp_path: Path) -> None:
+    assert check_estimates(LARGE, Settings()).endswith(
+        "(NVIDIA RTX PRO 6000 Blackwell Server Edition) was not measured."
+    )
+    missing = Settings.from_env({"HARDWARE_FILE": str(tmp_path / "none.toml")})
+    with pytest.raises(PresetError, match=r"none.toml cannot be read: No such file"):
+        check_estimates(LARGE, missing)
 
 
 def test_a_smaller_gpu_is_refused_unless_the_setting_allows_it(gpu: SimpleNamespace) -> None:
@@ -129,7 +139,7 @@ def test_the_largest_accepted_job_must_fit_on_the_disk(tmp_path: Path, monkeypat
 
 def test_all_checks_pass_with_the_miniature() -> None:
     checks = worker_checks(Settings())
-    assert [check.__name__ for check in checks] == ["gpu", "ffmpeg", "work_dir", "model_files"]
+    assert [check.__name__ for check in checks] == ["gpu", "ffmpeg", "work_dir", "estimates", "model_files"]
     assert all(check() for check in checks)
     assert check_shapes(MINIATURE, Settings())
 

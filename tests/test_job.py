@@ -109,10 +109,11 @@ def test_a_job_gives_a_video_as_long_as_the_voice_with_its_sound(run: Callable[.
     assert result.seed == 1
     assert result.settings.windows == 1
     assert result.settings.forwards == result.settings.steps == 3
-    assert set(result.timings_s) == {"download", "read_media", "condition", "denoise", "decode", "encode", "deliver"}
+    made = {"audio", "text", "image", "condition", "denoise", "decode", "color", "bytes"}
+    assert set(result.timings_s) == {"download", "read_media", "encode", "deliver"} | made
     assert result.gpu_seconds >= sum(result.timings_s.values()) * 0.99
     assert result.cost_usd == pytest.approx(result.gpu_seconds / 3600 * 3.96, rel=0.01)
-    assert any("random" in warning for warning in result.warnings)
+    assert any("drawn faces only" in warning for warning in result.warnings)
 
 
 def test_same_job_and_seed_give_the_same_bytes_and_another_seed_does_not(
@@ -177,7 +178,7 @@ def test_two_voices_together_last_as_long_as_the_longer_and_in_turns_as_both(
 
 
 def test_windows_join_into_one_clip(run: Callable[..., tuple[Result, Path]], tmp_path: Path) -> None:
-    """2.2 s in turbo: 55 frames, a window of 49 and one of the 15 that are left with the overlap, rounded to 17."""
+    """2.2 s in turbo: 55 frames, a window of 49 and one of the 11 that are left with the overlap, rounded to 13."""
     voice = write_tone(tmp_path / "long.wav", seconds=2.2, frequency_hz=150).as_uri()
     steps: list[tuple[int, int]] = []
     result, path = run(on_progress=lambda p: steps.append((p.window, p.step)), wav_url=voice)
@@ -212,15 +213,21 @@ def test_progress_rises_to_the_end_through_every_stage(run: Callable[..., tuple[
     seen: list[Progress] = []
     result, _ = run(on_progress=seen.append)
     stages = list(dict.fromkeys(progress.stage for progress in seen))
-    assert stages == ["download", "read_media", "encode", "condition", "denoise", "decode", "deliver"]
+    made = ["audio", "text", "image", "condition", "denoise", "decode", "color", "bytes"]
+    assert stages == ["download", "read_media", "encode", *made, "deliver"]
     assert [progress.step for progress in seen if progress.stage == "denoise"] == [0, 1, 2, 3]
     percents = {progress.stage: progress.percent for progress in seen}
     assert percents == {
         "download": 0,
         "read_media": 0,
+        "audio": 0,
+        "text": 0,
+        "image": 0,
         "condition": 0,
         "denoise": 50,
         "decode": 75,
+        "color": 75,
+        "bytes": 75,
         "encode": 75,
         "deliver": 100,
     }
@@ -230,7 +237,9 @@ def test_progress_rises_to_the_end_through_every_stage(run: Callable[..., tuple[
     assert list(seen[-1].warnings) == result.warnings
 
 
-@pytest.mark.parametrize("stage", ["download", "read_media", "condition", "denoise", "decode", "encode"])
+@pytest.mark.parametrize(
+    "stage", ["download", "read_media", "audio", "text", "condition", "denoise", "decode", "encode"]
+)
 def test_cancelling_takes_effect_at_the_next_step_or_stage_and_the_next_job_runs(
     stage: str, run: Callable[..., tuple[Result, Path]], tmp_path: Path
 ) -> None:

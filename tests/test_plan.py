@@ -25,7 +25,7 @@ def plan_of(job, n_frames=200, seed=7):
 NOT_PLANNED = {"image_url", "video_url", "wav_url", "wav_url_2", "max_duration_s", "speaker_order", "output"}
 NOT_PLANNED |= {"dry_run", "seed"}
 CHANGES = [
-    ("speed_mode", IMAGE, "turbo", {"speed_mode", "window_frames", "steps", "scheduler", "windows"}),
+    ("speed_mode", IMAGE, "turbo", {"speed_mode", "window_frames", "overlap_frames", "steps", "scheduler", "windows"}),
     ("input_type", IMAGE, VIDEO, {"input_type"}),
     ("person_count", IMAGE, MULTI, {"speakers"}),
     ("prompt", IMAGE, "A man sings.", {"prompt"}),
@@ -53,9 +53,9 @@ def test_every_field_of_the_request_is_planned_or_known_not_to_be():
 
 def test_the_plan_has_the_presets_numbers():
     plan = plan_of(IMAGE | {"speed_mode": "fast", "resolution": "720p"}, n_frames=100)
-    assert (plan.window_frames, plan.overlap_frames, plan.steps, plan.scheduler) == (65, 9, 4, "euler")
+    assert (plan.window_frames, plan.overlap_frames, plan.steps, plan.scheduler) == (65, 5, 4, "euler")
     assert (plan.width, plan.height, plan.shift) == (720, 1280, 11.0)
-    assert plan.windows == plan_windows(100, 65, 9)
+    assert plan.windows == plan_windows(100, 65, 5)
     assert (plan.n_frames, plan.duration_s, plan.seed) == (100, 4.0, 7)
     assert plan.apg is None
 

@@ -299,11 +299,14 @@ def test_everything_that_decides_the_bytes_changes_the_fingerprint(
     values = {"seed": 2, "prompt": "x", "steps": 9, "shift": 5.0, "color_correction": 0.5, "width": 112, "windows": ()}
     for field, value in values.items():
         seen.add(fingerprint(dataclasses.replace(plan, **{field: value}), files, models, settings))
-    for update in ({"attention_backend": "_native_cudnn"}, {"compile": False}):
+    for update in ({"experimental_sparse_attention": 0.2}, {"compile": False}):
         seen.add(fingerprint(plan, files, models, settings.model_copy(update=update)))
+    with monkeypatch.context() as patch:
+        patch.setattr(models.transformer, "attention_names", "_native_cudnn")
+        seen.add(fingerprint(*inputs))
     profile = models.profile.model_copy(update={"dtype": "bfloat16"})
     seen.add(fingerprint(plan, files, dataclasses.replace(models, profile=profile), settings))
-    expected = 1 + len(values) + 3
+    expected = 1 + len(values) + 4
 
     with torch.no_grad():
         weight = models.vae.decoder.conv_in.weight

@@ -28,6 +28,7 @@ EXAMPLES = {
     "BUCKET_NAME": ("videos", "videos"),
     "UPLOAD_TIMEOUT_S": ("60", 60.0),
     "EXECUTION_TIMEOUT_S": ("900", 900.0),
+    "HARDWARE_FILE": ("/volume/gpu.toml", Path("/volume/gpu.toml")),
     "GPU_PRICE_PER_HOUR": ("1.89", 1.89),
     "MAX_AUDIO_S": ("90", 90.0),
     "MAX_IMAGE_MB": ("5", 5.0),
@@ -35,6 +36,8 @@ EXAMPLES = {
     "MAX_VIDEO_MB": ("7.5", 7.5),
     "DOWNLOAD_TIMEOUT_S": ("20", 20.0),
     "ATTENTION_BACKEND": ("_native_cudnn", "_native_cudnn"),
+    "FP8": ("true", True),
+    "EXPERIMENTAL_SPARSE_ATTENTION": ("0.2", 0.2),
     "COMPILE": ("false", False),
     "LOG_LEVEL": ("DEBUG", "DEBUG"),
 }
@@ -46,6 +49,20 @@ def test_the_environment_sets_every_field():
         assert getattr(settings, name.lower()) == value
         assert getattr(Settings(), name.lower()) != value  # the example is not the default
     assert {name for name, _, _ in Settings.variables()} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("environment", "lane"),
+    [
+        ({}, "exact"),
+        ({"ATTENTION_BACKEND": "_flash_3"}, "exact"),
+        ({"FP8": "true"}, "fp8"),
+        ({"EXPERIMENTAL_SPARSE_ATTENTION": "0.2"}, "sparse_20"),
+        ({"FP8": "true", "EXPERIMENTAL_SPARSE_ATTENTION": "0.125"}, "fp8_sparse_12.5"),
+    ],
+)
+def test_the_lane_names_what_changes_results(environment: dict[str, str], lane: str):
+    assert Settings.from_env(environment).lane == lane
 
 
 def test_every_variable_is_documented():

@@ -1,11 +1,17 @@
 """torch.compile for the transformer: its blocks' norms, gates, rotations and activations in fused kernels."""
 
+import hashlib
 import logging
 import time
+from pathlib import Path
 
+import diffusers
 import torch
 
 from infinitetalk.models.transformer import TEXT_TOKENS, Context, InfiniteTalkTransformer
+from infinitetalk.volume import write_whole
+
+FOLDER = "infinitetalk-compiled"  # on the volume
 
 # The warm-up's window: 25 video frames, 7 latent frames of 8x22 latents. Sizes that are equal while torch.compile looks
 # on are taken to be always equal, so all of these differ, from one another and from the three rows of the masks.
@@ -14,15 +20,30 @@ _FRAMES, _LATENT_FRAMES, _HEIGHT, _WIDTH, _IMAGE_TOKENS = 25, 7, 8, 22, 13
 logger = logging.getLogger(__name__)
 
 
-@torch.inference_mode()
-def compile_transformer(transformer: InfiniteTalkTransformer) -> None:
+def compile_transformer(transformer: InfiniteTalkTransformer, volume: Path | None = None) -> None:
     """Compile the blocks for one person and for two, once for windows of all sizes and lengths.
 
     One graph serves all blocks (they differ in weights only). It is compiled here, in a small pass, so that no job
     waits for it.
+
+    Args:
+        volume: where it exists, what was compiled is kept there for the workers that start later.
     """
     started_s = time.monotonic()
+    kept = volume / FOLDER / f"{_fingerprint(transformer)}.bin" if volume is not None and volume.is_dir() else None
+    found = kept is not None and _load(kept)
+    # The blocks' numbers (eps of the norms) never change; left open, they would have every graph traced twice.
+    torch._dynamo.config.specialize_float = True
     transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
+    _warm_up(transformer)
+    logger.info("transformer compiled in %.1f s%s", time.monotonic() - started_s, ", from the volume" if found else "")
+    if kept is not None and not found:
+        _save(kept)
+
+
+@torch.inference_mode()
+def _warm_up(transformer: InfiniteTalkTransformer) -> None:
+    """The first passes, which compile."""
     config, place = transformer.config, {"device": transformer.device, "dtype": transformer.dtype}
     latents = torch.randn(1, config.in_channels, _LATENT_FRAMES, _HEIGHT, _WIDTH, **place)
     text = transformer.embed_text(torch.randn(1, TEXT_TOKENS, config.text_dim, **place))
@@ -34,4 +55,38 @@ def compile_transformer(transformer: InfiniteTalkTransformer) -> None:
         masks = torch.eye(3, tokens, device=transformer.device).unsqueeze(0) if people == 2 else None
         voices = transformer.embed_audio(audio, adapter, masks)
         transformer(latents, time_embedding, Context(text, image, voices, transformer.rotary_embedding(latents)))
-    logger.info("transformer compiled in %.1f s", time.monotonic() - started_s)
+
+
+def _fingerprint(transformer: InfiniteTalkTransformer) -> str:
+    """Names what was compiled: the same code, libraries, GPU, sizes and kernels."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    parts = (
+        [hashlib.sha256(source.read_bytes()).hexdigest() for source in sources],
+        (torch.__version__, diffusers.__version__),
+        torch.cuda.get_device_name(transformer.device) if transformer.device.type == "cuda" else "CPU",
+        sorted((name, value) for name, value in transformer.config.items() if not name.startswith("_")),
+        transformer.attention_names,
+        [(name, tensor.dtype) for name, tensor in transformer.blocks[0].state_dict().items()],
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _load(kept: Path) -> bool:
+    """Hand torch.compile what another worker compiled. A file that is missing or damaged costs time only."""
+    try:
+        return torch.compiler.load_cache_artifacts(kept.read_bytes()) is not None
+    except FileNotFoundError:
+        return False
+    except (OSError, RuntimeError) as error:
+        logger.warning("%s is not used: %s", kept.name, error)
+        return False
+
+
+def _save(kept: Path) -> None:
+    artifacts = torch.compiler.save_cache_artifacts()
+    if artifacts is None:
+        return
+    try:
+        write_whole(kept, artifacts[0])
+    except OSError as error:
+        logger.warning("%s is not kept: %s", kept.name, error.strerror or error)

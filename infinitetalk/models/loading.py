@@ -31,7 +31,9 @@ from transformers import (
 
 from infinitetalk.errors import ModelMissing
 from infinitetalk.models import original
+from infinitetalk.models.attention import AUTO, FLASH_3, fastest_kernel, find_kernel, flash_3_fp8_attention
 from infinitetalk.models.checkpoint import LISTED, Checkpoint, check_shapes, weight_files
+from infinitetalk.models.fp8 import check_fp8, quantise_block
 from infinitetalk.models.lora import LoraSet
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.presets import CONSTANTS, Profile
@@ -46,6 +48,8 @@ LIST_MISFITS = {"ignore_mismatched_sizes": True}
 
 # One thread waits for the disk, or copies, at a fraction of what the disk and the memory give.
 READERS = 4
+
+OUTSIDE = -1  # the number of the block for what belongs to none
 
 # wav2vec2 files may hold what only its pretraining used.
 PRETRAINING_HEADS = ("quantizer.", "project_q.", "project_hid.")
@@ -69,17 +73,27 @@ class Models:
     audio_extractor: Wav2Vec2FeatureExtractor
 
 
-def load_models(profile: Profile, weights: Weights, device: torch.device, attention_backend: str = "native") -> Models:
+def load_models(
+    profile: Profile,
+    weights: Weights,
+    device: torch.device,
+    attention_backend: str = AUTO,
+    fp8: bool = False,
+    sparse_density: float | None = None,
+) -> Models:
     """Load a profile's models.
 
     Args:
         weights: where the profile's files lie.
         device: where the weights go and stay. On "meta" every name and shape is checked and no tensor is read.
-        attention_backend: by diffusers' name.
+        attention_backend, fp8, sparse_density: see `set_attention_backend`; fp8 also makes large linear layers 8-bit.
 
     Raises:
         ModelMissing: a file is missing or cut off, or its tensors are not this model's.
+        ValueError: the device cannot do what the last three ask for.
     """
+    if fp8:
+        check_fp8(device)
     dtype = getattr(torch, profile.dtype)
     base = weights.path(profile.files.base)
     adapters = {
@@ -89,8 +103,8 @@ def load_models(profile: Profile, weights: Weights, device: torch.device, attent
     loras = [(weights.path(lora.file), lora.scale) for lora in profile.loras]
     started_s = time.monotonic()
     audio_encoder, audio_extractor = load_audio_encoder(weights.path(profile.files.audio_encoder), device)
-    transformer = load_transformer(base, adapters, loras, audio_encoder.config.num_hidden_layers, device, dtype)
-    set_attention_backend(transformer, attention_backend)
+    transformer = load_transformer(base, adapters, loras, audio_encoder.config.num_hidden_layers, device, dtype, fp8)
+    set_attention_backend(transformer, attention_backend, fp8, sparse_density)
     text_encoder, tokenizer = load_text_encoder(base, device, dtype)
     models = Models(
         profile=profile,
@@ -111,12 +125,40 @@ def load_models(profile: Profile, weights: Weights, device: torch.device, attent
     return models
 
 
-def set_attention_backend(transformer: InfiniteTalkTransformer, name: str) -> None:
-    """Choose the attention kernel. Raises ValueError if diffusers does not know it or it is not installed."""
+def set_attention_backend(
+    transformer: InfiniteTalkTransformer, name: str, fp8: bool = False, sparse_density: float | None = None
+) -> None:
+    """Choose the attention kernels.
+
+    Args:
+        name: by diffusers' name; "auto" measures which is fastest.
+        fp8: the self-attention in 8 bits, where FlashAttention-3 is the kernel.
+        sparse_density: experimental, the part of the self-attention that is computed; see `sparse_attention`.
+
+    Raises:
+        ValueError: the kernel is unknown or not installed.
+    """
+    if name == AUTO:
+        config = transformer.config
+        name = fastest_kernel(
+            transformer.device, config.num_attention_heads, config.attention_head_dim, transformer.dtype
+        )
     try:
-        transformer.set_attention_backend(name)
-    except RuntimeError as error:
+        if name != FLASH_3:
+            transformer.set_attention_backend(name)  # checks that it is installed
+        attention = find_kernel(name)
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"the attention backend {name!r} cannot be used: {error}") from error
+    self_attention, names = None, name
+    if sparse_density is not None:
+        names = f"{100 * sparse_density:g} % of the self-attention by FlexAttention, {name}"
+    elif fp8 and name == FLASH_3:
+        self_attention, names = flash_3_fp8_attention(), f"{name} (self-attention in 8 bits)"
+    for block in transformer.blocks:
+        block.attention = attention  # type: ignore[assignment]
+        block.self_attention = self_attention  # type: ignore[assignment]
+        block.self_attention_density = sparse_density  # type: ignore[assignment]
+    transformer.attention_names = names
 
 
 # --- transformer ---------------------------------------------------------------------------------------------
@@ -129,6 +171,7 @@ def load_transformer(
     audio_layers: int,
     device: torch.device,
     dtype: torch.dtype,
+    fp8: bool = False,
 ) -> InfiniteTalkTransformer:
     """The transformer with its adapters, LoRAs merged.
 
@@ -137,6 +180,7 @@ def load_transformer(
         adapters: adapter files by name.
         loras: files and their scales.
         audio_layers: layers that the audio encoder hands over.
+        fp8: large linear layers in 8 bits, quantised block by block as they come.
 
     Raises:
         ModelMissing: see `load_models`.
@@ -177,11 +221,14 @@ def load_transformer(
         # Memory-mapped until here; the copy is what reads the disk. Pinned, it goes to the GPU at full speed.
         return {name: t.pin_memory() if device.type == "cuda" else t.clone() for name, t in tensors.items()}
 
-    for tensors in _read_ahead(_by_block(sources), read, CONSTANTS.prefetch_blocks):
+    groups = _by_block(sources)
+    for index, tensors in zip(groups, _read_ahead(groups.values(), read, CONSTANTS.prefetch_blocks), strict=True):
         for name, tensor in tensors.items():
             target = torch.float32 if keep_float32 & set(name.split(".")) else dtype
             merged = changes.merge(name, tensor.to(device, non_blocking=True))
             set_module_tensor_to_device(transformer, name, device, value=merged, dtype=target)
+        if fp8 and index != OUTSIDE:
+            quantise_block(transformer, index)
     transformer.to(device).eval().requires_grad_(False)
     return cast(InfiniteTalkTransformer, transformer)
 
@@ -234,14 +281,14 @@ def _adapter_sizes(path: Path, file: Checkpoint, audio_layers: int) -> dict[str,
     }
 
 
-def _by_block(names: Iterable[str]) -> list[list[str]]:
-    """Names grouped by transformer block (a block's adapters with it); what belongs to none comes first."""
+def _by_block(names: Iterable[str]) -> dict[int, list[str]]:
+    """Names by transformer block (a block's adapters with it), in order; what is `OUTSIDE` of them comes first."""
     groups: dict[int, list[str]] = {}
     for name in names:
         parts = name.split(".")
-        block = int(parts[parts.index("blocks") + 1]) if "blocks" in parts else -1
+        block = int(parts[parts.index("blocks") + 1]) if "blocks" in parts else OUTSIDE
         groups.setdefault(block, []).append(name)
-    return [groups[block] for block in sorted(groups)]
+    return dict(sorted(groups.items()))
 
 
 def _read_ahead(

@@ -22,7 +22,6 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.models.transformers.transformer_wan import (
@@ -33,6 +32,8 @@ from diffusers.models.transformers.transformer_wan import (
 )
 from torch import Tensor, nn
 
+from infinitetalk.models.attention import NATIVE, Attention, diffusers_attention
+from infinitetalk.models.sparse_attention import sparse_attention
 from infinitetalk.shapes import AUDIO_REACH_FRAMES, TEMPORAL_STRIDE
 
 TEXT_TOKENS = 512
@@ -67,7 +68,7 @@ class TimeEmbedding:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Cosines and sines of the 3-D rotary embedding, each (1, N, 1, D/2) float32."""
+    """Cosines and sines of the 3-D rotary embedding, each (1, N, 1, D) float32, as `rotate_pairs` takes them."""
 
     cos: Tensor
     sin: Tensor
@@ -98,17 +99,36 @@ class Context:
 
 
 def rotate_pairs(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate neighbouring channels (2i, 2i+1) of `states` (..., D) by angles given as cos, sin (..., D/2)."""
-    even, odd = states.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return rotated.flatten(-2).type_as(states)
+    """Rotate neighbouring channels (2i, 2i+1) of `states` (..., D).
+
+    cos, sin: (..., D), see `per_channel`.
+    """
+    # Every channel is written by one formula, which compiles to one kernel together with what comes before.
+    swapped = states.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return cast(Tensor, (states.float() * cos + swapped.float() * sin).type_as(states))
+
+
+def per_channel(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of pairs (..., D/2) as factors of channels (..., D): (c, c) and (-s, s) for each pair."""
+    return torch.stack((cos, cos), dim=-1).flatten(-2), torch.stack((-sin, sin), dim=-1).flatten(-2)
 
 
 def person_rotation(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (..., head_dim/2) of the 1-D rotary embedding at real-valued positions (...)."""
+    """Cosines and sines (..., head_dim), for `rotate_pairs`, of the 1-D rotary embedding at real-valued positions."""
     channels = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
     angles = positions.float().unsqueeze(-1) * PERSON_ROTARY_BASE ** (-channels / head_dim)
-    return angles.cos(), angles.sin()
+    return per_channel(angles.cos(), angles.sin())
+
+
+# The same as an operator of its own, which computes its tables once: compiled into what rotates, it would compute them
+# for every head. It has no gradient.
+person_rotation_tables = torch.library.custom_op("infinitetalk::person_rotation", person_rotation, mutates_args=())
+
+
+@person_rotation_tables.register_fake
+def _(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    table = positions.new_empty((*positions.shape, head_dim), dtype=torch.float32)
+    return table, torch.empty_like(table)
 
 
 def person_attention(query: Tensor, key: Tensor, masks: Tensor) -> Tensor:
@@ -140,11 +160,11 @@ def person_positions(attention: Tensor) -> Tensor:
     """
     people = attention[:, :2]
     low, high = people.amin(-1, keepdim=True), people.amax(-1, keepdim=True)
-    start, stop = attention.new_tensor(PERSON_POSITIONS).view(2, 2, 1).unbind(1)
-    scaled = (people - low) / (high - low + 1e-8) * (stop - start) + start
-    background = torch.full_like(scaled[:, :1], BACKGROUND_POSITION)
-    owner = attention.argmax(dim=1, keepdim=True)
-    return torch.cat((scaled, background), dim=1).gather(1, owner).squeeze(1)
+    shares = ((people - low) / (high - low + 1e-8)).unbind(1)
+    # Numbers, not a tensor of them: that would wait for the GPU, and what is compiled with it cannot be kept.
+    ranges = [share * (stop - start) + start for share, (start, stop) in zip(shares, PERSON_POSITIONS, strict=True)]
+    positions = torch.stack((*ranges, torch.full_like(shares[0], BACKGROUND_POSITION)), dim=1)
+    return positions.gather(1, attention.argmax(dim=1, keepdim=True)).squeeze(1)
 
 
 class AudioProjection(nn.Module):
@@ -205,7 +225,7 @@ class AudioCrossAttention(nn.Module):
         return KeyValue(key, value)
 
     def forward(
-        self, states: Tensor, voices: KeyValue, positions: Tensor | None, frames: int, backend: str | None
+        self, states: Tensor, voices: KeyValue, positions: Tensor | None, frames: int, attention: Attention
     ) -> Tensor:
         """Audio's contribution (B, N, C) to the tokens `states` (B, N, C) of `frames` latent frames.
 
@@ -213,10 +233,11 @@ class AudioCrossAttention(nn.Module):
         """
         query = self.q_linear(states).unflatten(-1, (self.heads, -1))
         if positions is not None:
-            cos, sin = person_rotation(positions, query.shape[-1])
+            rotation = person_rotation if torch.is_grad_enabled() else person_rotation_tables
+            cos, sin = rotation(positions, query.shape[-1])
             query = rotate_pairs(query, cos.unsqueeze(2), sin.unsqueeze(2))
         query = query.unflatten(1, (frames, -1)).flatten(0, 1)
-        heard = attend(query, voices, backend)
+        heard = attention(query, voices.key, voices.value)
         return cast(Tensor, self.proj(heard.reshape(states.shape)))
 
 
@@ -238,13 +259,21 @@ class AudioAdapter(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
 
-def attend(query: Tensor, context: KeyValue, backend: str | None) -> Tensor:
-    """softmax(q k / sqrt(D)) v over (batch, tokens, H, D), heads joined to (batch, tokens, C)."""
-    return cast(Tensor, dispatch_attention_fn(query, context.key, context.value, backend=backend)).flatten(2)
-
-
 class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
-    """A Wan block with audio cross-attention between the text attention and the feed-forward."""
+    """A Wan block with audio cross-attention between the text attention and the feed-forward.
+
+    attention: the kernel of all its attentions but those that the next two replace.
+    self_attention: another kernel for the self-attention.
+    self_attention_density: experimental; the part of the self-attention that is computed, by `sparse_attention`.
+    """
+
+    attention: Attention
+    self_attention: Attention | None = None
+    self_attention_density: float | None = None
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)
+        self.attention = diffusers_attention(NATIVE)
 
     def forward(
         self,
@@ -260,11 +289,14 @@ class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
     ) -> Tensor:
         """One block over the tokens `states` (B, N, C); time (B, 6, C) float32; the rest as in `Context`."""
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (self.scale_shift_table + time).chunk(6, dim=1)
-        backend = self.attn1.processor._attention_backend
 
         normed = (self.norm1(states.float()) * (1 + scale_1) + shift_1).type_as(states)
         query, key, value = self_attention_inputs(self.attn1, normed, rotary)
-        attended = self.attn1.to_out[0](attend(query, KeyValue(key, value), backend))
+        if self.self_attention_density is None:
+            attended = (self.self_attention or self.attention)(query, key, value)
+        else:
+            attended = sparse_attention(query, key, value, frames, self.self_attention_density)
+        attended = self.attn1.to_out[0](attended.flatten(2))
         states = (states.float() + attended * gate_1).type_as(states)
 
         positions = None
@@ -274,11 +306,11 @@ class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
 
         normed = self.norm2(states.float()).type_as(states)
         query = self.attn2.norm_q(self.attn2.to_q(normed)).unflatten(-1, (self.attn2.heads, -1))
-        attended = attend(query, text, backend) + attend(query, image, backend)
-        states = states + self.attn2.to_out[0](attended)
+        attended = self.attention(query, text.key, text.value) + self.attention(query, image.key, image.value)
+        states = states + self.attn2.to_out[0](attended.flatten(2))
 
         normed = adapter.norm_x(states.float()).type_as(states)
-        states = states + adapter.audio_cross_attn(normed, voices, positions, frames, backend)
+        states = states + adapter.audio_cross_attn(normed, voices, positions, frames, self.attention)
 
         normed = (self.norm3(states.float()) * (1 + scale_2) + shift_2).type_as(states)
         return cast(Tensor, (states.float() + self.ffn(normed).float() * gate_2).type_as(states))
@@ -286,7 +318,11 @@ class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
 
 def self_attention_inputs(attn: WanAttention, states: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value (B, N, H, D); query and key normalised over all channels and rotated."""
-    query, key, value = attn.norm_q(attn.to_q(states)), attn.norm_k(attn.to_k(states)), attn.to_v(states)
+    if getattr(attn, "fused_projections", False):
+        query, key, value = attn.to_qkv(states).chunk(3, dim=-1)
+    else:
+        query, key, value = attn.to_q(states), attn.to_k(states), attn.to_v(states)
+    query, key = attn.norm_q(query), attn.norm_k(key)
     query, key, value = (part.unflatten(-1, (attn.heads, -1)) for part in (query, key, value))
     return rotate_pairs(query, rotary.cos, rotary.sin), rotate_pairs(key, rotary.cos, rotary.sin), value
 
@@ -301,7 +337,12 @@ class InfiniteTalkTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         audio_hidden, audio_tokens, audio_dim: hidden width, tokens per latent frame and person, token width of
             the audio projection.
         adapter_names: the adapters to hold.
+
+    Attributes:
+        attention_names: the attention kernels that its blocks use, for reports.
     """
+
+    attention_names = NATIVE
 
     _supports_gradient_checkpointing = False
     _no_split_modules = ("InfiniteTalkBlock",)
@@ -412,7 +453,7 @@ class InfiniteTalkTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """The rotary table for latents of (B, channels, T, height, width)."""
         cos, sin = self.rope(latents)
         # diffusers stores each angle twice, side by side.
-        return Rotary(cos[..., ::2].float(), sin[..., ::2].float())
+        return Rotary(*per_channel(cos[..., ::2].float(), sin[..., ::2].float()))
 
     def forward(self, latents: Tensor, time: TimeEmbedding, context: Context) -> Tensor:
         """The velocity (B, out_channels, T, height, width).

@@ -1,0 +1,145 @@
+"""The autoencoder: milliseconds and memory of decoding, encoding and encoding a condition, beside diffusers' own way.
+
+    python benchmarks/vae.py                 the 14B profile's autoencoder with random weights (needs a GPU)
+    python benchmarks/vae.py --miniature     the miniature's, on any machine
+
+A condition is a picture followed by zeros. The difference is relative to diffusers' result; "first" is the first call,
+which chooses kernels and compiles. Writes a table, and JSON with --json FILE.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.random_models import MINIATURE, random_module  # noqa: E402
+from infinitetalk.models.loading import load_vae  # noqa: E402
+from infinitetalk.models.vae import decode_video, encode_picture_then_grey, encode_video, optimise_vae  # noqa: E402
+from infinitetalk.shapes import SPATIAL_STRIDE, latent_frames  # noqa: E402
+
+SIZES = {"480p": (848, 480, 81), "720p": (1280, 720, 81), "720p long": (1280, 720, 121)}
+SIZES_MINIATURE = {"miniature": (96, 64, 13)}
+
+
+def measure(call: Callable[[], Tensor], device: torch.device, repeats: int) -> tuple[dict[str, float], Tensor]:
+    """Median and first milliseconds, GiB above what was there before, and the result."""
+    times_ms = []
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+    for _ in range(repeats + 1):
+        result = None
+        started = time.perf_counter()
+        result = call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times_ms.append((time.perf_counter() - started) * 1000)
+    found = {"milliseconds": round(statistics.median(times_ms[1:]), 1), "first": round(times_ms[0], 1)}
+    if device.type == "cuda":
+        found["peak_gib"] = round((torch.cuda.max_memory_allocated() - before) / 2**30, 2)
+        found["reserved_gib"] = round(torch.cuda.memory_reserved() / 2**30, 2)
+    return found, result
+
+
+def compare(
+    plain: AutoencoderKLWan, fast: AutoencoderKLWan, size: tuple[int, int, int], device: torch.device, repeats: int
+) -> list[Any]:
+    """A row for each way to use the autoencoder at a size."""
+    width, height, frames = size
+    generator = torch.Generator(device).manual_seed(0)
+    picture = torch.rand(3, height, width, generator=generator, device=device) * 2 - 1
+    video = torch.rand(1, 3, frames, height, width, generator=generator, device=device, dtype=plain.dtype) * 2 - 1
+    condition = torch.zeros_like(video)
+    condition[:, :, 0] = picture
+    latents = torch.randn(
+        (1, 16, latent_frames(frames), height // SPATIAL_STRIDE, width // SPATIAL_STRIDE),
+        generator=generator,
+        device=device,
+    )
+    ways: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
+        "decode": (lambda: decode_video(plain, latents), lambda: decode_video(fast, latents)),
+        "encode": (lambda: encode_video(plain, video), lambda: encode_video(fast, video)),
+        "encode condition": (
+            lambda: encode_video(plain, condition),
+            lambda: encode_picture_then_grey(fast, picture, frames),
+        ),
+    }
+    rows = []
+    for name, (plain_way, fast_way) in ways.items():
+        expected_figures, expected = measure(plain_way, device, 1)
+        expected = expected.cpu()
+        figures, result = measure(fast_way, device, repeats)
+        difference = float((result.cpu() - expected).norm() / expected.norm())
+        rows.append(
+            {
+                "size": f"{width}x{height}x{frames}",
+                "what": name,
+                **figures,
+                "ms_per_megapixel_frame": round(figures["milliseconds"] / (width * height * frames / 1e6), 2),
+                "difference": difference,
+                "diffusers": expected_figures,
+            }
+        )
+        del result
+    return rows
+
+
+def table(rows: list[Any]) -> str:
+    lines = [
+        "| size | what | diffusers ms | ms | first ms | ms per megapixel and frame | peak GiB | difference |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        peak = f"{row['peak_gib']:.1f} (diffusers {row['diffusers']['peak_gib']:.1f})" if "peak_gib" in row else "-"
+        lines.append(
+            f"| {row['size']} | {row['what']} | {row['diffusers']['milliseconds']:.0f} | {row['milliseconds']:.0f} "
+            f"| {row['first']:.0f} | {row['ms_per_megapixel_frame']:.2f} | {peak} | {row['difference']:.2g} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--miniature", action="store_true")
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.miniature:
+        device, sizes = torch.device("cpu"), list(SIZES_MINIATURE.values())
+        plain = load_vae(MINIATURE, device, torch.float32)
+    else:
+        device, sizes = torch.device("cuda"), [SIZES[name] for name in options.sizes]
+        plain = random_module(AutoencoderKLWan, device, torch.bfloat16)
+    fast = copy.deepcopy(plain)
+    optimise_vae(fast, compiled=device.type == "cuda")
+    report: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": "CPU" if options.miniature else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "autoencoder": [],
+    }
+    for size in sizes:
+        report["autoencoder"] += compare(plain, fast, size, device, options.repeats)
+        if options.json:
+            options.json.write_text(json.dumps(report, indent=1), "utf-8")
+    print(f"{report['device']}, torch {report['torch']}, {report['date']}")
+    print(table(report["autoencoder"]))
+
+
+if __name__ == "__main__":
+    main()
