@@ -6,13 +6,11 @@
 Writes a table, and JSON with --json FILE. The error is relative to float32, over a part of heads and queries.
 """
 
-import argparse
-import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infinitetalk.models.attention import MEASURED, NATIVE, Attention, find_kernel, flash_3_fp8_attention
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import reporting
+from benchmarks.reporting import SIZES
+from infinitetalk.models.attention import (
+    MEASURED,
+    NATIVE,
+    Attention,
+    find_kernel,
+    flash_3_fp8_attention,
+)
 from infinitetalk.models.sparse_attention import sparse_attention
 from infinitetalk.models.transformer import TEXT_TOKENS
 from infinitetalk.shapes import latent_frames, token_count
 
-SIZES = {"480p": (848, 480, 81), "720p": (1280, 720, 81), "720p long": (1280, 720, 121)}
 SIZES_MINIATURE = {"miniature": (160, 96, 49)}
 HEADS, HEAD_DIM, IMAGE_TOKENS, AUDIO_TOKENS = 40, 128, 257, 64
 DENSITIES = (0.2, 0.1)
@@ -116,25 +123,16 @@ def table(rows: list[Any]) -> str:
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--miniature", action="store_true")
+    parser = reporting.options(__doc__)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = torch.device("cpu" if options.miniature else "cuda")
     sizes = list(SIZES_MINIATURE.values()) if options.miniature else [SIZES[name] for name in options.sizes]
     heads, head_dim = (4, 32) if options.miniature else (HEADS, HEAD_DIM)
-    report: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": "CPU" if options.miniature else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "kernels": [],
-    }
+    report = {**reporting.head(device), "kernels": []}
     for size in sizes:
         report["kernels"] += measure(size, device, heads, head_dim, options.repeats)
-        if options.json:
-            options.json.write_text(json.dumps(report, indent=1), "utf-8")
+        reporting.save(report, options.json)
     print(f"{report['device']}, torch {report['torch']}, {report['date']}")
     print(table(report["kernels"]))
 

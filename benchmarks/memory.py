@@ -27,24 +27,21 @@ import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, Wav2Vec2FeatureExtractor
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.random_models import MINIATURE, random_encoders, random_transformer  # noqa: E402
+from benchmarks.random_models import random_models  # noqa: E402
 from infinitetalk import cli, job  # noqa: E402
-from infinitetalk.models.loading import Models, set_attention_backend  # noqa: E402
-from infinitetalk.models.vae import optimise_vae  # noqa: E402
 from infinitetalk.pipeline import Noise, Rendered, Voices, generate  # noqa: E402
 from infinitetalk.pixels import to_bytes  # noqa: E402
 from infinitetalk.plan import Plan, make_plan  # noqa: E402
 from infinitetalk.presets import load_mode, load_profile  # noqa: E402
 from infinitetalk.progress import Stopwatch  # noqa: E402
 from infinitetalk.request import Request  # noqa: E402
+from infinitetalk.settings import Settings  # noqa: E402
 from infinitetalk.shapes import SAMPLE_RATE_HZ  # noqa: E402
 
-RATE_HZ = SAMPLE_RATE_HZ
 WINDOW_FRAMES, OVERLAP_FRAMES = 81, 9
 AUDIO_LAYERS, AUDIO_CHANNELS = 12, 768
 
@@ -52,9 +49,9 @@ AUDIO_LAYERS, AUDIO_CHANNELS = 12, 768
 def write_voice(path: Path, seconds: float) -> None:
     """Noise that swells and fades like speech."""
     generator = np.random.default_rng(0)
-    times = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    times = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     loudness = np.abs(np.sin(2 * np.pi * 1.5 * times)) * 0.2
-    soundfile.write(path, (generator.standard_normal(len(times)) * loudness).astype(np.float32), RATE_HZ)
+    soundfile.write(path, (generator.standard_normal(len(times)) * loudness).astype(np.float32), SAMPLE_RATE_HZ)
 
 
 def host_peak_mib() -> float:
@@ -110,27 +107,6 @@ class NoisePicture:
         return np.repeat(self.picture[None], n_frames, axis=0)
 
 
-def small_models(device: torch.device, layers: int) -> Models:
-    """The 14B profile with fewer layers, eager."""
-    dtype = torch.bfloat16
-    transformer = random_transformer(device, dtype, num_layers=layers)
-    set_attention_backend(transformer, "_native_cudnn")
-    vae, text_encoder, image_encoder, audio_encoder = random_encoders(device, dtype)
-    optimise_vae(vae, compiled=True)
-    return Models(
-        profile=load_profile("infinitetalk-14b"),
-        device=device,
-        dtype=dtype,
-        transformer=transformer,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=AutoTokenizer.from_pretrained(MINIATURE / "tokenizer"),
-        image_encoder=image_encoder,
-        audio_encoder=audio_encoder,
-        audio_extractor=Wav2Vec2FeatureExtractor(),
-    )
-
-
 def plan_of(n_windows: int, resolution: str) -> Plan:
     n_frames = WINDOW_FRAMES + (WINDOW_FRAMES - OVERLAP_FRAMES) * (n_windows - 1)
     sizes = {"steps": 2, "window_frames": WINDOW_FRAMES, "overlap_frames": OVERLAP_FRAMES}
@@ -143,7 +119,8 @@ def plan_of(n_windows: int, resolution: str) -> Plan:
 def gpu_memory(n_windows: int, layers: int, resolution: str, report: Path | None) -> None:
     """Allocated, peak and reserved GPU memory, and the host's peak, after each window of one job."""
     device = torch.device("cuda")
-    models, plan = small_models(device, layers), plan_of(n_windows, resolution)
+    models = random_models(device, Settings(attention_backend="_native_cudnn"), num_layers=layers)
+    plan = plan_of(n_windows, resolution)
     voices = Voices(torch.randn(1, plan.n_frames, AUDIO_LAYERS, AUDIO_CHANNELS, device=device))
     footage, noise, watch = NoisePicture(plan.height, plan.width), Noise(plan.seed), Stopwatch(device)
     rows: list[dict[str, Any]] = []

@@ -22,14 +22,15 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from infinitetalk.exchange import LocalExchange  # noqa: E402
-from infinitetalk.job import open_models, run_job  # noqa: E402
+from infinitetalk.calibration import run_sample  # noqa: E402
+from infinitetalk.job import open_models  # noqa: E402
 from infinitetalk.models.loading import Models  # noqa: E402
+from infinitetalk.presets import load_mode  # noqa: E402
 from infinitetalk.quality.measures import joins_of, stillness  # noqa: E402
-from infinitetalk.quality.report import Report, measure, read_frames  # noqa: E402
+from infinitetalk.quality.report import Measured, measure, read_frames  # noqa: E402
 from infinitetalk.quality.similarity import similarity  # noqa: E402
 from infinitetalk.quality.tracking import track_mouths  # noqa: E402
-from infinitetalk.request import LOCAL_FILES, Request, SpeedModeName  # noqa: E402
+from infinitetalk.request import SpeedModeName  # noqa: E402
 from infinitetalk.settings import Settings  # noqa: E402
 from infinitetalk.shapes import FPS  # noqa: E402
 from training.data import SIZES  # noqa: E402
@@ -75,26 +76,18 @@ def tasks(jobs: int, seconds: float, minutes: int) -> Iterable[Task]:
 
 def make(task: Task, job: HeldOutJob, models: Models, settings: Settings, folder: Path, **fields: Any) -> Path:  # noqa: ANN401
     """Make the task's video, in `folder`, beside its inputs and its result.json; returns its path."""
-    request = Request.parse({**job.write(folder), "speed_mode": task.mode, "seed": 1, **fields}, LOCAL_FILES)
     video = folder / "video.mp4"
-    result = run_job(
-        request,
-        job_id=task.name,
-        models=models,
-        settings=settings,
-        on_progress=lambda _: None,
-        should_stop=lambda: False,
-        exchange=LocalExchange(video),
-    )
+    wanted = {**job.write(folder), "speed_mode": task.mode, "seed": 1, **fields}
+    _, result = run_sample(wanted, load_mode(task.mode), models, settings, video)
     (folder / "result.json").write_text(json.dumps(result.model_dump(mode="json")), "utf-8")
     return video
 
 
-def read(video: Path, job: HeldOutJob) -> Report:
+def read(video: Path, job: HeldOutJob) -> Measured:
     """All measures of a made video, against its voices and joins."""
     settings = json.loads((video.parent / "result.json").read_text("utf-8"))["settings"]
     voices = job.write_voices(video.parent)
-    return measure(video, audio=voices, people=len(voices), joins=joins_of(settings)).report
+    return measure(video, audio=voices, people=len(voices), joins=joins_of(settings))
 
 
 def above_shut(video: Path, job: HeldOutJob) -> list[float]:
@@ -132,7 +125,7 @@ def measure_all(todo: Sequence[Task], out: Path, corpus: Corpus) -> list[dict[st
         if task.silent:
             flat["above_shut"] = above_shut(video, job)
         else:
-            report = read(video, job)
+            report = read(video, job).report
             syncs = [person.lip_sync for person in report.people]
             flat |= {
                 "correlation": [None if sync is None else sync.correlation for sync in syncs],

@@ -90,9 +90,12 @@ def random_encoders(
     )
 
 
-def random_models(device: torch.device, settings: Settings) -> Models:
-    """The 14B profile as `job.open_models` opens it; the miniature's tokenizer stands in for umT5's."""
-    transformer = random_transformer(device, torch.bfloat16)
+def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Models:  # noqa: ANN401
+    """The 14B profile as `job.open_models` opens it, its transformer changed by `sizes`.
+
+    The miniature's tokenizer stands in for umT5's.
+    """
+    transformer = random_transformer(device, torch.bfloat16, **sizes)
     if settings.fp8:
         for index in range(len(transformer.blocks)):
             quantise_block(transformer, index)

@@ -8,21 +8,24 @@ Lanes: `eager` (not compiled), `sdpa` (cuDNN), `flash_3` (where FlashAttention-3
 `fp8_sparse_20` (experimental). Writes a table, and JSON with --json FILE.
 """
 
-import argparse
 import copy
 import json
 import statistics
+import sys
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from attention import milliseconds
-from random_models import random_transformer
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import reporting
+from benchmarks.attention import milliseconds
+from benchmarks.random_models import random_transformer
+from benchmarks.reporting import SIZES
 from infinitetalk.masks import person_masks
 from infinitetalk.models.attention import AUTO, FLASH_3, NATIVE, find_kernel, flash_3_module
 from infinitetalk.models.compiling import compile_transformer
@@ -31,7 +34,6 @@ from infinitetalk.models.loading import set_attention_backend
 from infinitetalk.models.transformer import TEXT_TOKENS, Context, InfiniteTalkTransformer
 from infinitetalk.shapes import latent_frames, token_count
 
-SIZES_14B = [(848, 480, 81), (1280, 720, 81), (1280, 720, 121)]
 SIZES_MINIATURE = [(160, 96, 49)]
 ERROR_SIZE_14B, ERROR_SIZE_MINIATURE, ERROR_BLOCKS = (848, 480, 33), (160, 96, 17), 4
 MINIATURE = {
@@ -216,26 +218,21 @@ def floor_s(row: dict[str, Any], lane: Lane, limits: dict[str, float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--miniature", action="store_true")
+    parser = reporting.options(__doc__)
     parser.add_argument("--lanes", nargs="+", choices=list(LANES), help="in this order, those in fp8 last")
     parser.add_argument("--people", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--sizes", nargs="+", help="such as 1280x720x81")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-errors", action="store_true", help="do not compare results with float32")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = torch.device("cpu" if options.miniature else "cuda")
     shapes = MINIATURE if options.miniature else {}
     known = LANES_MINIATURE if options.miniature else LANES
     lanes = {name: known[name] for name in options.lanes or known}
-    sizes = SIZES_MINIATURE if options.miniature else SIZES_14B
+    sizes = SIZES_MINIATURE if options.miniature else list(SIZES.values())
     if options.sizes:
         sizes = [tuple(map(int, size.split("x"))) for size in options.sizes]
     report: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": "CPU" if options.miniature else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
+        **reporting.head(device),
         "ceilings": {} if options.miniature else ceilings(),
         "passes": [],
     }
@@ -266,8 +263,7 @@ def main() -> None:
                 cells = [name, row["attention"], f"{width}x{height}", frames, people]
                 cells += [row[key] for key in ("tokens", "milliseconds", "spread_ms", "tflop_per_s")]
                 print("| " + " | ".join(map(str, [*cells, share, row["peak_gib"]])) + " |", flush=True)
-                if options.json:
-                    options.json.write_text(json.dumps(report, indent=1), "utf-8")
+                reporting.save(report, options.json)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,11 @@ A condition is a picture followed by zeros. The difference is relative to diffus
 which chooses kernels and compiles. Writes a table, and JSON with --json FILE.
 """
 
-import argparse
 import copy
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +22,13 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import reporting  # noqa: E402
 from benchmarks.random_models import MINIATURE, random_module  # noqa: E402
+from benchmarks.reporting import SIZES  # noqa: E402
 from infinitetalk.models.loading import load_vae  # noqa: E402
 from infinitetalk.models.vae import decode_video, encode_picture_then_grey, encode_video, optimise_vae  # noqa: E402
 from infinitetalk.shapes import SPATIAL_STRIDE, latent_frames  # noqa: E402
 
-SIZES = {"480p": (848, 480, 81), "720p": (1280, 720, 81), "720p long": (1280, 720, 121)}
 SIZES_MINIATURE = {"miniature": (96, 64, 13)}
 
 
@@ -113,11 +111,8 @@ def table(rows: list[Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--miniature", action="store_true")
+    parser = reporting.options(__doc__)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.miniature:
         device, sizes = torch.device("cpu"), list(SIZES_MINIATURE.values())
@@ -127,16 +122,10 @@ def main() -> None:
         plain = random_module(AutoencoderKLWan, device, torch.bfloat16)
     fast = copy.deepcopy(plain)
     optimise_vae(fast, compiled=device.type == "cuda")
-    report: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": "CPU" if options.miniature else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "autoencoder": [],
-    }
+    report = {**reporting.head(device), "autoencoder": []}
     for size in sizes:
         report["autoencoder"] += compare(plain, fast, size, device, options.repeats)
-        if options.json:
-            options.json.write_text(json.dumps(report, indent=1), "utf-8")
+        reporting.save(report, options.json)
     print(f"{report['device']}, torch {report['torch']}, {report['date']}")
     print(table(report["autoencoder"]))
 

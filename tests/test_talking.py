@@ -3,18 +3,17 @@
 The whole table is printed by benchmarks/quality.py; here are a few clips of it.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.quality import Task, make
+from benchmarks.quality import Task, make, read
 from infinitetalk.job import open_models
 from infinitetalk.models.loading import Models
-from infinitetalk.quality.measures import beyond_shared, correlation, joins_of, lip_sync, seams
-from infinitetalk.quality.report import Measured, measure
+from infinitetalk.quality.measures import beyond_shared, correlation, lip_sync
+from infinitetalk.quality.report import Measured
 from infinitetalk.settings import Settings
 from training.data import SIZES
 from training.held_out import HeldOutJob
@@ -45,44 +44,39 @@ def render(
     return run
 
 
-def measured(job: HeldOutJob, video: Path) -> Measured:
-    return measure(video, audio=job.write_voices(video.parent), people=len(job.waves))
-
-
 @pytest.fixture(scope="module")
-def one(render: Callable[..., tuple[HeldOutJob, Path]]) -> tuple[Measured, Path]:
+def one(render: Callable[..., tuple[HeldOutJob, Path]]) -> Measured:
     job, video = render(Task("one", 0, 1, WIDE, 4.0, "turbo"))
-    return measured(job, video), video
+    return read(video, job)
 
 
-def test_lips_follow_the_speech(one: tuple[Measured, Path]) -> None:
-    (person,) = one[0].report.people
+def test_lips_follow_the_speech(one: Measured) -> None:
+    (person,) = one.report.people
     assert person.lip_sync is not None
     assert person.lip_sync.correlation is not None and person.lip_sync.correlation >= 0.85
     assert person.lip_sync.lag_frames is not None and abs(person.lip_sync.lag_frames) <= 1
 
 
-def test_lips_do_not_follow_other_speech(one: tuple[Measured, Path]) -> None:
-    (mouth,), (loud,) = one[0].tracked.mouths, one[0].voices
+def test_lips_do_not_follow_other_speech(one: Measured) -> None:
+    (mouth,), (loud,) = one.tracked.mouths, one.voices
     for shift in (25, 50, 75):
         other = lip_sync(mouth.openness, np.roll(loud, shift)).correlation
         assert other is None or other < 0.6
 
 
-def test_the_person_stays_and_windows_join(one: tuple[Measured, Path]) -> None:
-    report, video = one[0].report, one[1]
+def test_the_person_stays_and_windows_join(one: Measured) -> None:
+    report = one.report
     assert report.identity is not None and report.identity.still_first_db is not None
     assert report.identity.still_first_db >= 30
     assert report.drift.color_worst <= 4
-    joins = joins_of(json.loads((video.parent / "result.json").read_text("utf-8"))["settings"])
-    assert len(joins) == 2
+    assert report.seams is not None and len(report.seams.joins) == 2
     # In absolute terms small, 1 or 2 of 255; still more than an ordinary frame's change.
-    assert max(seams(one[0].frames, joins).at_joins) <= 3
+    assert max(report.seams.at_joins) <= 3
 
 
 def test_each_voice_moves_its_own_mouth(render: Callable[..., tuple[HeldOutJob, Path]]) -> None:
     job, video = render(Task("two", 1, 2, WIDE, 3.0, "turbo"))
-    found = measured(job, video)
+    found = read(video, job)
     mouths = [mouth.openness for mouth in found.tracked.mouths]
     for mouth, own, other in zip(mouths, found.voices, found.voices[::-1], strict=True):
         follows, strays = correlation(mouth, own), beyond_shared(mouth, own, other)

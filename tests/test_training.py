@@ -10,10 +10,11 @@ from transformers import Wav2Vec2FeatureExtractor
 from infinitetalk.models.audio_encoder import embed_voice
 from infinitetalk.shapes import SAMPLES_PER_FRAME
 from infinitetalk.windows import Window, audio_frames_read
-from training.data import Maker
+from training.data import OVERLAP, Maker
 from training.export import export, load_parts, make_parts
-from training.faces import Motion, Painter, measure_mouth
+from training.faces import Motion, Painter, measure_mouth, mouth_region
 from training.optim import Trainer
+from training.pool import follow
 from training.speech import FOLDER, Corpus, compress, expand, load_corpus, mouth_tracks, running_mean
 from training.train_talker import Conditioner, draw_sigmas
 from training.train_vae import correlation, decode_clip, encode_clip, make_vae
@@ -117,6 +118,22 @@ def test_windows_hear_the_frames_that_the_pipeline_reads() -> None:
     for window in (Window(0, 0, 13, 0, 0, 13), Window(1, 40, 13, 9, 49, 53)):
         heard = conditioner.voices(starts + window.start, window.length, starts).flatten()
         assert heard.tolist() == list(audio_frames_read(window, 100))
+
+
+def test_a_clip_goes_on_from_the_frames_handed_on_and_their_error_fades() -> None:
+    painter = Painter(CPU, 5)
+    scene = painter.scene(2, 1, (160, 96))
+    still = torch.full((2, 1, 40), 0.4)
+    drawn = painter.draw(scene, Motion(still, still, still + 0.6, 0 * still, 0 * still)).float() * 0.5
+    handed = drawn[:, :, :OVERLAP] + 0.1
+    error = follow(handed, drawn, scene) - drawn
+    assert torch.equal(follow(handed, drawn, scene)[:, :, :OVERLAP], handed)
+    mouth = mouth_region(scene, 0.0).amax(1)[:, None].expand(-1, 3, -1, -1).bool()
+    after = error[:, :, OVERLAP:]
+    assert after[:, :, 0][mouth].abs().max() < 1e-6
+    corner = after[:, :, :, 0, 0]
+    assert corner[..., 0].min() > 0.08 and corner[..., 0].max() < 0.1
+    assert (corner.diff(dim=-1) < 0).all() and corner[..., -1].max() < 0.03
 
 
 def test_sigmas_cover_what_few_steps_at_shift_11_visit() -> None:

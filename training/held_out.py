@@ -24,12 +24,11 @@ SEED = 9_000
 class HeldOutJob:
     """A drawn picture and voices, and the clip as the drawing has it.
 
-    drawn: (T, height, width, 3) uint8 RGB, its first frame the picture; heights: (P, T) its mouths' heights in [0, 1],
-    from left to right; waves: (P, T * 640) float32, the left person's first.
+    drawn: (T, height, width, 3) uint8 RGB, its first frame the picture; waves: (T * 640,) float32 for each person, the
+    left one's first.
     """
 
     drawn: Frames
-    heights: NDArray[np.float32]
     waves: tuple[NDArray[np.float32], ...]
 
     def write(self, folder: Path) -> dict[str, str]:
@@ -70,7 +69,6 @@ def held_out_job(
     video = maker.painter.draw(scene, motion)[0].float()
     return HeldOutJob(
         ((video + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).contiguous().numpy(),
-        motion.height[0].numpy(),
         tuple(
             corpus.sound[start * SAMPLES_PER_FRAME : (start + frames) * SAMPLES_PER_FRAME].astype(np.float32)
             for start in starts[0].tolist()

@@ -153,6 +153,7 @@ def train_talker(
     lr = 6e-4 if further else 1.2e-3
     trainer = Trainer({"talker": transformer}, lr, seconds, 0.999, 0.02, max_steps=max_steps, warmup_steps=200)
     watch = PersonWatch(transformer)
+    map_steps = 0 if further else MAP_STEPS
     heads = transformer.config.num_attention_heads
     pools = []
     for index, people, share in kinds:
@@ -218,7 +219,7 @@ def train_talker(
         adapter, masks = ("single", None) if pool.people == 1 else ("multi", batch.masks)
         if maker.choices.random() < 0.08:
             voices, masks = torch.zeros_like(voices[:, :1]), None
-        teach_map = masks is not None and (trainer.steps < MAP_STEPS * (not further) or trainer.steps % MAP_EVERY == 0)
+        teach_map = masks is not None and (trainer.steps < map_steps or trainer.steps % MAP_EVERY == 0)
         with autocast(device), watch.record() if teach_map else nullcontext():
             audio = transformer.embed_audio(voices, adapter, masks)
             prompt = int(maker.choices.integers(len(conditioner.prompts)))

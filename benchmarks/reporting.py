@@ -1,0 +1,36 @@
+"""What the benchmarks of kernels have in common: sizes, options, and the head of a report."""
+
+import argparse
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SIZES = {"480p": (848, 480, 81), "720p": (1280, 720, 81), "720p long": (1280, 720, 121)}
+"""(width, height, frames) of windows that jobs run."""
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that all of them take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--miniature", action="store_true", help="small, on the CPU")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="also write what was measured")
+    return parser
+
+
+def head(device: torch.device) -> dict[str, Any]:
+    """When, on what and with what a report was measured."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "torch": torch.__version__,
+    }
+
+
+def save(report: dict[str, Any], path: Path | None) -> None:
+    """Write the report as far as it is known, where that is wanted."""
+    if path:
+        path.write_text(json.dumps(report, indent=1), "utf-8")
