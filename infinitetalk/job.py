@@ -166,9 +166,9 @@ def run_job(
             return dry_run(plan, models.profile, models.device, settings, warnings)
         with watch.stage("read_media"):
             done = kept.find(plan, files.values(), models, settings)
-        if done.pieces:
+        if done.windows:
             warnings.append(
-                f"An earlier run of this job had finished {len(done.pieces)} of {len(plan.windows)} windows and was "
+                f"An earlier run of this job had finished {done.windows} of {len(plan.windows)} windows and was "
                 "broken off; timings_s, gpu_seconds and cost_usd count this run alone."
             )
 
@@ -363,18 +363,18 @@ def _render(
         Noise(plan.seed),
         on_step,
         watch,
-        len(done.pieces),
-        done.motion,
+        done.windows,
+        done.handover,
     )
     with VideoWriter(path, plan.width, plan.height, FPS, soundtrack) as writer:
-        for window, piece in zip(plan.windows, done.pieces, strict=False):
-            writer.append(piece, window.keep_stop - window.keep_start)
+        for index in range(done.windows):
+            writer.append(partial(kept.piece, index))
         for part in parts:
             with watch.stage("bytes"):
-                motion = None if part.motion is None else part.motion.cpu()
+                handover = None if part.handover is None else part.handover.to("cpu")
                 frames = to_bytes(part.frames)
             with watch.stage("encode"):  # waits for the window before, and goes on beside the next one
-                writer.write(frames, partial(kept.keep, part.window.index, motion=motion))
+                writer.write(frames, partial(kept.keep, part.window.index, handover=handover))
             del part  # the next window needs the memory
         with watch.stage("encode"):
             writer.finish()

@@ -19,6 +19,7 @@ from infinitetalk.conditioning import (
 )
 from infinitetalk.denoise import denoise
 from infinitetalk.guidance import Guide, drops
+from infinitetalk.joins import Handover, fade_in
 from infinitetalk.models.loading import Models
 from infinitetalk.models.vae import decode_video, encode_video
 from infinitetalk.pixels import to_picture
@@ -79,13 +80,12 @@ class Rendered:
     """What a window contributes to the clip, and all that the next window needs to know of it.
 
     frames: (3, kept frames, height, width) float32 in [-1, 1].
-    motion: latents (1, 16, overlap, height / 8, width / 8) of the frames that the next window holds; None after the
-        last window.
+    handover: None after the last window.
     """
 
     window: Window
     frames: Tensor
-    motion: Tensor | None
+    handover: Handover | None
 
 
 @torch.inference_mode()
@@ -99,7 +99,7 @@ def generate(
     on_step: Callable[[Window, int, Tensor], None],
     watch: Stopwatch,
     windows_done: int = 0,
-    motion: Tensor | None = None,
+    handover: Handover | None = None,
 ) -> Iterator[Rendered]:
     """Make the clip, or what is left of it.
 
@@ -112,9 +112,9 @@ def generate(
         on_step: called before each denoising step with the window, the step's number and the latents; an
             exception it raises ends the job.
         watch: gets the seconds of the stages text, image (reference frames), condition (what a window's steps are
-            told), denoise, decode, color and overlap (what the next window holds).
+            told), denoise, decode, color (and the fade at joins) and overlap (what the next window holds).
         windows_done: how many windows are there already; the first one made is the next.
-        motion: with `windows_done`, what the last of them handed over.
+        handover: with `windows_done`, what the last of them handed over.
     """
     windows = plan.windows[windows_done:]
     if not windows:
@@ -129,8 +129,7 @@ def generate(
         masks = None if person_masks is None else person_masks.to(models.device)
         times = models.transformer.embed_timesteps(_scheduler(plan).timesteps.to(models.device))
     passes = drops(plan.text_guidance, plan.audio_guidance)
-    held = motion if windows_done else reference.motion
-    assert held is not None, "windows are done, but not what the last of them handed over"
+    assert (handover is not None) == (windows_done > 0), "windows done, and what the last handed over, go together"
 
     for window in windows:
         if window.index and not footage.still:
@@ -153,7 +152,7 @@ def generate(
                 times,
                 latents,
                 condition,
-                held,
+                reference.motion if handover is None else handover.motion,
                 contexts,
                 Guide(plan.text_guidance, plan.audio_guidance, plan.apg),
                 generator,
@@ -163,11 +162,14 @@ def generate(
             video = decode_video(models.vae, latents)[0]
         with watch.stage("color"):
             video = match_color(video, first.picture, plan.color_correction)
-        motion = None
+            if handover is not None:
+                fade_in(video, window.overlap, handover.last_frame, plan.join_fade_frames)
+        handover = None
         if window is not plan.windows[-1]:
             with watch.stage("overlap"):
-                motion = held = encode_video(models.vae, video[None, :, -plan.overlap_frames :].clone())
-        part = Rendered(window, video[:, window.kept], motion)
+                motion = encode_video(models.vae, video[None, :, -plan.overlap_frames :].clone())
+                handover = Handover(motion, video[:, -1].clone())
+        part = Rendered(window, video[:, window.kept], handover)
         del video
         yield part
         del part  # the next window needs the memory

@@ -24,6 +24,7 @@ class Plan:
     speed_mode: SpeedModeName
     window_frames: int
     overlap_frames: int
+    join_fade_frames: int
     steps: int
     scheduler: SchedulerName
     shift: float
@@ -96,6 +97,7 @@ def make_plan(request: Request, profile: Profile, mode: SpeedMode, n_frames: int
         speed_mode=request.speed_mode,
         window_frames=mode.window_frames,
         overlap_frames=mode.overlap_frames,
+        join_fade_frames=mode.join_fade_frames,
         steps=mode.steps,
         scheduler=mode.scheduler,
         shift=mode.shift[request.resolution],

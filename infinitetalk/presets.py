@@ -69,6 +69,7 @@ class SpeedMode(Preset):
 
     window_frames: WindowLength
     overlap_frames: WindowLength
+    join_fade_frames: int = Field(ge=0, le=24)  # over which a window takes up how the one before ended
     steps: int = Field(ge=1, le=100)
     scheduler: SchedulerName
     shift: dict[Resolution, Annotated[float, Field(gt=0)]]  # of the noise schedule

@@ -1,7 +1,7 @@
 """What a killed worker leaves for the next one: a job's finished windows, on the network volume.
 
     infinitetalk-unfinished/<job id>/seed           the seed drawn for a job that names none
-                                     00000.window   a window's piece of H.264, and what the next window needs to know
+                                     00000.window   a window's frames without loss, and what the next needs to know
 
 A window counts only for a job that would make the same bytes: the same plan, media, weights, code and device. Writing
 happens beside the making of the next window. Whatever goes wrong here costs time, never the job.
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from infinitetalk.delivery import FOLDER as OUTPUT_FOLDER
 from infinitetalk.errors import Cancelled, JobError
+from infinitetalk.joins import Handover
 from infinitetalk.models.loading import Models
 from infinitetalk.plan import Plan, draw_seed
 from infinitetalk.settings import Settings
@@ -45,12 +46,12 @@ logger = logging.getLogger(__name__)
 class Finished:
     """The windows that need not be made again.
 
-    pieces: their encoded frames, from the first window on.
-    motion: what the last of them hands over to the next window; None with no windows, or with all.
+    windows: their number, from the first on; `KeptWindows.piece` has their frames.
+    handover: of the last of them to the next window; None with no windows, or with all.
     """
 
-    pieces: tuple[bytes, ...] = ()
-    motion: Tensor | None = None
+    windows: int = 0
+    handover: Handover | None = None
 
 
 class KeptWindows:
@@ -81,8 +82,7 @@ class KeptWindows:
         if self._folder is None:
             return Finished()
         self._fingerprint = fingerprint(plan, files, models, settings)
-        pieces: list[bytes] = []
-        motion = None
+        done, handover = 0, None
         for index in range(len(plan.windows)):
             path = self._path(index)
             try:
@@ -92,19 +92,28 @@ class KeptWindows:
             except (OSError, ValueError, SafetensorError) as error:
                 logger.warning("%s of job %r is not used: %s", path.name, self._folder.name, _reason(error))
                 break
-            pieces.append(tensors["piece"].numpy().tobytes())
-            motion = tensors.get("motion")
-        if pieces:
-            logger.info("Job %r goes on after %d of %d windows", self._folder.name, len(pieces), len(plan.windows))
-        return Finished(tuple(pieces), None if motion is None else motion.to(models.device))
+            done += 1
+            handover = None
+            if "motion" in tensors:
+                handover = Handover(tensors["motion"], tensors["last_frame"]).to(models.device)
+        if done:
+            logger.info("Job %r goes on after %d of %d windows", self._folder.name, done, len(plan.windows))
+        return Finished(done, handover)
 
-    def keep(self, index: int, piece: bytes, motion: Tensor | None) -> None:
-        """Keep window `index`. motion: in host memory. A failure is logged, and no further window is kept."""
+    def piece(self, index: int) -> bytes:
+        """The frames of window `index`, as `keep` was given them. Raises OSError or ValueError if they are gone."""
+        return self._unpack(index, self._path(index).read_bytes())["piece"].numpy().tobytes()
+
+    def keep(self, index: int, piece: bytes, handover: Handover | None) -> None:
+        """Keep window `index`. A failure is logged, and no further window is kept.
+
+        piece: its frames, as `VideoWriter` packs them. handover: in host memory.
+        """
         if self._folder is None:
             return
         tensors = {"piece": torch.frombuffer(bytearray(piece), dtype=torch.uint8)}
-        if motion is not None:
-            tensors["motion"] = motion.contiguous()
+        if handover is not None:
+            tensors |= {"motion": handover.motion.contiguous(), "last_frame": handover.last_frame.contiguous()}
         body = safetensors.torch.save(tensors)
         self._write(self._path(index), self._digest(index, body) + body)
 

@@ -144,6 +144,7 @@ class Loop:
             speed_mode="balanced",
             window_frames=settings["frame_num"],
             overlap_frames=settings["motion_frame"],
+            join_fade_frames=0,
             steps=settings["sampling_steps"],
             scheduler="infinitetalk",
             shift=float(settings["shift"]),

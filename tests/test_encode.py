@@ -128,7 +128,7 @@ def test_an_exception_leaves_nothing(tmp_path):
         writer.write(moving(5))
         raise KeyError
     assert list(tmp_path.iterdir()) == []
-    assert writer._process.returncode is not None
+    assert not any(child.is_running for child in writer._children)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
 
 
@@ -145,8 +145,7 @@ def test_a_failure_of_ffmpeg_is_an_internal_error_with_its_log(tmp_path):
     assert list(tmp_path.iterdir()) == [broken]
 
 
-def test_pieces_join_without_a_gap(tmp_path):
-    """The last ones have one and two frames, which x264 orders otherwise than longer ones."""
+def test_windows_follow_each_other_without_a_gap(tmp_path):
     path = tmp_path / "video.mp4"
     frames = moving(60)
     with VideoWriter(path, 96, 64, soundtrack=sound(tmp_path, 2.4)) as writer:
@@ -172,6 +171,22 @@ def packet_times(path):
     return [tuple(map(int, line.split(",")[1:4])) for line in lines if not line.startswith("#")]
 
 
+def test_where_windows_join_nothing_is_seen(tmp_path):
+    """A key frame of its own would show: the frames before have collected the errors of a still picture's coding."""
+    y, x = np.mgrid[:128, :192]
+    still = np.stack([x, y, x + y], axis=-1) + np.random.default_rng(0).normal(0, 8, (128, 192, 3))
+    frames = np.clip(still + np.arange(60)[:, None, None, None] * 0.2, 0, 255).astype(np.uint8)
+    path = tmp_path / "video.mp4"
+    with VideoWriter(path, 192, 128) as writer:
+        for start in range(0, 60, 20):
+            writer.write(frames[start : start + 20])
+        writer.finish()
+    returned = SourceVideo.open(path, "video", 192, 128).clip(0, 60).astype(float)
+    change = np.abs(np.diff(returned, axis=0)).mean(axis=(1, 2, 3))
+    joins = change[[19, 39]]
+    assert joins.max() <= np.percentile(np.delete(change, [19, 39]), 95)
+
+
 def test_a_piece_of_an_earlier_writer_is_as_good_as_a_new_one(tmp_path):
     frames, track, pieces = moving(60), sound(tmp_path, 2.4), []
     whole, resumed = tmp_path / "whole.mp4", tmp_path / "resumed.mp4"
@@ -181,8 +196,8 @@ def test_a_piece_of_an_earlier_writer_is_as_good_as_a_new_one(tmp_path):
         writer.finish()
     assert len(pieces) == 3
     with VideoWriter(resumed, 96, 64, soundtrack=track) as writer:
-        writer.append(pieces[0], 20)
-        writer.append(pieces[1], 20)
+        writer.append(lambda: pieces[0])
+        writer.append(lambda: pieces[1])
         writer.write(frames[40:])
         writer.finish()
     assert resumed.read_bytes() == whole.read_bytes()
@@ -225,6 +240,25 @@ def test_an_exception_ends_an_ffmpeg_that_hangs_at_once(tmp_path, monkeypatch):
         writer.write(moving(5, 960, 640))
         raise KeyError
     assert time.monotonic() - started < 10
+
+
+def test_a_piece_that_cannot_be_read_is_told(tmp_path):
+    def gone():
+        raise FileNotFoundError
+
+    with pytest.raises(FileNotFoundError), VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
+        writer.append(gone)
+        writer.write(moving(5))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_piece_is_an_internal_error_with_its_log(tmp_path):
+    with pytest.raises(Internal) as failure, VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
+        writer.write(moving(5))
+        writer.append(lambda: b"no piece")
+        writer.finish()
+    assert "Invalid data" in str(failure.value.__cause__)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_after_encoding_is_told(tmp_path):

@@ -32,7 +32,8 @@ LAYERS = (
     ("estimate", "assets", "delivery", "faults", "media.container", "weights"),
     ("media.ffmpeg", "exchange"),
     ("media.audio", "media.image", "media.video", "media.encode"),
-    ("schedule", "guidance", "masks", "color", "models.checkpoint", "models.attention", "models.sparse_attention"),
+    ("schedule", "guidance", "masks", "color", "joins"),
+    ("models.checkpoint", "models.attention", "models.sparse_attention"),
     ("models.transformer",),
     (
         "models.lora",

@@ -1,5 +1,6 @@
 """The loop: the authors' results number for number, and what a caller relies on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,15 @@ import torch
 from torch import Tensor
 
 import infinitetalk
+from infinitetalk import pipeline
+from infinitetalk.color import match_color
+from infinitetalk.joins import STILL
 from infinitetalk.masks import person_masks
 from infinitetalk.media.image import Picture
 from infinitetalk.models.audio_encoder import embed_voice
 from infinitetalk.models.compiling import compile_transformer
 from infinitetalk.models.loading import Models, load_models
+from infinitetalk.models.vae import encode_video
 from infinitetalk.pipeline import Noise, Voices, generate
 from infinitetalk.plan import make_plan
 from infinitetalk.presets import load_mode, load_profile
@@ -77,6 +82,44 @@ def test_loop_gives_the_authors_latents_and_video(
     torch.testing.assert_close(means, loop.stored["video_frame_mean"], rtol=0, atol=tolerances["video"])
     if "video" in loop.stored:
         torch.testing.assert_close(video, loop.stored["video"], rtol=0, atol=tolerances["video"])
+
+
+def test_a_window_begins_where_the_one_before_ended_and_hands_on_faded_frames(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three windows of 17 frames, of which 9 overlap, with colour matching; a fade over three frames."""
+    cut: list[Tensor] = []  # all frames of each window, with their colours matched
+
+    def record(frames: Tensor, reference: Tensor, strength: float) -> Tensor:
+        matched = match_color(frames, reference, strength)
+        cut.append(matched.clone())
+        return matched
+
+    monkeypatch.setattr(pipeline, "match_color", record)
+    loop = Loop("loop_multi_image", "b_bbox_text5_audio4_cc1")
+    loop.replace_encoders(monkeypatch, models)
+    plan = replace(loop.plan, join_fade_frames=3)
+    watch = Stopwatch(models.device)
+    parts = list(generate(plan, models, loop, loop, loop.person_masks, loop, lambda *_: None, watch))
+    assert len(parts) == 3
+    assert torch.equal(parts[0].frames, cut[0])
+    assert parts[-1].handover is None
+    for before, part, whole in zip(parts, parts[1:], cut[1:], strict=False):
+        assert before.handover is not None
+        assert torch.equal(before.handover.last_frame, before.frames[:, -1])
+        gap = before.frames[:, -1] - whole[:, 8]  # of the two pictures of the same moment
+        assert gap.abs().max() > 10 * STILL
+        for index, left in enumerate((0.25, 0.5, 0.75)):
+            # What is left of the gap separates the frame from one that follows the window before without a jump.
+            expected = before.frames[:, -1] + (whole[:, 9 + index] - whole[:, 8]) - left * gap
+            inside = part.frames[:, index].abs() < 1
+            error = (part.frames[:, index] - expected)[inside].abs().max()
+            assert error <= (1 - left) * STILL + 1e-5  # a change too small to be motion fades too
+        assert torch.equal(part.frames[:, 3:], whole[:, 12 : 9 + part.frames.shape[1]])
+    for part, whole in zip(parts[1:-1], cut[1:], strict=False):
+        assert part.handover is not None
+        finished = torch.cat([whole[:, :9], part.frames], dim=1)
+        assert torch.equal(part.handover.motion, encode_video(models.vae, finished[None, :, -9:].clone()))
 
 
 @pytest.mark.requires_cuda

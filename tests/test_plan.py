@@ -54,16 +54,17 @@ def test_every_field_of_the_request_is_planned_or_known_not_to_be():
 def test_the_plan_has_the_presets_numbers():
     plan = plan_of(IMAGE | {"speed_mode": "fast", "resolution": "720p"}, n_frames=100)
     assert (plan.window_frames, plan.overlap_frames, plan.steps, plan.scheduler) == (65, 5, 4, "euler")
+    assert plan.join_fade_frames == 8
     assert (plan.width, plan.height, plan.shift) == (720, 1280, 11.0)
     assert plan.windows == plan_windows(100, 65, 5)
     assert (plan.n_frames, plan.duration_s, plan.seed) == (100, 4.0, 7)
     assert plan.apg is None
 
 
-def test_shift_and_projected_guidance_come_from_the_mode():
-    mode = load_mode("fast").model_copy(update={"shift": {"480p": 7.0, "720p": 11.0}, "apg": Apg()})
-    plan = make_plan(Request.parse(IMAGE), PROFILE, mode, 100, 7)
-    assert (plan.shift, plan.apg) == (7.0, Apg())
+def test_shift_fade_and_projected_guidance_come_from_the_mode():
+    changes = {"shift": {"480p": 7.0, "720p": 11.0}, "join_fade_frames": 0, "apg": Apg()}
+    plan = make_plan(Request.parse(IMAGE), PROFILE, load_mode("fast").model_copy(update=changes), 100, 7)
+    assert (plan.shift, plan.join_fade_frames, plan.apg) == (7.0, 0, Apg())
 
 
 def test_the_models_own_negative_prompt_is_used_only_with_text_guidance():

@@ -37,6 +37,7 @@ def test_every_mode_is_valid(name):
     mode = load_mode(name)
     assert mode.name == name
     assert set(mode.shift) == set(get_args(Resolution))
+    assert mode.join_fade_frames == 8
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -90,6 +91,10 @@ def test_an_unknown_preset_is_named_with_the_known_ones():
         (SpeedMode, "modes/balanced", "steps = 5", "stps = 5", "steps: Field required; stps: Extra inputs"),
         (SpeedMode, "modes/balanced", "window_frames = 81", "window_frames = 80", "window_frames: .*4n.1"),
         (SpeedMode, "modes/balanced", "overlap_frames = 9", "overlap_frames = 81", "must be below window"),
+        (SpeedMode, "modes/balanced", "join_fade_frames = 8", "", "join_fade_frames: Field required"),
+        (SpeedMode, "modes/balanced", "fade_frames = 8", "fade_frames = -1", "join_fade_frames: .*or equal to 0"),
+        (SpeedMode, "modes/balanced", "fade_frames = 8", "fade_frames = 25", "join_fade_frames: .*or equal to 24"),
+        (SpeedMode, "modes/balanced", "fade_frames = 8", "fade_frames = 8.0", "join_fade_frames: .*valid integer"),
         (SpeedMode, "modes/balanced", "dpm++_sde", "ddim", "scheduler: .*'dpm.._sde'"),
         (SpeedMode, "modes/balanced", "480p = 11.0", "", "shift: 480p missing"),
         (SpeedMode, "modes/balanced", "480p = 11.0", "480p = nan", "shift.480p: .*finite"),

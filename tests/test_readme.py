@@ -45,9 +45,9 @@ def test_every_field_is_listed_with_its_default() -> None:
 def test_speed_modes_are_the_presets() -> None:
     for name, cells in table("| mode |").items():
         mode = load_mode(name.split()[0])
-        shown = [str(mode.window_frames), str(mode.overlap_frames), str(mode.steps), mode.scheduler]
-        assert cells[:4] == shown
-        assert {f"{shift:g}" for shift in mode.shift.values()} == {cells[4]}
+        numbers = (mode.window_frames, mode.overlap_frames, mode.join_fade_frames, mode.steps)
+        assert cells[:5] == [*map(str, numbers), mode.scheduler]
+        assert {f"{shift:g}" for shift in mode.shift.values()} == {cells[5]}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.json")), ids=lambda path: path.stem)

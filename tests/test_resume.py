@@ -20,13 +20,14 @@ from infinitetalk import job, resume
 from infinitetalk.errors import Cancelled, DeliveryFailed, InvalidInput, TimedOut
 from infinitetalk.exchange import LocalExchange
 from infinitetalk.job import open_models, run_job
+from infinitetalk.joins import Handover
 from infinitetalk.models.loading import Models
 from infinitetalk.plan import Plan, make_plan
 from infinitetalk.presets import load_mode
 from infinitetalk.progress import Progress
 from infinitetalk.request import LOCAL_FILES, Request
 from infinitetalk.result import Result
-from infinitetalk.resume import FOLDER, KeptWindows, fingerprint, kept_windows, sweep
+from infinitetalk.resume import FOLDER, Finished, KeptWindows, fingerprint, kept_windows, sweep
 from infinitetalk.settings import Settings
 from tests.media_samples import write_picture, write_tone
 
@@ -134,6 +135,18 @@ def test_a_job_killed_again_and_again_makes_each_window_once(
     assert run()[1:] == (unbroken, [])
 
 
+def test_a_killed_job_without_a_fade_goes_on_too(
+    run: Callable[..., tuple[Result, str, list[int]]], unbroken: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "load_mode", lambda _: MODE.model_copy(update={"join_fade_frames": 0}))
+    _, digest, made = run(settings=Settings.from_env({"VOLUME_DIR": str(folder / "none")}))
+    assert made == [1, 2, 3]
+    assert digest != unbroken, "the fade changes nothing"
+    with pytest.raises(Killed):
+        run(3)
+    assert run()[1:] == (digest, [3])
+
+
 def test_a_drawn_seed_survives(run: Callable[..., tuple[Result, str, list[int]]]) -> None:
     with pytest.raises(Killed):
         run(2, seed=None)
@@ -219,8 +232,8 @@ def test_without_a_volume_nothing_is_computed_or_kept(folder: Path, monkeypatch:
     for off in (settings, settings.model_copy(update={"volume_dir": folder.parents[1], "resume_hours": 0.0})):
         with kept_windows(off, "job-1") as kept:
             kept.seed()
-            assert kept.find(None, [], None, off).pieces == ()  # type: ignore[arg-type]  # reads nothing
-            kept.keep(0, b"piece", torch.zeros(1))
+            assert kept.find(None, [], None, off).windows == 0  # type: ignore[arg-type]  # reads nothing
+            kept.keep(0, b"piece", Handover(torch.zeros(1), torch.zeros(1)))
         assert list(folder.parents[1].iterdir()) == []
 
 
@@ -279,6 +292,20 @@ def test_no_job_id_leads_out_of_the_folder(settings: Settings, folder: Path) -> 
 # ---- what has to be equal ----
 
 
+def test_what_a_window_hands_over_is_kept_without_loss(
+    inputs: tuple[Plan, list[Path], Models, Settings], folder: Path
+) -> None:
+    motion, last_frame = torch.randn(1, 16, 2, 4, 6), torch.rand(3, 32, 48) * 2 - 1
+    kept = KeptWindows(folder)
+    assert kept.find(*inputs) == Finished()
+    kept.keep(0, b"piece", Handover(motion, last_frame))
+    found = KeptWindows(folder).find(*inputs)
+    assert found.windows == 1
+    assert found.handover is not None
+    assert torch.equal(found.handover.motion, motion)
+    assert torch.equal(found.handover.last_frame, last_frame)
+
+
 @pytest.fixture
 def inputs(models: Models, tmp_path: Path) -> tuple[Plan, list[Path], Models, Settings]:
     media = tmp_path / "media"
@@ -297,6 +324,7 @@ def test_everything_that_decides_the_bytes_changes_the_fingerprint(
     plan, files, models, settings = inputs
     seen = {fingerprint(*inputs)}
     values = {"seed": 2, "prompt": "x", "steps": 9, "shift": 5.0, "color_correction": 0.5, "width": 112, "windows": ()}
+    values["join_fade_frames"] = 0
     for field, value in values.items():
         seen.add(fingerprint(dataclasses.replace(plan, **{field: value}), files, models, settings))
     for update in ({"experimental_sparse_attention": 0.2}, {"compile": False}):

@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import Task, make, read
+from infinitetalk.calibration import run_sample
 from infinitetalk.job import open_models
+from infinitetalk.media.encode import VideoWriter
 from infinitetalk.models.loading import Models
+from infinitetalk.presets import load_mode
 from infinitetalk.quality.measures import beyond_shared, correlation, lip_sync
-from infinitetalk.quality.report import Measured
+from infinitetalk.quality.report import Measured, read_frames
+from infinitetalk.quality.speech import Floats, loudness
+from infinitetalk.quality.tracking import Mouth, track_mouths
 from infinitetalk.settings import Settings
 from training.data import SIZES
-from training.held_out import HeldOutJob
+from training.held_out import HeldOutJob, held_out_job
 from training.speech import Corpus, load_corpus
 
-WIDE = SIZES[0]
+WIDE, TALL = SIZES[:2]
 SETTINGS = Settings.from_env({})
 
 
@@ -44,16 +49,41 @@ def render(
     return run
 
 
+Render = Callable[..., tuple[HeldOutJob, Path]]
+
+
 @pytest.fixture(scope="module")
-def one(render: Callable[..., tuple[HeldOutJob, Path]]) -> Measured:
+def one(render: Render) -> Measured:
     job, video = render(Task("one", 0, 1, WIDE, 4.0, "turbo"))
     return read(video, job)
+
+
+@pytest.fixture(scope="module")
+def two(render: Render) -> Measured:
+    job, video = render(Task("two", 1, 2, WIDE, 3.0, "turbo"))
+    return read(video, job)
+
+
+def follows(mouth: Mouth, loudness: Floats) -> float:
+    """Correlation, of a mouth that moves."""
+    value = correlation(mouth.openness, loudness)
+    assert value is not None
+    return value
 
 
 def test_lips_follow_the_speech(one: Measured) -> None:
     (person,) = one.report.people
     assert person.lip_sync is not None
-    assert person.lip_sync.correlation is not None and person.lip_sync.correlation >= 0.85
+    assert person.lip_sync.correlation is not None and person.lip_sync.correlation >= 0.93
+    assert person.lip_sync.lag_frames is not None and abs(person.lip_sync.lag_frames) <= 1
+
+
+@pytest.mark.parametrize(("mode", "number"), [("balanced", 2), ("maximum_quality", 6)])
+def test_lips_follow_the_speech_in_slower_modes(mode: str, number: int, render: Render) -> None:
+    job, video = render(Task(mode, number, 1, TALL, 3.0, mode))
+    (person,) = read(video, job).report.people
+    assert person.lip_sync is not None
+    assert person.lip_sync.correlation is not None and person.lip_sync.correlation >= 0.9
     assert person.lip_sync.lag_frames is not None and abs(person.lip_sync.lag_frames) <= 1
 
 
@@ -64,21 +94,51 @@ def test_lips_do_not_follow_other_speech(one: Measured) -> None:
         assert other is None or other < 0.6
 
 
-def test_the_person_stays_and_windows_join(one: Measured) -> None:
-    report = one.report
+@pytest.mark.parametrize("people", ["one", "two"])
+def test_the_people_stay_and_joins_are_not_seen(people: str, request: pytest.FixtureRequest) -> None:
+    report = request.getfixturevalue(people).report
     assert report.identity is not None and report.identity.still_first_db is not None
-    assert report.identity.still_first_db >= 30
+    assert report.identity.still_first_db >= (31 if people == "one" else 30)
     assert report.drift.color_worst <= 4
-    assert report.seams is not None and len(report.seams.joins) == 2
-    # In absolute terms small, 1 or 2 of 255; still more than an ordinary frame's change.
-    assert max(report.seams.at_joins) <= 3
+    assert report.seams is not None and report.seams.joins
+    assert np.mean(report.seams.at_joins) <= 1.6 * report.seams.median
+    assert np.mean(report.seams.at_joins) <= report.seams.percentile_95
 
 
-def test_each_voice_moves_its_own_mouth(render: Callable[..., tuple[HeldOutJob, Path]]) -> None:
-    job, video = render(Task("two", 1, 2, WIDE, 3.0, "turbo"))
-    found = read(video, job)
-    mouths = [mouth.openness for mouth in found.tracked.mouths]
-    for mouth, own, other in zip(mouths, found.voices, found.voices[::-1], strict=True):
-        follows, strays = correlation(mouth, own), beyond_shared(mouth, own, other)
-        assert follows is not None and follows >= 0.75
-        assert strays is not None and strays <= 0.25
+def test_each_voice_moves_its_own_mouth(two: Measured) -> None:
+    for mouth, own, other in zip(two.tracked.mouths, two.voices, two.voices[::-1], strict=True):
+        assert follows(mouth, own) >= 0.9
+        strays = beyond_shared(mouth.openness, own, other)
+        assert strays is not None and strays <= 0.15
+
+
+def test_a_box_on_the_right_person_gives_the_first_voice_to_that_one(render: Render, two: Measured) -> None:
+    boxes = [[0.5, 0.0, 1.0, 1.0], [0.0, 0.0, 0.5, 1.0]]
+    job, video = render(Task("boxes", 1, 2, WIDE, 3.0, "turbo"), speaker_boxes=boxes)
+    left, right = read(video, job).tracked.mouths
+    assert follows(right, two.voices[0]) >= 0.85
+    assert follows(left, two.voices[1]) >= 0.85
+
+
+def test_audio_guidance_opens_the_mouth_further(render: Render) -> None:
+    openness = []
+    for guidance in (1.0, 2.0):
+        job, video = render(Task(f"guidance-{guidance:g}", 0, 1, WIDE, 2.0, "turbo"), audio_guidance=guidance)
+        (mouth,) = read(video, job).tracked.mouths
+        openness.append(mouth.openness.std())
+    assert openness[1] > 1.1 * openness[0]
+
+
+def test_a_video_keeps_its_heads_motion(corpus: Corpus, models: Models, tmp_path: Path) -> None:
+    job = held_out_job(corpus, 301, 1, WIDE, 75, wander=True)
+    fields = job.write(tmp_path) | {"input_type": "video", "video_strength": 0.6}
+    del fields["image_url"]
+    with VideoWriter(tmp_path / "source.mp4", *WIDE) as writer:
+        writer.write(job.drawn)
+        writer.finish()
+    fields |= {"video_url": (tmp_path / "source.mp4").as_uri(), "speed_mode": "turbo", "seed": 1}
+    run_sample(fields, load_mode("turbo"), models, SETTINGS, tmp_path / "video.mp4")
+    made, source = (track_mouths(f, 1).mouths[0] for f in (read_frames(tmp_path / "video.mp4", "video")[0], job.drawn))
+    for axis in ("x", "y"):
+        assert np.corrcoef(getattr(made, axis), getattr(source, axis))[0, 1] >= 0.7
+    assert follows(made, loudness(job.waves[0], len(job.drawn))) >= 0.85

@@ -1,11 +1,9 @@
 """torch.compile for the parts of the training that are many small kernels when run one by one.
 
-Drawing, the autoencoder's norms with their activations, and the transformer's blocks spend most of their time in
-reading and writing memory; fused, they take a fraction of it.
+Drawing and the autoencoder's norms with their activations spend most of their time in reading and writing memory;
+fused, they take a fraction of it. The transformer's blocks take minutes to compile: its steps are recorded (graphs.py).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -14,7 +12,6 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, WanRMS_norm
 from torch import Tensor
 
-from infinitetalk.models.transformer import InfiniteTalkTransformer
 from training.faces import Painter
 
 
@@ -56,21 +53,3 @@ def compile_norms(vae: AutoencoderKLWan) -> None:
     for half in (vae.encoder, vae.decoder):
         half.norm_out.forward = partial(activated, half.norm_out)
         half.nonlinearity = torch.nn.Identity()
-
-
-def compile_blocks(transformer: InfiniteTalkTransformer) -> None:
-    """One graph for all blocks and sizes, one more for two people."""
-    transformer.compile_repeated_blocks(dynamic=True)
-
-
-@contextmanager
-def eagerly(transformer: InfiniteTalkTransformer) -> Iterator[None]:
-    """Blocks run uncompiled meanwhile: without gradients, or watched, they would be compiled anew."""
-    compiled = [block._compiled_call_impl for block in transformer.blocks]
-    for block in transformer.blocks:
-        block._compiled_call_impl = None
-    try:
-        yield
-    finally:
-        for block, implementation in zip(transformer.blocks, compiled, strict=True):
-            block._compiled_call_impl = implementation

@@ -55,10 +55,10 @@ class Conditioner:
             index = torch.maximum(index, clip_starts[..., None])
         return self.features[index.clamp(0, len(self.features) - 1)]
 
-    def context(self, audio: AudioContext, image: Tensor, prompt: int, latents: Tensor) -> Context:
-        """The context of a pass over `latents`; every picture of the batch goes with the same prompt."""
+    def context(self, audio: AudioContext, image: Tensor, prompt: Tensor, latents: Tensor) -> Context:
+        """The context of a pass over `latents`; every picture of the batch goes with the same prompt (1, tokens, C)."""
         size = len(image)
-        text = self.transformer.embed_text(self.prompts[prompt : prompt + 1])
+        text = self.transformer.embed_text(prompt)
         text = tuple(KeyValue(kv.key.expand(size, -1, -1, -1), kv.value.expand(size, -1, -1, -1)) for kv in text)
         return Context(text, self.transformer.embed_image(image), audio, self.transformer.rotary_embedding(latents))
 
@@ -87,7 +87,7 @@ class Conditioner:
             for drop in drops(1.0, audio_guidance):
                 heard, shown = (voices, masks) if drop is Drop.NOTHING else (torch.zeros_like(voices[:, :1]), None)
                 audio = self.transformer.embed_audio(heard, "single" if people == 1 else "multi", shown)
-                contexts[drop] = self.context(audio, image, 0, noise)
+                contexts[drop] = self.context(audio, image, self.prompts[:1], noise)
             return denoise(
                 transformer=self.transformer,
                 scheduler=noise_levels,

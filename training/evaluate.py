@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import CLIPVisionModel
 
+from infinitetalk.joins import fade_in
 from infinitetalk.masks import person_masks
 from infinitetalk.presets import load_mode
 from infinitetalk.windows import plan_windows
@@ -77,6 +78,9 @@ def generate(
             noise, part, motion, voices, image, masks, preset.scheduler, preset.steps, generator, audio_guidance
         )
         video = codec.decode(latents)
+        if window.index:
+            for clip, last_frame in zip(video, tail[:, :, -1], strict=True):
+                fade_in(clip, window.overlap, last_frame, preset.join_fade_frames)
         parts.append(video[:, :, window.overlap :] if window.index else video)
     return torch.cat(parts, 2)[:, :, : case.frames], [w.keep_start for w in windows[1:]]
 

@@ -56,16 +56,24 @@ class HeldOutJob:
 
 
 def held_out_job(
-    corpus: Corpus, number: int, people: int, size: tuple[int, int], frames: int, silent: bool = False
+    corpus: Corpus,
+    number: int,
+    people: int,
+    size: tuple[int, int],
+    frames: int,
+    silent: bool = False,
+    wander: bool = False,
 ) -> HeldOutJob:
     """Job `number` of that many people on a picture of `size` (width, height), which speak from `corpus`.
 
-    silent: both voices are pauses only.
+    silent: both voices are pauses only. wander: heads move on their own.
     """
     maker = Maker(corpus, torch.device("cpu"), SEED + number)
     scene = maker.painter.scene(1, people, size)
     starts = maker.starts((1, people), frames, 1.0 if silent else 0.0)
     motion = maker.motion(starts, frames, torch.tensor([True]), maker.reference(1, people))
+    if wander:
+        motion = maker.wander(motion, 1.0)
     video = maker.painter.draw(scene, motion)[0].float()
     return HeldOutJob(
         ((video + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).contiguous().numpy(),

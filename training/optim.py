@@ -100,9 +100,17 @@ class Trainer:
 
     def step(self, loss: Tensor) -> Tensor:
         """One step down the loss; returns the gradient's norm. Steps whose gradient is not finite do nothing."""
+        self.clear()
+        loss.backward()
+        return self.update()
+
+    def clear(self) -> None:
+        """Forget the gradients."""
         for optimizer, _ in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+
+    def update(self) -> Tensor:
+        """One step along the gradients that are there; returns their norm."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for gradient in (p.grad for p in self.parameters if p.grad is not None):
             # A gradient that is not finite becomes none, without waiting for the GPU to tell.

@@ -10,7 +10,6 @@ from transformers import CLIPVisionModel
 
 from infinitetalk.masks import person_masks
 from infinitetalk.shapes import latent_frames
-from training.compiling import eagerly
 from training.conditions import Conditioner, condition_of, picture_features, with_mask
 from training.data import OVERLAP, SETTLE_FRAMES, Maker
 from training.faces import Motion, Scene, eye_region, mouth_region
@@ -110,7 +109,7 @@ class Pool:
         """
         scene = maker.painter.scene(scenes, self.people, self.size)
         reference = maker.reference(scenes, self.people)
-        starts = maker.starts((scenes, WINDOWS, self.people), self.frames, 0.06 if self.people == 1 else 0.16)
+        starts = maker.starts((scenes, WINDOWS, self.people), self.frames, 0.1 if self.people == 1 else 0.2)
         repeated = scene.repeat(WINDOWS)
         first = (torch.arange(WINDOWS, device=maker.device) == 0).repeat(scenes)
         both = tuple(part.repeat_interleave(WINDOWS, 0) for part in reference)
@@ -198,13 +197,12 @@ class Pool:
         motion = codec.encode(maker.painter.draw(scene, drawn))
         part = with_mask(condition[:, :, : latent_frames(frames)])
         tail = motion
-        with eagerly(conditioner.transformer):
-            for window in range(windows):
-                voices = conditioner.voices(begin + window * kept, frames)
-                noise = torch.randn_like(part[:, 4:])
-                latents = conditioner.make_window(noise, part, motion, voices, image, masks, "euler", ROLL_STEPS)
-                tail = codec.decode(latents)[:, :, -OVERLAP:]
-                motion = codec.encode(tail)
+        for window in range(windows):
+            voices = conditioner.voices(begin + window * kept, frames)
+            noise = torch.randn_like(part[:, 4:])
+            latents = conditioner.make_window(noise, part, motion, voices, image, masks, "euler", ROLL_STEPS)
+            tail = codec.decode(latents)[:, :, -OVERLAP:]
+            motion = codec.encode(tail)
         return tail
 
     def sample(self, size: int, frames: int, generator: torch.Generator) -> Batch:

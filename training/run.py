@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from infinitetalk.models.text_encoder import embed_prompt
-from training.compiling import allow_many_sizes, compile_blocks, compile_norms, compile_painter, eagerly
+from training.compiling import allow_many_sizes, compile_norms, compile_painter
 from training.conditions import Conditioner
 from training.data import Maker
 from training.evaluate import evaluate
@@ -147,15 +147,15 @@ def main(arguments: list[str] | None = None) -> None:
         save()
     parts.vae.eval().requires_grad_(False)
     codec = Codec(parts.vae, device)
-    quality = evaluate_vae(codec, examiner, scale.clips, min(65, scale.frames_limit))
-    log("autoencoder, held out: " + " ".join(f"{name} {value:.3f}" for name, value in quality.items()))
+    quality = {}
+    if options.vae_seconds > 0:
+        quality = evaluate_vae(codec, examiner, scale.clips, min(65, scale.frames_limit))
+        log("autoencoder, held out: " + " ".join(f"{name} {value:.3f}" for name, value in quality.items()))
 
     with torch.no_grad():
         prompts = torch.cat([embed_prompt(parts.text_encoder, make_tokenizer(), prompt) for prompt in PROMPTS]).clone()
         train_features, features = (corpus_features(parts.voice_encoder, c, device) for c in (train, held_out))
     keep_residuals_in_float32(parts.transformer)
-    if device.type == "cuda":
-        compile_blocks(parts.transformer)
     if options.talker_seconds > 0:
         train_talker(
             parts.transformer,
@@ -190,20 +190,19 @@ def main(arguments: list[str] | None = None) -> None:
         log("done: the transformer is as it was")
         return
     conditioner = Conditioner(parts.transformer, features, prompts)
-    with eagerly(parts.transformer):
-        evaluate(
-            conditioner,
-            codec,
-            parts.image_encoder,
-            examiner,
-            log,
-            options.out,
-            min(options.total_seconds, scale.latest_s),
-            scale.clips,
-            scale.frames,
-            scale.long_frames,
-            save_results,
-        )
+    evaluate(
+        conditioner,
+        codec,
+        parts.image_encoder,
+        examiner,
+        log,
+        options.out,
+        min(options.total_seconds, scale.latest_s),
+        scale.clips,
+        scale.frames,
+        scale.long_frames,
+        save_results,
+    )
     log("done")
 
 

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
 from infinitetalk.models.transformer import (
+    Context,
     InfiniteTalkTransformer,
     Rotary,
     person_attention,
     rotate_pairs,
 )
 from infinitetalk.shapes import TEMPORAL_STRIDE, latent_frames
-from training.compiling import eagerly
 from training.conditions import Conditioner
 from training.data import SIZES, Maker
+from training.graphs import Graphs
 from training.log import Log
 from training.optim import Trainer
 from training.pool import Pool
@@ -30,13 +31,20 @@ from training.train_vae import Codec, autocast
 from training.train_voice import CHANNELS, LAYERS
 
 TEXT_DIM = IMAGE_DIM = 32
-MODE_FRAMES = (49, 65, 81, 121)
-KINDS = ((0, 1, 0.17), (1, 1, 0.18), (0, 2, 0.32), (1, 2, 0.17), (2, 1, 0.03), (3, 1, 0.05), (2, 2, 0.08))
+MODE_FRAMES, LAST_FRAMES = (49, 65, 81, 121), (13, 25, 37, 57, 97)
+"""Lengths of windows, and of last windows, which have what is left."""
+KINDS = ((0, 1, 0.15), (1, 1, 0.16), (0, 2, 0.3), (1, 2, 0.22), (2, 1, 0.03), (3, 1, 0.05), (2, 2, 0.09))
 """(size, people, share of the batches)"""
 ROLL_FROM = 0.45
-"""Share of the time after which motion latents are what the transformer itself makes."""
-MAP_STEPS, MAP_EVERY = 300, 4
-"""The map of people is taught in the first steps, and in every so manieth later."""
+"""Share of the time after which motion latents are what the transformer itself makes, and guidance is learnt."""
+MAP_STEPS = 300
+"""The map of people is taught in these first steps above all."""
+JOIN_WEIGHT = 4
+"""By which the loss of the two latent frames after a join weighs more."""
+GUIDED = 0.26
+"""Share of what hearing adds to the velocity that is added to what is learnt: one pass then does what an audio guidance
+of 1 / (1 - GUIDED) would (model-guidance, arXiv 2502.12154, equation 10), as the real model's few-step LoRA needs none.
+Without, mouths open too little: their height is averaged where it is in doubt."""
 WANDER_SIGMA = 0.8
 """Heads that move on their own are shown below this noise level only, where the latents tell how they move."""
 
@@ -88,15 +96,14 @@ class PersonWatch:
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        """Blocks run uncompiled and are recorded meanwhile."""
+        """Blocks are recorded meanwhile."""
         self.inputs.clear()
         hooks = [
             norm.register_forward_hook(lambda _module, _inputs, output: self.inputs.append(output))
             for block in self.transformer.blocks
             for norm in (block.attn1.norm_q, block.attn1.norm_k)
         ]
-        with eagerly(self.transformer):
-            yield
+        yield
         for hook in hooks:
             hook.remove()
 
@@ -126,6 +133,53 @@ def draw_sigmas(count: int, limits: Tensor, generator: torch.Generator) -> Tenso
     return (shift * even / (1 + (shift - 1) * even)).clamp(min=1e-3) * limits
 
 
+class Lesson:
+    """The passes of one training step, from tensors to tensors: what a CUDA graph can hold.
+
+    Called with the number of people, whether guidance is learnt, and these tensors:
+        latents (B, 16, T, h, w) at noise levels sigmas (B,); condition (B, 4 + 16, T, h, w);
+        image (B, tokens, channels); voices (B, P, frames + 4, layers, channels); prompt (1, tokens, channels);
+        masks (B, 3, S), with two people only; velocity (B, 16, T, h, w), the one wanted; weight (B, 1, T, h, w) of its
+        parts; map_weight, of the map's loss.
+
+    Gradients are added to the parameters'. Returns the loss, and the share of tokens that the map of people gives to
+    the right one.
+    """
+
+    def __init__(self, conditioner: Conditioner) -> None:
+        self.conditioner, self.transformer = conditioner, conditioner.transformer
+        self.watch = PersonWatch(self.transformer)
+
+    def __call__(self, people: int, guided: bool, told: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        masks = told.get("masks")
+        wanted = told["velocity"]
+        device = wanted.device
+        with autocast(device), torch.no_grad():
+            unheard = self.predict(people, told, torch.zeros_like(told["voices"][:, :1]), None)[0] if guided else None
+        with autocast(device), self.watch.record() if masks is not None else nullcontext():
+            velocity, context = self.predict(people, told, told["voices"], masks)
+            if unheard is not None:
+                wanted = wanted + GUIDED * (velocity.detach() - unheard)
+            weight = told["weight"]
+            loss = ((velocity - wanted).square() * weight).sum() / (velocity.shape[1] * weight.sum())
+            total, right = loss, loss.new_zeros(())
+            if masks is not None:
+                map_loss, right = self.watch.loss(masks, context.rotary, self.transformer.config.num_attention_heads)
+                total = loss + told["map_weight"] * map_loss
+        self.watch.inputs.clear()
+        total.backward()
+        return loss.detach(), right.detach()
+
+    def predict(
+        self, people: int, told: dict[str, Tensor], voices: Tensor, masks: Tensor | None
+    ) -> tuple[Tensor, Context]:
+        """The transformer's velocity in float32, and its context."""
+        audio = self.transformer.embed_audio(voices, "single" if people == 1 else "multi", masks)
+        context = self.conditioner.context(audio, told["image"], told["prompt"], told["latents"])
+        times = self.transformer.embed_timesteps(1000 * told["sigmas"])
+        return self.transformer(torch.cat((told["latents"], told["condition"]), 1), times, context).float(), context
+
+
 def train_talker(
     transformer: InfiniteTalkTransformer,
     conditioner: Conditioner,
@@ -152,9 +206,9 @@ def train_talker(
     generator = torch.Generator(device).manual_seed(23)
     lr = 6e-4 if further else 1.2e-3
     trainer = Trainer({"talker": transformer}, lr, seconds, 0.999, 0.02, max_steps=max_steps, warmup_steps=200)
-    watch = PersonWatch(transformer)
+    lesson = Lesson(conditioner)
+    graphs = Graphs(lesson, trainer.parameters)
     map_steps = 0 if further else MAP_STEPS
-    heads = transformer.config.num_attention_heads
     pools = []
     for index, people, share in kinds:
         longest = min(frames_limit, 121 if index < 2 else 81)
@@ -176,7 +230,7 @@ def train_talker(
 
     for number in range(len(pools)):
         fill(number)
-    while trainer.spent < 0.12 and not log.quick:
+    while trainer.spent < 0.08 and not log.quick:
         fill(int(maker.choices.choice(len(pools), p=(shares / shares.sum()).numpy())))
     log(f"talker: {fills * fill_scenes} scenes drawn and encoded in {filling_s:.1f} s")
     begun_s = time.monotonic() - filling_s
@@ -187,11 +241,8 @@ def train_talker(
         if trainer.steps % 4 == 0 and filling_s < 0.3 * (time.monotonic() - begun_s):
             fill(int(maker.choices.choice(len(pools), p=(shares / shares.sum()).numpy())))
         pool = pools[maker.choices.choice(len(pools), p=(shares / shares.sum()).numpy())]
-        modes = [f for f in MODE_FRAMES if f <= pool.frames] or [pool.frames]
-        usual = maker.choices.random() < 0.75
-        frames = latent_frames(int(maker.choices.choice(modes)))
-        if not usual:
-            frames = int(maker.choices.integers(4, latent_frames(pool.frames) + 1))
+        lengths = MODE_FRAMES if maker.choices.random() < 0.8 else LAST_FRAMES
+        frames = latent_frames(int(maker.choices.choice([f for f in lengths if f <= pool.frames] or [pool.frames])))
         tokens = frames * pool.size[0] * pool.size[1] // 256
         batch = pool.sample(max(2, batch_tokens // tokens // 2 * 2), frames, generator)
         size = len(batch.latents)
@@ -216,26 +267,29 @@ def train_talker(
         voices = conditioner.voices(
             batch.starts, 1 + TEMPORAL_STRIDE * (frames - 1), torch.where(batch.held[:, None] == 1, batch.starts, 0)
         )
-        adapter, masks = ("single", None) if pool.people == 1 else ("multi", batch.masks)
+        told = {
+            "latents": noisy,
+            "sigmas": sigmas,
+            "condition": batch.condition,
+            "image": batch.image,
+            "voices": voices,
+            "prompt": conditioner.prompts[maker.choices.integers(len(conditioner.prompts))][None],
+            "velocity": noise - batch.latents,
+            "weight": batch.weight[:, None, None] * (~held * (1 + JOIN_WEIGHT * joining)),
+            "map_weight": torch.full((), 0.1 if trainer.steps < map_steps else 0.02, device=device),
+        }
+        trainer.clear()
         if maker.choices.random() < 0.08:
-            voices, masks = torch.zeros_like(voices[:, :1]), None
-        teach_map = masks is not None and (trainer.steps < map_steps or trainer.steps % MAP_EVERY == 0)
-        with autocast(device), watch.record() if teach_map else nullcontext():
-            audio = transformer.embed_audio(voices, adapter, masks)
-            prompt = int(maker.choices.integers(len(conditioner.prompts)))
-            context = conditioner.context(audio, batch.image, prompt, noisy)
-            times = transformer.embed_timesteps(1000 * sigmas)
-            velocity = transformer(torch.cat((noisy, batch.condition), 1), times, context).float()
-            weight = (batch.weight[:, None, None] * (~held * (1 + 2 * joining))).expand_as(velocity)
-            loss = ((velocity - (noise - batch.latents)).square() * weight).sum() / weight.sum()
-            total = loss
-            if teach_map:
-                map_loss, right = watch.loss(masks, context.rotary, heads)
-                total = loss + 0.1 * map_loss
-                rights.append(right.detach())
-        watch.inputs.clear()
-        norm = trainer.step(total)
-        losses[pool.people].append(loss.detach())
+            told["voices"] = torch.zeros_like(voices[:, :1])
+            loss, _ = lesson(pool.people, False, told)
+        else:
+            if batch.masks is not None:
+                told["masks"] = batch.masks
+            loss, right = graphs(told, pool.people, further or trainer.spent > ROLL_FROM)
+            if batch.masks is not None:
+                rights.append(right)
+        norm = trainer.update()
+        losses[pool.people].append(loss)
         if log.due() or trainer.steps == 1:
             means = {p: torch.stack(v[-200:]).mean().item() if v else math.nan for p, v in losses.items()}
             log(

@@ -47,7 +47,7 @@ FURTHER_FROM = 0.46
 CROP = 96
 BEFORE = 16
 """Frames of a clip before those that are shown again: a window's last frames are decoded after others."""
-FOLLOWED, FOLLOWED_WEIGHT = 8, 6.0
+FOLLOWED, FOLLOWED_WEIGHT = 12, 1.0
 """Frames after a join that are to go on as the window before would have, and how much that counts."""
 KNOWN_FRAMES = 17
 """Further training holds on to the latents of so many first frames, which every stage of the training has seen."""

@@ -1,16 +1,17 @@
-"""The finished video: a window's frames become a piece of H.264 while the next window is made, and the pieces an mp4.
+"""The finished video: each window's frames become a lossless piece while the next window is made, and one run of the
+encoder reads the pieces as they come.
 
-A piece stands alone (it starts with a key frame and nothing refers across its ends), so one that an earlier process
-encoded is as good as a new one, and joining them copies bytes. What that costs against a single run of the encoder is
-a key frame per window.
+One run, because a window that begins with a key frame of its own is seen to begin: the picture jumps by 1 or 2 of 255.
+Lossless pieces, because one that an earlier process made is then as good as a new one: same frames, same bytes.
 """
 
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 
 from infinitetalk.errors import Internal
 from infinitetalk.media.child import log_tail
-from infinitetalk.media.ffmpeg import FfmpegError, command, run
+from infinitetalk.media.ffmpeg import FfmpegError, command
 from infinitetalk.shapes import FPS
 
-TIME_LIMIT_S = 300.0  # for the frames of a window, and for the joining
+TIME_LIMIT_S = 300.0  # for the frames of a window, and for the end
 # x264 divides each frame among its threads, so their number is part of the result: same frames, same bytes.
 _THREADS = 4
 _FAILED = "the video could not be encoded; try again."
+_NAMED_COLORS = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+_REPEATABLE = ("-flags", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1", "-f", "mp4")
 
 
 class VideoWriter:
@@ -45,9 +48,9 @@ class VideoWriter:
         self._fps = fps
         self._soundtrack = soundtrack
         self._frame_shape = (height, width, 3)
-        self._piece_frames: list[int] = []
         self._pending: Future[None] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._encoder: _Ffmpeg | None = None
+        self._children: list[_Ffmpeg] = []
         self._given_up = threading.Event()
 
     def __enter__(self) -> Self:
@@ -55,97 +58,151 @@ class VideoWriter:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
         return self
 
-    def write(self, frames: NDArray[np.uint8], when_encoded: Callable[[bytes], None] | None = None) -> None:
-        """Append a piece of frames, (n, height, width, 3) uint8 RGB, at least one. Returns while it is encoded.
+    def write(self, frames: NDArray[np.uint8], when_packed: Callable[[bytes], None] | None = None) -> None:
+        """Append frames, (n, height, width, 3) uint8 RGB, at least one. Returns while they are encoded.
 
-        Waits until the piece before is encoded: frames of two pieces at most are held.
-        when_encoded: called with the encoded piece, from another thread.
-        Raises Internal where the piece before could not be encoded.
+        Waits until the frames before are encoded: those of two windows at most are held.
+        when_packed: called with the frames as a piece, from another thread.
+        Raises Internal where the frames before could not be encoded.
         """
         if frames.dtype != np.uint8 or frames.shape[1:] != self._frame_shape or len(frames) == 0:
             raise ValueError(f"frames must be uint8 (n, {self._frame_shape}), not {frames.dtype} {frames.shape}")
         self._wait()
-        path = self._next_piece(len(frames))
-        self._pending = self._thread.submit(self._encode, frames, path, when_encoded)
+        self._pending = self._thread.submit(self._encode, partial(self._pack, frames), when_packed)
 
-    def append(self, piece: bytes, n_frames: int) -> None:
-        """Append a piece that a writer of the same size and rate has encoded before."""
-        self._next_piece(n_frames).write_bytes(piece)
+    def append(self, read_piece: Callable[[], bytes]) -> None:
+        """Append a piece that a writer of the same size has made before. Returns at once; it is read in its turn."""
+        before, self._pending = self._pending, self._thread.submit(self._encode, read_piece, None)
+        if before is not None and before.done():
+            before.result()
 
     def finish(self) -> None:
-        """Join the pieces. Raises Internal where ffmpeg fails."""
+        """Complete the file. Raises Internal where ffmpeg fails."""
         self._wait()
-        self._join()
+        if self._encoder is None:
+            raise Internal(_FAILED) from FfmpegError("no frames")
+        self._encoder.end()
+        sound = ["-i", f"file:{self._soundtrack}", "-map", "0:v", "-map", "1:a"] if self._soundtrack else []
+        whole = Path(self._folder.name, "whole.mp4")
+        copy = ["-c", "copy", *_REPEATABLE, "-movflags", "+faststart", f"file:{whole}"]
+        self._start("-i", f"file:{self._silent}", *sound, *copy).end()
+        whole.replace(self._path)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._given_up.set()
-        if self._process is not None:
-            self._process.kill()
+        for child in list(self._children):
+            child.kill()
         self._thread.shutdown()
+        for child in self._children:
+            child.close()
         self._folder.cleanup()
 
-    def _next_piece(self, n_frames: int) -> Path:
-        self._piece_frames.append(n_frames)
-        return Path(self._folder.name, f"{len(self._piece_frames)}.mp4")
+    @property
+    def _silent(self) -> Path:
+        return Path(self._folder.name, "silent.mp4")
+
+    @property
+    def _piece(self) -> Path:
+        return Path(self._folder.name, "piece.mp4")
+
+    @property
+    def _raw(self) -> list[str]:
+        height, width, _ = self._frame_shape
+        return ["-f", "rawvideo", "-s", f"{width}x{height}", "-r", str(self._fps)]
 
     def _wait(self) -> None:
         if self._pending is not None:
             self._pending.result()
 
-    def _encode(self, frames: NDArray[np.uint8], path: Path, when_encoded: Callable[[bytes], None] | None) -> None:
-        height, width, _ = self._frame_shape
-        size = ["-s", f"{width}x{height}", "-r", str(self._fps)]
+    def _encode(self, read_piece: Callable[[], bytes], when_packed: Callable[[bytes], None] | None) -> None:
+        """Give one piece to the encoder."""
+        piece = read_piece()
+        self._piece.write_bytes(piece)
+        if self._encoder is None:
+            self._encoder = self._start(
+                *[*self._raw, "-pix_fmt", "yuv420p", "-i", "pipe:0", "-vf", _NAMED_COLORS],
+                *["-c:v", "libx264", "-preset", "medium", "-crf", "18", "-threads", str(_THREADS)],
+                *[*_REPEATABLE, f"file:{self._silent}"],
+            )
+        frames = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "yuv420p", "pipe:1"]
+        reader = self._start("-i", f"file:{self._piece}", *frames, output=self._encoder)
+        try:
+            reader.end()
+        except Internal:
+            self._encoder.end()  # if it has failed, it says why the reader did
+            raise
+        self._piece.unlink()
+        if when_packed is not None:
+            when_packed(piece)
+
+    def _pack(self, frames: NDArray[np.uint8]) -> bytes:
+        """Frames as a piece: H.264 without loss, in the colours of the finished video."""
         # Matrix and range are converted to, primaries and transfer only named: sRGB's are close to BT.709's.
         convert = "scale=out_color_matrix=bt709:out_range=tv:flags=lanczos+accurate_rnd,format=yuv420p"
-        name = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
-        args = command(
-            *["-f", "rawvideo", "-pix_fmt", "rgb24", *size, "-i", "pipe:0", "-vf", f"{convert},{name}"],
-            *["-c:v", "libx264", "-preset", "medium", "-crf", "18", "-threads", str(_THREADS)],
-            *["-flags", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1", "-f", "mp4", f"file:{path}"],
+        packer = self._start(
+            *[*self._raw, "-pix_fmt", "rgb24", "-i", "pipe:0", "-vf", f"{convert},{_NAMED_COLORS}"],
+            *["-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-threads", str(_THREADS)],
+            *[*_REPEATABLE, f"file:{self._piece}"],
         )
-        # imageio_ffmpeg.write_frames does not do here: it drops ffmpeg's log and exit status.
-        with tempfile.TemporaryFile() as log:
-            process = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log)
-            self._process = process
-            time_limit = threading.Timer(TIME_LIMIT_S, process.kill)  # writing to a stuck process would never end
-            time_limit.start()
-            try:
-                if self._given_up.is_set():
-                    process.kill()
-                assert process.stdin is not None
-                with suppress(BrokenPipeError), process.stdin:  # its exit status tells more
-                    for frame in frames:
-                        process.stdin.write(np.ascontiguousarray(frame).data)
-                process.wait()
-            finally:
-                time_limit.cancel()
-                process.kill()
-                process.wait()
-            if process.returncode != 0:
-                raise Internal(_FAILED) from FfmpegError(f"exit status {process.returncode}: {log_tail(log)}")
-        if when_encoded is not None:
-            when_encoded(path.read_bytes())
+        packer.end(frames)
+        return self._piece.read_bytes()
 
-    def _join(self) -> None:
-        """Copy the pieces, one after the other, and the soundtrack into the file."""
-        folder = Path(self._folder.name)
-        pieces = [f"file {i}.mp4\nduration {n / self._fps:.6f}\n" for i, n in enumerate(self._piece_frames, start=1)]
-        folder.joinpath("pieces").write_text("ffconcat version 1.0\n" + "".join(pieces), "ascii")
-        sound = ["-i", f"file:{self._soundtrack}", "-map", "0:v", "-map", "1:a"] if self._soundtrack else []
-        # A piece of one or two frames has no B-frames and starts later in decoding order. Counting that order through
-        # leaves no gap there; when frames are shown (pts) stays as it is.
-        frame = f"1/({self._fps}*TB)"
-        times = f"setts=dts=STARTDTS+round(N*{frame}):pts=PTS:duration=round({frame})"
-        joined = folder / "joined.mp4"
+    def _start(self, *args: str, output: "_Ffmpeg | None" = None) -> "_Ffmpeg":
+        self._children = [child for child in self._children if child.is_running]
+        child = _Ffmpeg(*args, output=output)
+        self._children.append(child)
+        if self._given_up.is_set():
+            child.kill()
+        return child
+
+
+class _Ffmpeg:
+    """A running ffmpeg, which reads frames from its standard input and may write them to another's.
+
+    imageio_ffmpeg.write_frames does not do here: it drops ffmpeg's log and exit status.
+    """
+
+    def __init__(self, *args: str, output: "_Ffmpeg | None" = None) -> None:
+        stdout = subprocess.DEVNULL if output is None else output._process.stdin
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end or close)
+        self._process: subprocess.Popen[bytes] = subprocess.Popen(
+            command(*args), stdin=subprocess.PIPE, stdout=stdout, stderr=self._log
+        )
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self, frames: Iterable[NDArray[np.uint8]] = ()) -> None:
+        """Write the last frames and wait for the end.
+
+        Raises Internal where ffmpeg fails or is not done within TIME_LIMIT_S.
+        """
+        time_limit = threading.Timer(TIME_LIMIT_S, self._process.kill)  # writing to a stuck process would never end
+        time_limit.start()
         try:
-            run(
-                *["-f", "concat", "-i", f"file:{folder / 'pieces'}", *sound, "-c", "copy", "-bsf:v", times],
-                *["-flags", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1", "-movflags", "+faststart"],
-                *["-f", "mp4", f"file:{joined}"],
-                time_limit_s=TIME_LIMIT_S,
-            )
-        except FfmpegError as error:
-            raise Internal(_FAILED) from error
-        joined.replace(self._path)
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError), self._process.stdin:  # its exit status tells more
+                for frame in frames:
+                    self._process.stdin.write(np.ascontiguousarray(frame).data)
+            self._process.wait()
+        finally:
+            time_limit.cancel()
+            self.kill()
+        with self._log:
+            if self._process.returncode != 0:
+                status, log = self._process.returncode, log_tail(self._log)
+                raise Internal(_FAILED) from FfmpegError(f"exit status {status}: {log}")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """Give back what a killed one has open."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._log.close()

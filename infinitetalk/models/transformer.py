@@ -219,7 +219,9 @@ class AudioCrossAttention(nn.Module):
         merged = tokens.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
         key, value = self.kv_linear(merged).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         if people == 2:
-            positions = torch.tensor(VOICE_POSITIONS, device=key.device).repeat_interleave(tokens.shape[3])
+            positions = torch.cat(
+                [key.new_full(tokens.shape[3:4], place, dtype=torch.float32) for place in VOICE_POSITIONS]
+            )
             cos, sin = person_rotation(positions, key.shape[-1])
             key = rotate_pairs(key, cos.unsqueeze(1), sin.unsqueeze(1))
         return KeyValue(key, value)
