@@ -4,12 +4,13 @@ The whole table is printed by benchmarks/quality.py; here are a few clips of it.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.quality import Task, make, read
+from benchmarks.quality import Task, above_shut, make, read
 from infinitetalk.calibration import run_sample
 from infinitetalk.job import open_models
 from infinitetalk.media.encode import VideoWriter
@@ -20,6 +21,7 @@ from infinitetalk.quality.report import Measured, read_frames
 from infinitetalk.quality.speech import Floats, loudness
 from infinitetalk.quality.tracking import Mouth, track_mouths
 from infinitetalk.settings import Settings
+from infinitetalk.shapes import FPS
 from training.data import SIZES
 from training.held_out import HeldOutJob, held_out_job
 from training.speech import Corpus, load_corpus
@@ -78,13 +80,19 @@ def test_lips_follow_the_speech(one: Measured) -> None:
     assert person.lip_sync.lag_frames is not None and abs(person.lip_sync.lag_frames) <= 1
 
 
-@pytest.mark.parametrize(("mode", "number"), [("balanced", 2), ("maximum_quality", 6)])
+@pytest.mark.parametrize(("mode", "number"), [("fast", 6), ("balanced", 2), ("maximum_quality", 6)])
 def test_lips_follow_the_speech_in_slower_modes(mode: str, number: int, render: Render) -> None:
     job, video = render(Task(mode, number, 1, TALL, 3.0, mode))
     (person,) = read(video, job).report.people
     assert person.lip_sync is not None
-    assert person.lip_sync.correlation is not None and person.lip_sync.correlation >= 0.9
+    assert person.lip_sync.correlation is not None and person.lip_sync.correlation >= 0.93
     assert person.lip_sync.lag_frames is not None and abs(person.lip_sync.lag_frames) <= 1
+
+
+@pytest.mark.parametrize(("people", "number"), [(2, 101), (1, 102)])
+def test_mouths_are_shut_in_silence(people: int, number: int, render: Render) -> None:
+    job, video = render(Task("silent", number, people, WIDE if people == 2 else TALL, 2.0, "turbo", silent=True))
+    assert np.mean(above_shut(video, job)) <= 0.03
 
 
 def test_lips_do_not_follow_other_speech(one: Measured) -> None:
@@ -107,26 +115,33 @@ def test_the_people_stay_and_joins_are_not_seen(people: str, request: pytest.Fix
 
 def test_each_voice_moves_its_own_mouth(two: Measured) -> None:
     for mouth, own, other in zip(two.tracked.mouths, two.voices, two.voices[::-1], strict=True):
-        assert follows(mouth, own) >= 0.9
+        assert follows(mouth, own) >= 0.93
         strays = beyond_shared(mouth.openness, own, other)
-        assert strays is not None and strays <= 0.15
+        assert strays is not None and strays <= 0.08
+
+
+def test_swapped_voices_swap_the_mouths(corpus: Corpus, models: Models, tmp_path: Path) -> None:
+    task = Task("swapped", 1, 2, WIDE, 2.4, "turbo")
+    job = task.job(corpus)
+    job = replace(job, waves=job.waves[::-1])
+    left, right = read(make(task, job, models, SETTINGS, tmp_path), job).tracked.mouths
+    for mouth, voice in ((left, job.waves[0]), (right, job.waves[1])):
+        assert follows(mouth, loudness(voice, len(job.drawn))) >= 0.9
 
 
 def test_a_box_on_the_right_person_gives_the_first_voice_to_that_one(render: Render, two: Measured) -> None:
     boxes = [[0.5, 0.0, 1.0, 1.0], [0.0, 0.0, 0.5, 1.0]]
-    job, video = render(Task("boxes", 1, 2, WIDE, 3.0, "turbo"), speaker_boxes=boxes)
+    job, video = render(Task("boxes", 1, 2, WIDE, 2.4, "turbo"), speaker_boxes=boxes)
     left, right = read(video, job).tracked.mouths
-    assert follows(right, two.voices[0]) >= 0.85
-    assert follows(left, two.voices[1]) >= 0.85
+    for mouth, voice in ((right, job.waves[0]), (left, job.waves[1])):
+        assert follows(mouth, loudness(voice, len(job.drawn))) >= 0.9
 
 
-def test_audio_guidance_opens_the_mouth_further(render: Render) -> None:
-    openness = []
-    for guidance in (1.0, 2.0):
-        job, video = render(Task(f"guidance-{guidance:g}", 0, 1, WIDE, 2.0, "turbo"), audio_guidance=guidance)
-        (mouth,) = read(video, job).tracked.mouths
-        openness.append(mouth.openness.std())
-    assert openness[1] > 1.1 * openness[0]
+def test_audio_guidance_opens_the_mouth_further(render: Render, one: Measured) -> None:
+    frames = load_mode("turbo").window_frames  # the clip of `one` begins with this window
+    job, video = render(Task("guided", 0, 1, WIDE, frames / FPS, "turbo"), audio_guidance=2.0)
+    (guided,), (mouth,) = read(video, job).tracked.mouths, one.tracked.mouths
+    assert guided.openness.std() > 1.1 * mouth.openness[:frames].std()
 
 
 def test_a_video_keeps_its_heads_motion(corpus: Corpus, models: Models, tmp_path: Path) -> None:

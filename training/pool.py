@@ -15,13 +15,14 @@ from training.data import OVERLAP, SETTLE_FRAMES, Maker
 from training.faces import Motion, Scene, eye_region, mouth_region
 from training.train_vae import Codec
 
-WINDOWS = 3
-"""Windows of a scene: one that begins with the reference frame, and later ones."""
 ROLLED = (1, 4)
-"""Windows that the transformer makes before it hands frames on."""
-HISTORIES = 1 + len(ROLLED)
-HISTORY_SHARES = (0.2, 0.4, 0.4)
-"""How often the frames handed on have only been through the autoencoder, and how often the transformer made them."""
+"""Windows that the transformer makes before it hands frames on to each later window of a scene."""
+WINDOWS = 1 + len(ROLLED)
+"""Windows of a scene: one that begins with the reference frame, and later ones."""
+UNROLLED_SHARE = 0.2
+"""How often the frames handed on have only been through the autoencoder."""
+SILENT_SHARES = (0.15, 0.25)
+"""Voices that are silent for a whole window, of one person and of two."""
 ROLL_FRAMES, ROLL_STEPS = 49, 3
 FADE_FRAMES = 20
 """What is wrong in the frames handed on goes within a few times this: where windows join, nothing jumps."""
@@ -79,11 +80,11 @@ class Batch:
 
 @dataclass
 class Pool:
-    """Encoded clips of one size and number of people. Axes: N scenes, K windows, J histories.
+    """Encoded clips of one size and number of people. Axes: N scenes, K windows.
 
-    latents (N, K, J, 16, T, h, w), whose first ones are the motion latents of later windows; condition
-    (N, 16, T, h, w); starts (N, K, P); masks (N, 2, 3, S), halves and boxes; weight (N, h, w); image
-    (N, tokens, channels); wanders (N, K).
+    latents (N, K, 16, T, h, w), whose first ones are the motion latents of later windows; condition (N, 16, T, h, w);
+    starts (N, K, P); masks (N, 2, 3, S), halves and boxes; weight (N, h, w); image (N, tokens, channels);
+    wanders (N, K).
     """
 
     size: tuple[int, int]
@@ -109,7 +110,7 @@ class Pool:
         """
         scene = maker.painter.scene(scenes, self.people, self.size)
         reference = maker.reference(scenes, self.people)
-        starts = maker.starts((scenes, WINDOWS, self.people), self.frames, 0.1 if self.people == 1 else 0.2)
+        starts = maker.starts((scenes, WINDOWS, self.people), self.frames, SILENT_SHARES[self.people - 1])
         repeated = scene.repeat(WINDOWS)
         first = (torch.arange(WINDOWS, device=maker.device) == 0).repeat(scenes)
         both = tuple(part.repeat_interleave(WINDOWS, 0) for part in reference)
@@ -133,33 +134,26 @@ class Pool:
 
         video = maker.painter.draw(repeated, motion)
         pictures = video.unflatten(0, (scenes, WINDOWS))[:, 0, :, 0].contiguous()
-        latents = codec.encode(video)
         condition, image = condition_of(codec, pictures, self.frames), picture_features(image_encoder, pictures)
         masks = None
         if self.people == 2:
             masks = torch.stack([scene_masks(scene, self.size, maker, boxed) for boxed in (False, True)], 1)
 
-        handed = [codec.decode(latents[~first, :, : latent_frames(OVERLAP)])]
+        handed = codec.decode(codec.encode(video[~first, :, :OVERLAP]))
         if conditioner is not None:
             told = (condition, image, None if masks is None else masks[:, 0])
-            told = tuple(None if part is None else part.repeat_interleave(WINDOWS - 1, 0) for part in told)
-            both = tuple(part[~first] for part in both)
             # Heads that move on their own would not be where the transformer leaves them.
-            known = (~wanders & (offset == 0).all(0).flatten(1).all(1))[~first].view(-1, 1, 1, 1, 1)
-            for windows in ROLLED:
-                rolled = self._roll(
-                    windows, scene.repeat(WINDOWS - 1), starts.flatten(0, 1)[~first], both, told, maker, codec,
-                    conditioner,
-                )  # fmt: skip
-                handed.append(torch.where(known, rolled, handed[0]))
-        histories = []
-        for frames in handed:
-            histories.append(latents.clone())
-            histories[-1][~first] = codec.encode(follow(frames, video[~first], repeated[~first]))
-        histories *= HISTORIES // len(histories)
+            known = ~wanders & (offset == 0).all(0).flatten(1).all(1)
+            known = (known & ~maker.painter.chance(UNROLLED_SHARE, len(known))).view(-1, WINDOWS, 1, 1, 1, 1)
+            by_window = handed.unflatten(0, (scenes, WINDOWS - 1))
+            for window, made in enumerate(ROLLED):
+                rolled = self._roll(made, scene, starts[:, 1 + window], reference, told, maker, codec, conditioner)
+                by_window[:, window] = torch.where(known[:, 1 + window], rolled, by_window[:, window])
+        later = codec.encode(follow(handed, video[~first], repeated[~first])).unflatten(0, (scenes, WINDOWS - 1))
+        latents = torch.cat((codec.encode(video[first])[:, None], later), 1)
         weight = 1 + 8 * mouth_region(scene, 0.05).amax(1, keepdim=True) + 2 * eye_region(scene).amax(1, keepdim=True)
         new = {
-            "latents": torch.stack(histories, 1).unflatten(0, (scenes, WINDOWS)),
+            "latents": latents,
             "condition": condition,
             "starts": starts,
             "weight": F.max_pool2d(weight, 8)[:, 0],
@@ -211,10 +205,7 @@ class Pool:
         integers = partial(torch.randint, size=(size,), device=device, generator=generator)
         scene = integers(0, self.count)
         window = torch.where(integers(0, 2) == 0, 0, integers(1, WINDOWS))
-        history = torch.multinomial(
-            torch.tensor(HISTORY_SHARES, device=device), size, replacement=True, generator=generator
-        )
-        latents = self.stored["latents"][scene, window, history, :, :frames].float()
+        latents = self.stored["latents"][scene, window, :, :frames].float()
         # Overlaps of 5 and of 9 frames.
         held = torch.where(window == 0, 1, integers(2, latent_frames(OVERLAP) + 1))
         starts, masks = self.stored["starts"][scene, window], None

@@ -41,7 +41,7 @@ class Scale:
     voice_batch: int = 64
     vae_batch_share: float = 1.0
     vae_measure: int = 8
-    talker_tokens: int = 48_000
+    talker_tokens: int = 32_000
     pool_scenes: int = 9000
     fill_scenes: int = 20
     frames_limit: int = 121
@@ -126,8 +126,9 @@ def main(arguments: list[str] | None = None) -> None:
     maker, examiner = Maker(train, device, SEED), Maker(held_out, device, SEED + 1)
     if device.type == "cuda":
         allow_many_sizes()
-        compile_painter(maker.painter)
-        examiner.painter.draw_head = maker.painter.draw_head
+        if options.vae_seconds > 0:  # draws so much that compiling for more than a minute pays
+            compile_painter(maker.painter)
+            examiner.painter.draw_head = maker.painter.draw_head
 
     if options.voice_seconds > 0:
         train_voice(

@@ -33,7 +33,7 @@ from training.train_voice import CHANNELS, LAYERS
 TEXT_DIM = IMAGE_DIM = 32
 MODE_FRAMES, LAST_FRAMES = (49, 65, 81, 121), (13, 25, 37, 57, 97)
 """Lengths of windows, and of last windows, which have what is left."""
-KINDS = ((0, 1, 0.15), (1, 1, 0.16), (0, 2, 0.3), (1, 2, 0.22), (2, 1, 0.03), (3, 1, 0.05), (2, 2, 0.09))
+KINDS = ((0, 1, 0.14), (1, 1, 0.15), (0, 2, 0.28), (1, 2, 0.23), (2, 1, 0.04), (3, 1, 0.07), (2, 2, 0.09))
 """(size, people, share of the batches)"""
 ROLL_FROM = 0.45
 """Share of the time after which motion latents are what the transformer itself makes, and guidance is learnt."""
@@ -41,7 +41,7 @@ MAP_STEPS = 300
 """The map of people is taught in these first steps above all."""
 JOIN_WEIGHT = 4
 """By which the loss of the two latent frames after a join weighs more."""
-GUIDED = 0.26
+GUIDED = 0.2
 """Share of what hearing adds to the velocity that is added to what is learnt: one pass then does what an audio guidance
 of 1 / (1 - GUIDED) would (model-guidance, arXiv 2502.12154, equation 10), as the real model's few-step LoRA needs none.
 Without, mouths open too little: their height is averaged where it is in doubt."""
@@ -204,7 +204,7 @@ def train_talker(
     """
     device = maker.device
     generator = torch.Generator(device).manual_seed(23)
-    lr = 6e-4 if further else 1.2e-3
+    lr = 8e-4 if further else 1.2e-3
     trainer = Trainer({"talker": transformer}, lr, seconds, 0.999, 0.02, max_steps=max_steps, warmup_steps=200)
     lesson = Lesson(conditioner)
     graphs = Graphs(lesson, trainer.parameters)
