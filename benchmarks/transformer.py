@@ -5,7 +5,7 @@ every lane of its arithmetic and at the sizes that jobs run.
     python benchmarks/transformer.py --miniature     a small one, on any machine
 
 Lanes: `eager` (not compiled), `sdpa` (cuDNN), `flash_3` (where FlashAttention-3 is installed), `fp8`, and
-`fp8_sparse_20` (experimental). Writes a table, and JSON with --json FILE.
+`fp8_sparse_20` and `fp8_sparse_15` (experimental). Writes a table, and JSON with --json FILE.
 """
 
 import copy
@@ -68,6 +68,7 @@ LANES = {
     "flash_3": Lane(FLASH_3),
     "fp8": Lane(AUTO, fp8=True),
     "fp8_sparse_20": Lane(AUTO, fp8=True, density=0.2),
+    "fp8_sparse_15": Lane(AUTO, fp8=True, density=0.15),
 }
 LANES_MINIATURE = {
     "eager": Lane(NATIVE, compiled=False),

@@ -1,0 +1,73 @@
+"""What 8 bits and sparse attention do to pictures: held-out jobs of the trained miniature in every lane, on the CPU.
+
+    python benchmarks/lanes.py --out OUT [--jobs 4] [--seconds 4] [--mode balanced]
+
+The transformer runs in bfloat16 in every lane, with the same weights, seeds and windows; each lane is held against the
+exact one. The autoencoder runs in float32, which is faster on a CPU. PSNR, similarity and lip sync are those of the
+finished videos, compression included. OUT keeps the videos. Prints a Markdown table.
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+from typing import get_args
+
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.quality import make, read, tasks  # noqa: E402
+from benchmarks.transformer import LANES_MINIATURE, enter  # noqa: E402
+from infinitetalk.models.loading import load_models  # noqa: E402
+from infinitetalk.presets import load_profile  # noqa: E402
+from infinitetalk.quality.report import Measured  # noqa: E402
+from infinitetalk.quality.similarity import similarity  # noqa: E402
+from infinitetalk.request import SpeedModeName  # noqa: E402
+from infinitetalk.settings import Settings  # noqa: E402
+from infinitetalk.weights import find_weights  # noqa: E402
+from training.speech import load_corpus  # noqa: E402
+
+
+def row(lane: str, made: list[Measured], exact: list[Measured]) -> str:
+    """A lane's line of the table."""
+    psnrs, likenesses = [], []
+    for one, other in zip(made, exact, strict=True) if made is not exact else ():
+        psnrs += [peak_signal_noise_ratio(a, b) for a, b in zip(other.frames, one.frames, strict=True)]
+        likenesses.append(100 * similarity(one.frames, other.frames).overall)
+    syncs = [person.lip_sync for measured in made for person in measured.report.people]
+    known = [sync.correlation for sync in syncs if sync and sync.correlation is not None]
+    cells = [lane, "-", "-", f"{statistics.mean(known):.3f}, {min(known):.3f}" if known else "-"]
+    if psnrs:
+        cells[1:3] = f"{statistics.mean(psnrs):.1f}, {min(psnrs):.1f}", f"{statistics.mean(likenesses):.1f}"
+    return f"| {' | '.join(cells)} |"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the videos")
+    parser.add_argument("--jobs", type=int, default=4, help="held-out jobs, half of them of two people")
+    parser.add_argument("--seconds", type=float, default=4, help="of each")
+    parser.add_argument("--mode", choices=get_args(SpeedModeName), default="balanced")
+    options = parser.parse_args(arguments)
+    settings, corpus = Settings.from_env({}), load_corpus("held_out")
+    profile = load_profile("miniature").model_copy(update={"dtype": "bfloat16"})
+    models = load_models(profile, find_weights(profile, settings), torch.device("cpu"))
+    models.vae.float()
+    todo = [task for task in tasks(options.jobs, options.seconds, 0) if task.mode == options.mode and not task.silent]
+    jobs = [(task, task.job(corpus)) for task in todo]
+    print("| lane | PSNR against the exact one, dB: mean, worst frame | similarity, % | lip sync: mean, worst |")
+    print("| --- | --- | --- | --- |")
+    exact: list[Measured] = []
+    for lane, arithmetic in LANES_MINIATURE.items():
+        enter(models.transformer, arithmetic)
+        folder = options.out / lane
+        made = [read(make(task, job, models, settings, folder / task.name), job) for task, job in jobs]
+        exact = exact or made
+        print(row(lane, made, exact), flush=True)
+
+
+if __name__ == "__main__":
+    main()
