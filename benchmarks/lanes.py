@@ -4,11 +4,11 @@
 
 The transformer runs in bfloat16 in every lane, with the same weights, seeds and windows; each lane is held against the
 exact one. The autoencoder runs in float32, which is faster on a CPU. PSNR, similarity and lip sync are those of the
-finished videos, compression included. OUT keeps the videos. Prints a Markdown table.
+finished videos, compression included. OUT keeps the videos. Prints a Markdown table: mean ± standard deviation
+(smallest to largest).
 """
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
 from typing import get_args
@@ -19,7 +19,7 @@ from skimage.metrics import peak_signal_noise_ratio
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.quality import make, read, tasks  # noqa: E402
+from benchmarks.quality import make, read, row, tasks  # noqa: E402
 from benchmarks.transformer import LANES_MINIATURE, enter  # noqa: E402
 from infinitetalk.models.loading import load_models  # noqa: E402
 from infinitetalk.presets import load_profile  # noqa: E402
@@ -31,18 +31,14 @@ from infinitetalk.weights import find_weights  # noqa: E402
 from training.speech import load_corpus  # noqa: E402
 
 
-def row(lane: str, made: list[Measured], exact: list[Measured]) -> str:
-    """A lane's line of the table."""
+def compare(lane: str, made: list[Measured], exact: list[Measured]) -> str:
+    """A lane's line of the table; `exact`: the same jobs in the exact lane, none for that lane itself."""
     psnrs, likenesses = [], []
-    for one, other in zip(made, exact, strict=True) if made is not exact else ():
+    for one, other in zip(made, exact, strict=bool(exact)):
         psnrs += [peak_signal_noise_ratio(a, b) for a, b in zip(other.frames, one.frames, strict=True)]
         likenesses.append(100 * similarity(one.frames, other.frames).overall)
-    syncs = [person.lip_sync for measured in made for person in measured.report.people]
-    known = [sync.correlation for sync in syncs if sync and sync.correlation is not None]
-    cells = [lane, "-", "-", f"{statistics.mean(known):.3f}, {min(known):.3f}" if known else "-"]
-    if psnrs:
-        cells[1:3] = f"{statistics.mean(psnrs):.1f}, {min(psnrs):.1f}", f"{statistics.mean(likenesses):.1f}"
-    return f"| {' | '.join(cells)} |"
+    syncs = [person.lip_sync and person.lip_sync.correlation for one in made for person in one.report.people]
+    return f"| {lane} | {row(psnrs, '.1f')} | {row(likenesses, '.1f')} | {row(syncs)} |"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,15 +54,15 @@ def main(arguments: list[str] | None = None) -> None:
     models.vae.float()
     todo = [task for task in tasks(options.jobs, options.seconds, 0) if task.mode == options.mode and not task.silent]
     jobs = [(task, task.job(corpus)) for task in todo]
-    print("| lane | PSNR against the exact one, dB: mean, worst frame | similarity, % | lip sync: mean, worst |")
+    print("| lane | PSNR of frames against the exact one, dB | similarity, % | lip sync |")
     print("| --- | --- | --- | --- |")
     exact: list[Measured] = []
     for lane, arithmetic in LANES_MINIATURE.items():
         enter(models.transformer, arithmetic)
         folder = options.out / lane
         made = [read(make(task, job, models, settings, folder / task.name), job) for task, job in jobs]
+        print(compare(lane, made, exact), flush=True)
         exact = exact or made
-        print(row(lane, made, exact), flush=True)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,13 @@ def test_passes_of_a_small_transformer_are_measured(run: Callable[..., str], tmp
     assert set(lanes_of(measured)) == {row["lane"] for row in measured["passes"]} - {"eager"}
 
 
+def test_lanes_are_compared_by_the_pictures_they_make(run: Callable[..., str], tmp_path: Path) -> None:
+    printed = run("lanes.py", "--out", tmp_path, "--jobs", 1, "--seconds", 0.4, "--mode", "turbo")
+    psnrs = {line.split("| ")[1].strip(): line.split("| ")[2].split()[0] for line in printed.splitlines()[2:]}
+    assert psnrs.pop("eager") == "-"
+    assert float(psnrs["fp8"]) > float(psnrs["fp8_sparse_20"]) > 20
+
+
 def test_the_autoencoder_is_measured_beside_diffusers(run: Callable[..., str], tmp_path: Path) -> None:
     report = tmp_path / "vae.json"
     printed = run("vae.py", "--miniature", "--repeats", 1, "--json", report)

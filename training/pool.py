@@ -139,18 +139,17 @@ class Pool:
         if self.people == 2:
             masks = torch.stack([scene_masks(scene, self.size, maker, boxed) for boxed in (False, True)], 1)
 
-        handed = codec.decode(codec.encode(video[~first, :, :OVERLAP]))
+        handed = codec.decode(codec.encode(video[~first, :, :OVERLAP])).unflatten(0, (scenes, WINDOWS - 1))
         if conditioner is not None:
             told = (condition, image, None if masks is None else masks[:, 0])
             # Heads that move on their own would not be where the transformer leaves them.
             known = ~wanders & (offset == 0).all(0).flatten(1).all(1)
             known = (known & ~maker.painter.chance(UNROLLED_SHARE, len(known))).view(-1, WINDOWS, 1, 1, 1, 1)
-            by_window = handed.unflatten(0, (scenes, WINDOWS - 1))
             for window, made in enumerate(ROLLED):
                 rolled = self._roll(made, scene, starts[:, 1 + window], reference, told, maker, codec, conditioner)
-                by_window[:, window] = torch.where(known[:, 1 + window], rolled, by_window[:, window])
-        later = codec.encode(follow(handed, video[~first], repeated[~first])).unflatten(0, (scenes, WINDOWS - 1))
-        latents = torch.cat((codec.encode(video[first])[:, None], later), 1)
+                handed[:, window] = torch.where(known[:, 1 + window], rolled, handed[:, window])
+        later = codec.encode(follow(handed.flatten(0, 1), video[~first], repeated[~first]))
+        latents = torch.cat((codec.encode(video[first])[:, None], later.unflatten(0, (scenes, WINDOWS - 1))), 1)
         weight = 1 + 8 * mouth_region(scene, 0.05).amax(1, keepdim=True) + 2 * eye_region(scene).amax(1, keepdim=True)
         new = {
             "latents": latents,
