@@ -133,11 +133,12 @@ def measure(case: Case, video: Tensor, joins: list[int]) -> dict[str, float]:
 
 
 def contact_sheet(case: Case, video: Tensor, joins: list[int], clips: int, columns: int = 12) -> np.ndarray:
-    """Rows of made frames above drawn ones, and the mouths below: wanted green, made red, joins blue."""
+    """The worst clips: made frames above drawn ones, and the mouths below: wanted green, made red, joins blue."""
     rows = []
     times = np.linspace(0, case.frames - 1, columns).round().astype(int)
     mouths = measure_mouth(case.scene, video).clamp(-0.1, 1.2)
-    for clip in range(min(clips, len(video))):
+    scores = correlation(mouths[..., 1:], case.motion.height[..., 1:]).amin(1)
+    for clip in scores.argsort()[:clips].tolist():
         for source in (video, case.drawn):
             frames = (
                 ((source[clip][:, times].float() + 1) * 127.5).clamp(0, 255).byte().permute(1, 2, 3, 0).cpu().numpy()
@@ -215,6 +216,6 @@ def evaluate(
     run("turbo one guided", one, "turbo", guidance=2.0)
     run("turbo two guided", two, "turbo", guidance=2.0)
     run("turbo one wide", make_case(maker, clips, 1, wide, frames), "turbo")
-    run("turbo two tall", make_case(maker, clips, 2, tall, frames), "turbo", 1)
+    run("turbo two tall", make_case(maker, clips, 2, tall, frames), "turbo", 2)
     run("turbo one 720p", make_case(maker, max(2, clips // 2), 1, (128, 224), min(frames, 129)), "turbo", 1)
     run("turbo two 720p", make_case(maker, max(2, clips // 2), 2, (224, 128), min(frames, 129)), "turbo", 1)
