@@ -84,6 +84,7 @@ def enter(transformer: InfiniteTalkTransformer, lane: Lane) -> None:
             quantise_block(transformer, index)
     set_attention_backend(transformer, lane.backend, lane.fp8, lane.density)
     if lane.compiled:
+        torch.compiler.reset()  # what the lane before compiled
         compile_transformer(transformer)
 
 

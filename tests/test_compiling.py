@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache, check_cacheable
+from torch.nn.attention import SDPBackend
 
 from infinitetalk.job import open_models
 from infinitetalk.models import compiling
+from infinitetalk.models.attention import sdpa_attention
 from infinitetalk.models.fp8 import quantise_block
 from infinitetalk.models.transformer import Context, InfiniteTalkTransformer
 from infinitetalk.settings import Settings
@@ -63,6 +66,24 @@ class Compiler:
     def load(self, content: bytes) -> object:
         self.loads.append(content)
         return object() if self.intact else None
+
+
+@torch._inductor.config.patch(unsafe_marked_cacheable_functions={})
+def test_choosing_an_attention_kernel_does_not_keep_a_graph_from_being_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    Compiler(monkeypatch)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def capture(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    attend = sdpa_attention(SDPBackend.FLASH_ATTENTION)  # cuDNN's is chosen in the same way, and no CPU has it
+    heads = torch.randn(1, 6, 2, 12)
+    torch.compile(lambda q: attend(q, q, q), fullgraph=True, backend=capture)(heads)
+    with pytest.raises(BypassAOTAutogradCache, match="Unsupported call_function"):
+        check_cacheable(graphs[0])
+    compiling.compile_transformer(small_model())
+    check_cacheable(graphs[0])
 
 
 def test_what_one_worker_compiled_the_next_one_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

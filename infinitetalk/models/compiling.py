@@ -17,6 +17,8 @@ FOLDER = "infinitetalk-compiled"  # on the volume
 # on are taken to be always equal, so all of these differ, from one another and from the three rows of the masks.
 _FRAMES, _LATENT_FRAMES, _HEIGHT, _WIDTH, _IMAGE_TOKENS = 25, 7, 8, 22, 13
 
+_CACHEABLE = {f"torch.nn.attention.{name}": torch.__version__ for name in ("_backend_from_string", "_sdpa_kernel")}
+
 logger = logging.getLogger(__name__)
 
 
@@ -34,6 +36,8 @@ def compile_transformer(transformer: InfiniteTalkTransformer, volume: Path | Non
     found = kept is not None and _load(kept)
     # The blocks' numbers (eps of the norms) never change; left open, they would have every graph traced twice.
     torch._dynamo.config.specialize_float = True
+    # What chooses cuDNN's attention is recorded in the graph, and would keep the graph from being kept.
+    torch._inductor.config.unsafe_marked_cacheable_functions.update(_CACHEABLE)
     transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
     _warm_up(transformer)
     logger.info("transformer compiled in %.1f s%s", time.monotonic() - started_s, ", from the volume" if found else "")
