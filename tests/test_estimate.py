@@ -50,14 +50,14 @@ def test_one_pass_is_as_long_as_measured(tokens, speakers, measured_s):
 def test_the_sum_over_a_plan_is_what_its_parts_take():
     h100 = load_hardware("nvidia-h100")
     request = Request.parse(SINGLE | {"audio_guidance": 2})
-    plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode("balanced"), 150, 7)
+    plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode("balanced"), 157, 7)
     assert [window.length for window in plan.windows] == [81, 81]
     lane = h100.lanes["exact"]
     forward_s = lane.s_per_token * 75_600 + lane.s_per_token_squared * 75_600**2
     megapixels = 720 * 1280 / 1e6
     decode_s = h100.decode_s_per_megapixel * megapixels * 162
-    encode_s = h100.encode_s_per_megapixel * megapixels * (81 + 9)
-    expected = 2 * 5 * 2 * forward_s + decode_s + encode_s + 150 * h100.s_per_frame + h100.s_per_job
+    encode_s = h100.encode_s_per_megapixel * megapixels * (81 + 5)
+    expected = 2 * 5 * 2 * forward_s + decode_s + encode_s + 157 * h100.s_per_frame + h100.s_per_job
     got = estimate(plan, h100, H100, PRICE)
     assert got.seconds == pytest.approx(expected, abs=0.06)
     assert got.cost_usd == pytest.approx(expected / 3600 * PRICE, abs=1e-4)

@@ -25,7 +25,7 @@ def plan_of(job, n_frames=200, seed=7):
 NOT_PLANNED = {"image_url", "video_url", "wav_url", "wav_url_2", "max_duration_s", "speaker_order", "output"}
 NOT_PLANNED |= {"dry_run", "seed"}
 CHANGES = [
-    ("speed_mode", IMAGE, "turbo", {"speed_mode", "window_frames", "overlap_frames", "steps", "scheduler", "windows"}),
+    ("speed_mode", IMAGE, "turbo", {"speed_mode", "window_frames", "steps", "scheduler", "windows"}),
     ("input_type", IMAGE, VIDEO, {"input_type"}),
     ("person_count", IMAGE, MULTI, {"speakers"}),
     ("prompt", IMAGE, "A man sings.", {"prompt"}),
@@ -84,7 +84,7 @@ def test_tokens_follow_the_windows_length_and_the_size():
     plan = plan_of(IMAGE | {"resolution": "720p"}, n_frames=90)
     first, last = plan.windows
     assert plan.tokens(first) == 21 * 45 * 80
-    assert plan.tokens(last) == 6 * 45 * 80  # 9 + 9 frames need a window of 21
+    assert plan.tokens(last) == 5 * 45 * 80  # 5 + 9 frames need a window of 17
 
 
 def test_the_report_repeats_the_plan():
@@ -92,7 +92,7 @@ def test_the_report_repeats_the_plan():
     assert plan.resolved(PROFILE, "native").to_json() == {
         "profile": "infinitetalk-14b",
         "window": 81,
-        "overlap": 9,
+        "overlap": 5,
         "windows": 3,
         "steps": 5,
         "forwards": 15,

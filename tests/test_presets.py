@@ -54,7 +54,7 @@ def test_every_profile_is_valid(name):
     ("name", "numbers"),
     [
         ("maximum_quality", (121, 9, 6, "dpm++_sde")),
-        ("balanced", (81, 9, 5, "dpm++_sde")),
+        ("balanced", (81, 5, 5, "dpm++_sde")),
         ("fast", (65, 5, 4, "euler")),
         ("turbo", (49, 5, 3, "euler")),
     ],
@@ -90,7 +90,7 @@ def test_an_unknown_preset_is_named_with_the_known_ones():
         (SpeedMode, "modes/balanced", "steps = 5", "steps = 5.0", "steps: Input should be a valid integer"),
         (SpeedMode, "modes/balanced", "steps = 5", "stps = 5", "steps: Field required; stps: Extra inputs"),
         (SpeedMode, "modes/balanced", "window_frames = 81", "window_frames = 80", "window_frames: .*4n.1"),
-        (SpeedMode, "modes/balanced", "overlap_frames = 9", "overlap_frames = 81", "must be below window"),
+        (SpeedMode, "modes/balanced", "overlap_frames = 5", "overlap_frames = 81", "must be below window"),
         (SpeedMode, "modes/balanced", "join_fade_frames = 8", "", "join_fade_frames: Field required"),
         (SpeedMode, "modes/balanced", "fade_frames = 8", "fade_frames = -1", "join_fade_frames: .*or equal to 0"),
         (SpeedMode, "modes/balanced", "fade_frames = 8", "fade_frames = 25", "join_fade_frames: .*or equal to 24"),
