@@ -1,5 +1,5 @@
 # make demo    one job on the bundled samples, run by handler.py as on RunPod; leaves out/infinitetalk-output/demo.mp4
-# make test    the tests
+# make test    the tests, on up to four cores, one thread each
 # make check   ruff, mypy and the tests
 # make lock    the image's pins, made anew from pyproject.toml with `uv`: what is pinned stays unless it has to change
 # make check-lock   whether the image's pins can still be had and fit together, in a clean environment of PYTHON
@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -169,7 +169,7 @@ class _ResidualBlock(nn.Module):
         shortcut = self.conv_shortcut(x)
         x = self._convolve(x, self.no_bias, self.gamma1, self.conv1, feat_cache, feat_idx)
         x = self._convolve(x, self.bias1, self.gamma2, self.conv2, feat_cache, feat_idx)
-        return _in_rows(x.shape, self.add(_rows(x), self.bias2, _rows(shortcut)))
+        return _from_rows(self.add(_rows(x), self.bias2, _rows(shortcut)), x.shape)
 
     def _convolve(
         self, x: Tensor, bias: Tensor, gamma: Tensor, conv: _CausalConv, feat_cache: list[Any], feat_idx: list[int]
@@ -206,7 +206,7 @@ class _Upsample(nn.Module):
             # Each frame becomes two: the halves of its channels.
             _, channels, count, height, width = x.shape
             frames = frames.view(count, height, width, 2, channels).permute(0, 3, 1, 2, 4)
-            x = _in_rows((1, channels, 2 * count, height, width), frames)
+            x = _from_rows(frames, (1, channels, 2 * count, height, width))
         frames = self.resample(x[0].transpose(0, 1))
         return cast(Tensor, frames.transpose(0, 1).unsqueeze(0))
 
@@ -216,8 +216,8 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1]).contiguous()
 
 
-def _in_rows(shape: Sequence[int], rows: Tensor) -> Tensor:
-    """`_rows` back in its `shape`."""
+def _from_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """What `_rows` was made of, of that `shape`."""
     batch, channels, *sides = shape
     return rows.reshape(batch, *sides, channels).permute(0, 4, 1, 2, 3)
 
