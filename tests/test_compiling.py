@@ -1,6 +1,7 @@
 """The compiled transformer against the eager one."""
 
 import functools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from infinitetalk.models.attention import sdpa_attention
 from infinitetalk.models.fp8 import quantise_block
 from infinitetalk.models.transformer import Context, InfiniteTalkTransformer
 from infinitetalk.settings import Settings
+from tests.golden import load_golden_transformer, wan_folder
+from tests.test_transformer import Case
 
 
 def small_model() -> InfiniteTalkTransformer:
@@ -51,6 +54,40 @@ def test_compiled_blocks_give_the_eager_results_at_other_sizes(monkeypatch: pyte
     for compiled, expected in zip(passes(), eager, strict=True):
         torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "a new size was compiled again"
+
+
+def lower(module: torch.nn.Module) -> None:
+    """For an embedder that gives stored numbers, in float32."""
+    forward = module.forward
+    module.forward = lambda inputs: forward(inputs.float()).bfloat16()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiles for a CPU, which needs g++")
+@torch.inference_mode()
+def test_compiled_bfloat16_is_no_further_from_the_authors_numbers_than_eager(tmp_path: Path) -> None:
+    model = load_golden_transformer(wan_folder(tmp_path))
+    for name, parameter in model.named_parameters():
+        if not set(model._keep_in_fp32_modules) & set(name.split(".")):
+            parameter.data = parameter.data.bfloat16()
+    lower(model.condition_embedder.image_embedder)
+    lower(model.adapters["single"].audio_proj)
+    case = Case("dit_multi", model)
+    case.latents, case.audio = case.latents.bfloat16(), case.audio.bfloat16()
+    case.inputs = {key: value.bfloat16() for key, value in case.inputs.items()}
+    stored = {key: value for key, value in case.outputs.items() if ".cond." in key}
+    assert len(stored) == 4
+
+    def error() -> float:
+        errors = []
+        for key, expected in stored.items():
+            _, kind, masks, time = key.split(".")
+            made = case.predict(kind, int(masks.removeprefix("mask")), int(time.removeprefix("t"))).float()
+            errors.append(float((made - expected).norm() / expected.norm()))
+        return sum(errors) / len(errors)
+
+    eager = error()
+    model.compile_repeated_blocks(fullgraph=True, dynamic=True)
+    assert 0.001 < error() <= 1.05 * eager
 
 
 class Compiler:
