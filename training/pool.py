@@ -12,7 +12,7 @@ from infinitetalk.masks import person_masks
 from infinitetalk.shapes import latent_frames
 from training.conditions import Conditioner, condition_of, picture_features, with_mask
 from training.data import OVERLAP, SETTLE_FRAMES, Maker
-from training.faces import BASE_SIDE, Motion, Scene, eye_region, mouth_region
+from training.faces import Motion, Scene, eye_region, mouth_region
 from training.train_vae import Codec
 
 ROLLED = (1, 4)
@@ -23,9 +23,6 @@ UNROLLED_SHARE = 0.2
 """How often the frames handed on have only been through the autoencoder."""
 SILENT_SHARES = (0.15, 0.25)
 """Voices that are silent for a whole window, of one person and of two."""
-SMALL_HEAD = 16
-"""Half the width of a head, in pixels of a picture of `BASE_SIDE`, below which a mouth's pixels weigh more: every
-mouth of such heads weighs the same."""
 ROLL_FRAMES, ROLL_STEPS = 49, 3
 FADE_FRAMES = 20
 """What is wrong in the frames handed on goes within a few times this: where windows join, nothing jumps."""
@@ -153,9 +150,7 @@ class Pool:
                 handed[:, window] = torch.where(known[:, 1 + window], rolled, handed[:, window])
         later = codec.encode(follow(handed.flatten(0, 1), video[~first], repeated[~first]))
         latents = torch.cat((codec.encode(video[first])[:, None], later.unflatten(0, (scenes, WINDOWS - 1))), 1)
-        small = (SMALL_HEAD * min(self.size) / BASE_SIDE / scene.unit).clamp(min=1).square()
-        mouths = 8 * mouth_region(scene, 0.05) * small[..., None, None]
-        weight = 1 + mouths.amax(1, keepdim=True) + 2 * eye_region(scene).amax(1, keepdim=True)
+        weight = 1 + 8 * mouth_region(scene, 0.05).amax(1, keepdim=True) + 2 * eye_region(scene).amax(1, keepdim=True)
         new = {
             "latents": latents,
             "condition": condition,

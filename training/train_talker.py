@@ -33,7 +33,7 @@ from training.train_voice import CHANNELS, LAYERS
 TEXT_DIM = IMAGE_DIM = 32
 MODE_FRAMES, LAST_FRAMES = (49, 65, 81, 121), (13, 25, 37, 57, 97)
 """Lengths of windows, and of last windows, which have what is left."""
-KINDS = ((0, 1, 0.14), (1, 1, 0.14), (0, 2, 0.22), (1, 2, 0.29), (2, 1, 0.03), (3, 1, 0.09), (2, 2, 0.09))
+KINDS = ((0, 1, 0.14), (1, 1, 0.15), (0, 2, 0.28), (1, 2, 0.23), (2, 1, 0.04), (3, 1, 0.07), (2, 2, 0.09))
 """(size, people, share of the batches)"""
 ROLL_FROM = 0.45
 """Share of the time after which motion latents are what the transformer itself makes, and guidance is learnt."""
