@@ -12,7 +12,7 @@ from infinitetalk.shapes import SAMPLES_PER_FRAME
 from infinitetalk.windows import Window, audio_frames_read
 from training.data import OVERLAP, Maker
 from training.export import export, load_parts, make_parts
-from training.faces import Motion, Painter, measure_mouth, mouth_region
+from training.faces import Motion, Painter, measure_mouth, mouth_region, small_head_weight
 from training.optim import Trainer
 from training.pool import follow
 from training.speech import FOLDER, Corpus, compress, expand, load_corpus, mouth_tracks, running_mean
@@ -73,6 +73,22 @@ def test_measured_mouth_is_the_drawn_one(people: int, size: tuple[int, int]) -> 
     video = painter.draw(scene, Motion(height, rest + 0.5, rest + 1, rest, rest))
     assert video.shape == (3, 3, 6, size[1], size[0])
     assert correlation(measure_mouth(scene, video), height).min() > 0.97
+
+
+def test_some_people_are_drawn_in_nearly_one_colour() -> None:
+    plain, alike = (Painter(CPU, 5).scene(200, 2, (96, 160), alike=share) for share in (0.0, 0.5))
+    differences = [(scene.hair - scene.skin).abs().amax(-1) for scene in (plain, alike)]
+    few, many = ((difference <= 0.12).float().mean() for difference in differences)
+    assert few < 0.15 and 0.4 < many < 0.65
+
+
+def test_mouths_of_small_heads_weigh_more() -> None:
+    small, large = (Painter(CPU, 5).scene(20, people, (96, 160)) for people in (2, 1))
+    for scene in (small, large):
+        area = mouth_region(scene).sum((-2, -1)) * small_head_weight(scene)[..., 0, 0]
+        # What counts is the area that it would have in a large head.
+        assert (area > 0.8 * mouth_region(large).sum((-2, -1)).min()).all()
+    assert small_head_weight(small).min() > 2 and small_head_weight(large).min() == 1
 
 
 def test_first_window_begins_with_its_reference(corpus: Corpus) -> None:
@@ -167,6 +183,10 @@ def test_exported_weights_are_small_and_load_again(tmp_path: Path) -> None:
         if isinstance(module, torch.nn.Conv3d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
     assert export(parts, tmp_path) < 16e6
+    load_parts(others, tmp_path, transformer=False)
+    for part, is_loaded in (("transformer", False), ("vae", True)):
+        halves = [next(p.modules()[part].parameters()).half() for p in (parts, others)]
+        assert torch.equal(*halves) == is_loaded
     load_parts(others, tmp_path)
     for name, module in parts.modules().items():
         for key, tensor in module.state_dict().items():

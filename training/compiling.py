@@ -1,7 +1,7 @@
-"""torch.compile for the parts of the training that are many small kernels when run one by one.
+"""torch.compile for the autoencoder's norms and activations, which spend their time in reading and writing memory.
 
-Drawing and the autoencoder's norms with their activations spend most of their time in reading and writing memory;
-fused, they take a fraction of it. The transformer's blocks take minutes to compile: its steps are recorded (graphs.py).
+The transformer's blocks take minutes to compile: its steps are recorded (graphs.py). Compiling the painter takes over a
+minute, and drawing is a small part of a step.
 """
 
 from functools import partial
@@ -12,18 +12,11 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, WanRMS_norm
 from torch import Tensor
 
-from training.faces import Painter
-
 
 def allow_many_sizes() -> None:
     """Clips come in many sizes: graphs hold for all of them, and equal sizes are not taken to be always equal."""
     torch._dynamo.config.cache_size_limit = 64
     torch.fx.experimental._config.use_duck_shape = False
-
-
-def compile_painter(painter: Painter) -> None:
-    """Heads are drawn by few kernels in place of hundreds."""
-    painter.draw_head = torch.compile(painter.draw_head, dynamic=True)  # type: ignore[method-assign]
 
 
 def norm_and_activate(rows: Tensor, gamma: Tensor) -> Tensor:

@@ -105,10 +105,14 @@ class Maker:
         teeth: float = 0.0,
         silent: float = 0.1,
         wander: float = 0.3,
+        alike: float = 0.0,
     ) -> Clip:
-        """A clip from the middle of a conversation, shares `silent` and `wander` of the people being so."""
+        """A clip from the middle of a conversation, shares `silent` and `wander` of the people being so.
+
+        teeth, alike: as `Painter.scene` takes them.
+        """
         people = people or int(self.choices.integers(1, 3))
-        scene = self.painter.scene(count, people, size or self.size(), teeth)
+        scene = self.painter.scene(count, people, size or self.size(), teeth, alike)
         starts = self.starts((count, people), frames, silent)
         first = self.painter.chance(0.3, count)
         motion = self.wander(self.motion(starts, frames, first, self.reference(count, people)), wander)

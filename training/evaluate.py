@@ -39,9 +39,11 @@ class Case:
         return self.drawn.shape[2]
 
 
-def make_case(maker: Maker, count: int, people: int, size: tuple[int, int], frames: int, silent: bool = False) -> Case:
-    """Clips that begin with a reference frame."""
-    scene = maker.painter.scene(count, people, size)
+def make_case(
+    maker: Maker, count: int, people: int, size: tuple[int, int], frames: int, silent: bool = False, alike: float = 0.0
+) -> Case:
+    """Clips that begin with a reference frame; alike: as `Painter.scene` takes it."""
+    scene = maker.painter.scene(count, people, size, alike=alike)
     starts = maker.starts((count, people), frames, 1.0 if silent else 0.0)
     first = torch.ones(count, dtype=torch.bool, device=maker.device)
     motion = maker.motion(starts, frames, first, maker.reference(count, people))
@@ -219,3 +221,5 @@ def evaluate(
     run("turbo two tall", make_case(maker, clips, 2, tall, frames), "turbo", 2)
     run("turbo one 720p", make_case(maker, max(2, clips // 2), 1, (128, 224), min(frames, 129)), "turbo", 1)
     run("turbo two 720p", make_case(maker, max(2, clips // 2), 2, (224, 128), min(frames, 129)), "turbo", 1)
+    run("turbo one tall alike", make_case(maker, clips, 1, tall, frames, alike=1.0), "turbo", 2)
+    run("turbo two tall alike", make_case(maker, clips, 2, tall, frames, alike=1.0), "turbo", 3)

@@ -26,6 +26,8 @@ BOOKS = ((0.55, 0.23, 0.25), (0.26, 0.38, 0.49), (0.76, 0.60, 0.28), (0.31, 0.44
 WOOD = (0.48, 0.36, 0.24)
 
 MOUTH_TOP, MOUTH_MIN = 0.82, 0.03
+LARGE_UNIT = 20
+"""Pixels of half a head's width from which on heads are not small."""
 NOD, SWAY = 0.09, 0.10
 """How far a head moves at full nod and sway, in units."""
 
@@ -127,11 +129,13 @@ class Painter:
         colors = torch.tensor(palette, device=self.device)[index]
         return (colors + self.uniform(-jitter, jitter, *shape, 3)).clamp(0, 1)
 
-    def scene(self, count: int, people: int, size: tuple[int, int], teeth: float = 0.0) -> Scene:
+    def scene(self, count: int, people: int, size: tuple[int, int], teeth: float = 0.0, alike: float = 0.0) -> Scene:
         """`count` new scenes of one or two people for pictures of size (width, height).
 
         teeth: share of people who show teeth; nothing tells from a closed mouth, so that only the autoencoder,
         which copies what it sees, is shown some.
+        alike: share of people whose hair has nearly their skin's colour; what blurs such faces hardly costs an
+        autoencoder anything, but their mouths.
         """
         width, height = size
         b, p = count, people
@@ -150,6 +154,9 @@ class Painter:
         y = torch.minimum(torch.maximum(y, unit), height - 1.5 * unit)
         long_hair = self.chance(0.5, b, p)
         skin, hair = self._pick(SKINS, 0.03, b, p), self._pick(HAIRS, 0.04, b, p)
+        if alike > 0:  # otherwise no random numbers are drawn: held-out jobs stay what they are
+            near = (skin + self.uniform(-0.12, 0.12, b, p, 3)).clamp(0, 1)
+            hair = torch.where(self.chance(alike, b, p, 1), near, hair)
         looks = {
             "x": x,
             "y": y,
@@ -358,6 +365,11 @@ def mouth_region(scene: Scene, margin: float = 0.12) -> Tensor:
     x, y, _ = _place(scene, (scene.background.shape[-1], scene.background.shape[-2]))
     top, low = MOUTH_TOP - 0.15, MOUTH_TOP + scene.mouth_height[..., None, None] + 0.15
     return ((x.abs() < 0.5 + margin) & (y > top - margin) & (y < low + margin)).float()
+
+
+def small_head_weight(scene: Scene) -> Tensor:
+    """(B, P, 1, 1) by which parts of small heads count more, so that they weigh as much as those of larger ones."""
+    return (LARGE_UNIT / scene.unit).square().clamp(1, 3)[..., None, None]
 
 
 def face_region(scene: Scene, reach: float = 1.3) -> Tensor:

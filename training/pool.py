@@ -12,13 +12,15 @@ from infinitetalk.masks import person_masks
 from infinitetalk.shapes import latent_frames
 from training.conditions import Conditioner, condition_of, picture_features, with_mask
 from training.data import OVERLAP, SETTLE_FRAMES, Maker
-from training.faces import Motion, Scene, eye_region, mouth_region
+from training.faces import Motion, Scene, eye_region, mouth_region, small_head_weight
 from training.train_vae import Codec
 
 ROLLED = (1, 4)
 """Windows that the transformer makes before it hands frames on to each later window of a scene."""
 WINDOWS = 1 + len(ROLLED)
 """Windows of a scene: one that begins with the reference frame, and later ones."""
+ALIKE = 0.15
+"""Share of people whose hair has nearly their skin's colour."""
 UNROLLED_SHARE = 0.2
 """How often the frames handed on have only been through the autoencoder."""
 SILENT_SHARES = (0.15, 0.25)
@@ -108,7 +110,7 @@ class Pool:
 
         conditioner: its transformer makes the windows that hand motion latents on; None while it cannot.
         """
-        scene = maker.painter.scene(scenes, self.people, self.size)
+        scene = maker.painter.scene(scenes, self.people, self.size, alike=ALIKE)
         reference = maker.reference(scenes, self.people)
         starts = maker.starts((scenes, WINDOWS, self.people), self.frames, SILENT_SHARES[self.people - 1])
         repeated = scene.repeat(WINDOWS)
@@ -150,7 +152,8 @@ class Pool:
                 handed[:, window] = torch.where(known[:, 1 + window], rolled, handed[:, window])
         later = codec.encode(follow(handed.flatten(0, 1), video[~first], repeated[~first]))
         latents = torch.cat((codec.encode(video[first])[:, None], later.unflatten(0, (scenes, WINDOWS - 1))), 1)
-        weight = 1 + 8 * mouth_region(scene, 0.05).amax(1, keepdim=True) + 2 * eye_region(scene).amax(1, keepdim=True)
+        features = 8 * mouth_region(scene, 0.05) + 2 * eye_region(scene)
+        weight = 1 + (small_head_weight(scene) * features).amax(1, keepdim=True)
         new = {
             "latents": latents,
             "condition": condition,

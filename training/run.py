@@ -4,8 +4,8 @@
 
 writes OUT/miniature.tar (the files of infinitetalk/miniature/), OUT/log.txt, OUT/metrics.json and OUT/sheet.png. The
 archive is written after each phase and every minute; a run that is cut off, or longer training, goes on with
-`--resume OUT/miniature.tar` (or a folder of those files), a phase of 0 seconds being left out. `--smoke` rehearses
-every phase in about two minutes on a CPU.
+`--resume OUT/miniature.tar` (or a folder of those files), a phase of 0 seconds being left out; with all three left
+out, the miniature is only measured. `--smoke` rehearses every phase in about two minutes on a CPU.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from infinitetalk.models.text_encoder import embed_prompt
-from training.compiling import allow_many_sizes, compile_norms, compile_painter
+from training.compiling import allow_many_sizes, compile_norms
 from training.conditions import Conditioner
 from training.data import Maker
 from training.evaluate import evaluate
@@ -42,7 +42,7 @@ class Scale:
     vae_batch_share: float = 1.0
     vae_measure: int = 8
     talker_tokens: int = 32_000
-    pool_scenes: int = 9000
+    pool_scenes: int = 4000
     fill_scenes: int = 20
     frames_limit: int = 121
     kinds: tuple[tuple[int, int, float], ...] = KINDS
@@ -74,12 +74,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--voice-seconds", type=float, default=30, help="training the audio encoder")
-    parser.add_argument("--vae-seconds", type=float, default=240, help="training the autoencoder")
-    parser.add_argument("--talker-seconds", type=float, default=205, help="training the transformer")
+    parser.add_argument("--vae-seconds", type=float, default=1000, help="training the autoencoder")
+    parser.add_argument("--talker-seconds", type=float, default=1320, help="training the transformer")
     parser.add_argument(
-        "--total-seconds", type=float, default=545, help="end of the evaluation; training ends 45 s before"
+        "--total-seconds", type=float, default=2445, help="end of the evaluation; training ends 45 s before"
     )
     parser.add_argument("--resume", type=Path, help="miniature.tar of an earlier run, or a folder of its files")
+    parser.add_argument("--new-talker", action="store_true", help="leave out the transformer of --resume")
     parser.add_argument("--smoke", action="store_true", help="two steps of everything")
     return parser.parse_args(arguments)
 
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     parts = make_parts(SEED)
     if options.resume:
-        resume(options.resume, parts)
+        resume(options.resume, parts, not options.new_talker)
         log(f"going on from {options.resume}")
     for module in parts.modules().values():
         module.to(device)
@@ -126,9 +127,6 @@ def main(arguments: list[str] | None = None) -> None:
     maker, examiner = Maker(train, device, SEED), Maker(held_out, device, SEED + 1)
     if device.type == "cuda":
         allow_many_sizes()
-        if options.vae_seconds > 0:  # draws so much that compiling for more than a minute pays
-            compile_painter(maker.painter)
-            examiner.painter.draw_head = maker.painter.draw_head
 
     if options.voice_seconds > 0:
         train_voice(
@@ -142,8 +140,11 @@ def main(arguments: list[str] | None = None) -> None:
             compile_norms(parts.vae)
         seconds = left_s(options.vae_seconds)
         further = options.resume is not None
-        train_vae(parts.vae, maker, seconds, log, scale.vae_batch_share, scale.max_steps, save_now_and_then, further)
-        if not further:
+        hold = further and not options.new_talker
+        train_vae(
+            parts.vae, maker, seconds, log, scale.vae_batch_share, scale.max_steps, save_now_and_then, further, hold
+        )
+        if not hold:
             measure_latents(parts.vae, maker, scale.vae_measure, 2 * scale.vae_measure)
         save()
     parts.vae.eval().requires_grad_(False)
@@ -187,7 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
         }
         (options.out / "metrics.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
-    if options.talker_seconds <= 0:
+    if options.vae_seconds > 0 >= options.talker_seconds:
         log("done: the transformer is as it was")
         return
     conditioner = Conditioner(parts.transformer, features, prompts)
@@ -207,14 +208,14 @@ def main(arguments: list[str] | None = None) -> None:
     log("done")
 
 
-def resume(source: Path, parts: Parts) -> None:
-    """Load the weights of an archive or folder that `save` wrote."""
+def resume(source: Path, parts: Parts, transformer: bool = True) -> None:
+    """Load the weights of an archive or folder that `save` wrote, with or without the transformer's."""
     if source.is_dir():
-        load_parts(parts, source)
+        load_parts(parts, source, transformer)
         return
     with tempfile.TemporaryDirectory() as folder, tarfile.open(source) as tar:
         tar.extractall(folder, filter="data")
-        load_parts(parts, Path(folder) / "miniature")
+        load_parts(parts, Path(folder) / "miniature", transformer)
 
 
 if __name__ == "__main__":

@@ -33,9 +33,11 @@ from training.train_voice import CHANNELS, LAYERS
 TEXT_DIM = IMAGE_DIM = 32
 MODE_FRAMES, LAST_FRAMES = (49, 65, 81, 121), (13, 25, 37, 57, 97)
 """Lengths of windows, and of last windows, which have what is left."""
-KINDS = ((0, 1, 0.14), (1, 1, 0.15), (0, 2, 0.28), (1, 2, 0.23), (2, 1, 0.04), (3, 1, 0.07), (2, 2, 0.09))
+KINDS = ((0, 1, 0.14), (1, 1, 0.16), (0, 2, 0.24), (1, 2, 0.26), (2, 1, 0.03), (3, 1, 0.08), (2, 2, 0.09))
 """(size, people, share of the batches)"""
-ROLL_FROM = 0.45
+FIRST_FILL_S = 40
+"""Seconds of drawing before the first step."""
+ROLL_FROM = 0.25
 """Share of the time after which motion latents are what the transformer itself makes, and guidance is learnt."""
 MAP_STEPS = 300
 """The map of people is taught in these first steps above all."""
@@ -230,7 +232,7 @@ def train_talker(
 
     for number in range(len(pools)):
         fill(number)
-    while trainer.spent < 0.08 and not log.quick:
+    while filling_s < FIRST_FILL_S and not log.quick:
         fill(int(maker.choices.choice(len(pools), p=(shares / shares.sum()).numpy())))
     log(f"talker: {fills * fill_scenes} scenes drawn and encoded in {filling_s:.1f} s")
     begun_s = time.monotonic() - filling_s

@@ -22,7 +22,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 from torch import Tensor, nn
 
 from training.data import OVERLAP, Maker
-from training.faces import eye_region, face_region, measure_mouth, mouth_region
+from training.faces import eye_region, face_region, measure_mouth, mouth_region, small_head_weight
 from training.log import Log
 from training.optim import Trainer
 
@@ -45,6 +45,8 @@ is to become the drawn clip all the same, and to go on as the clip did that the 
 FURTHER_FROM = 0.46
 """Share of the stages that further training leaves out."""
 CROP = 96
+ALIKE = 0.3
+"""Share of people whose hair has nearly their skin's colour: fewer, and their faces blur."""
 BEFORE = 16
 """Frames of a clip before those that are shown again: a window's last frames are decoded after others."""
 FOLLOWED, FOLLOWED_WEIGHT = 12, 1.0
@@ -196,10 +198,11 @@ def train_vae(
     max_steps: int,
     save: Callable[[], None],
     further: bool = False,
+    hold: bool = False,
 ) -> None:
     """Train in place for `seconds`; batch_share scales the batches, `save` is called now and then.
 
-    further: go on with a trained autoencoder, whose latents stay nearly what they are.
+    further: go on with a trained autoencoder. hold: its latents stay nearly what they are.
     """
 
     def is_muon(name: str, tensor: Tensor) -> bool:
@@ -210,7 +213,7 @@ def train_vae(
         for module in vae.modules():
             if isinstance(module, nn.Conv3d):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
-    known = copy.deepcopy(vae) if further else None
+    known = copy.deepcopy(vae) if hold else None
     pace, begin = (0.5, FURTHER_FROM) if further else (1.0, 0.0)
     trainer = Trainer({"vae": vae}, pace * 2.4e-3, seconds, 0.998, 0.0, pace * 6e-3, is_muon, max_steps)
     errors: list[Tensor] = []
@@ -219,10 +222,11 @@ def train_vae(
         frames, batch, cropped, again = next(
             stage[1:] for stage in STAGES if begin + (1 - begin) * trainer.spent <= stage[0]
         )
-        clip = maker.clip(max(2, round(batch * batch_share)), frames + BEFORE * again, teeth=0.15)
+        clip = maker.clip(max(2, round(batch * batch_share)), frames + BEFORE * again, teeth=0.15, alike=ALIKE)
         video = clip.video
-        weight = 1 + 3 * mouth_region(clip.scene).amax(1) + 1.5 * eye_region(clip.scene).amax(1)
-        weight = weight + 0.5 * face_region(clip.scene).amax(1)
+        small = small_head_weight(clip.scene)
+        features = 3 * mouth_region(clip.scene) + 1.5 * eye_region(clip.scene) + 0.5 * face_region(clip.scene)
+        weight = 1 + (small * features).amax(1)
         torch.backends.cudnn.benchmark = cropped and on_gpu
         if cropped:
             top, left = (int(maker.choices.integers(0, side - CROP + 1)) for side in video.shape[-2:])
@@ -303,7 +307,8 @@ class Codec:
 
 def evaluate_vae(codec: Codec, maker: Maker, count: int, frames: int) -> dict[str, float]:
     """Quality of reconstructed held-out clips; late: of their last frames; join: the frame difference where a second
-    window takes over the last frames of a first one, against the ordinary."""
+    window takes over the last frames of a first one, against the ordinary; alike: mouths in tall pictures of two people
+    whose hair has nearly their skin's colour."""
     report = {}
     for people in (1, 2):
         clip = maker.clip(count, frames, people=people, size=(160, 96), silent=0, wander=0)
@@ -323,6 +328,14 @@ def evaluate_vae(codec: Codec, maker: Maker, count: int, frames: int) -> dict[st
         second = codec.decode(codec.encode(torch.cat((first[:, :, -OVERLAP:], drawn[:, :, length:]), 2)))
         joined = torch.cat((first, second[:, :, OVERLAP:]), 2).diff(dim=2).abs().mean((1, 3, 4))
         report[f"join_{people}"] = (joined[:, length - 1] / joined.median(1).values).mean().item()
+    clip = maker.clip(2 * count, frames, people=2, size=(96, 160), silent=0, wander=0, alike=1)
+    wanted = measure_mouth(clip.scene, clip.video.float())
+    measured = measure_mouth(clip.scene, codec.decode(codec.encode(clip.video.float())))
+    moves = wanted.std(-1) > 0.05
+    amplitude = (measured.std(-1) / wanted.std(-1).clamp(min=1e-3))[moves]
+    report["alike_corr"] = correlation(measured, wanted)[moves].mean().item()
+    report["alike_corr_min"] = correlation(measured, wanted)[moves].amin().item()
+    report["alike_amplitude"], report["alike_amplitude_min"] = amplitude.mean().item(), amplitude.amin().item()
     return report
 
 
