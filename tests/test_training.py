@@ -15,6 +15,7 @@ from training.export import export, load_parts, make_parts
 from training.faces import Motion, Painter, measure_mouth, mouth_region, small_head_weight
 from training.optim import Trainer
 from training.pool import follow
+from training.run import parse
 from training.speech import FOLDER, Corpus, compress, expand, load_corpus, mouth_tracks, running_mean
 from training.train_talker import Conditioner, draw_sigmas
 from training.train_vae import correlation, decode_clip, encode_clip, make_vae
@@ -150,6 +151,12 @@ def test_a_clip_goes_on_from_the_frames_handed_on_and_their_error_fades() -> Non
     corner = after[:, :, :, 0, 0]
     assert corner[..., 0].min() > 0.08 and corner[..., 0].max() < 0.1
     assert (corner.diff(dim=-1) < 0).all() and corner[..., -1].max() < 0.03
+
+
+@pytest.mark.parametrize("arguments", [[], ["--resume", "miniature.tar", "--talker-seconds", "0"]])
+def test_a_new_transformer_needs_an_older_run_and_time(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--out", "out", "--new-talker", *arguments])
 
 
 def test_sigmas_cover_what_few_steps_at_shift_11_visit() -> None:

@@ -82,7 +82,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resume", type=Path, help="miniature.tar of an earlier run, or a folder of its files")
     parser.add_argument("--new-talker", action="store_true", help="leave out the transformer of --resume")
     parser.add_argument("--smoke", action="store_true", help="two steps of everything")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.new_talker and (options.resume is None or options.talker_seconds <= 0):
+        parser.error("--new-talker goes with --resume and with --talker-seconds above 0")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -188,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
         }
         (options.out / "metrics.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
-    if options.vae_seconds > 0 >= options.talker_seconds:
+    if options.talker_seconds <= 0 and (options.voice_seconds > 0 or options.vae_seconds > 0):
         log("done: the transformer is as it was")
         return
     conditioner = Conditioner(parts.transformer, features, prompts)

@@ -52,7 +52,7 @@ BEFORE = 16
 FOLLOWED, FOLLOWED_WEIGHT = 12, 1.0
 """Frames after a join that are to go on as the window before would have, and how much that counts."""
 KNOWN_FRAMES = 17
-"""Further training holds on to the latents of so many first frames, which every stage of the training has seen."""
+"""Where latents are held, those of so many first frames are, which every stage of the training has seen."""
 
 
 def make_vae() -> AutoencoderKLWan:
@@ -332,10 +332,9 @@ def evaluate_vae(codec: Codec, maker: Maker, count: int, frames: int) -> dict[st
     wanted = measure_mouth(clip.scene, clip.video.float())
     measured = measure_mouth(clip.scene, codec.decode(codec.encode(clip.video.float())))
     moves = wanted.std(-1) > 0.05
-    amplitude = (measured.std(-1) / wanted.std(-1).clamp(min=1e-3))[moves]
-    report["alike_corr"] = correlation(measured, wanted)[moves].mean().item()
-    report["alike_corr_min"] = correlation(measured, wanted)[moves].amin().item()
-    report["alike_amplitude"], report["alike_amplitude_min"] = amplitude.mean().item(), amplitude.amin().item()
+    measured, wanted = measured[moves], wanted[moves]
+    for name, values in (("corr", correlation(measured, wanted)), ("amplitude", measured.std(-1) / wanted.std(-1))):
+        report[f"alike_{name}"], report[f"alike_{name}_min"] = values.mean().item(), values.amin().item()
     return report
 
 
