@@ -3,6 +3,7 @@
     python benchmarks/memory.py [--seconds 20 120] [--speed-mode turbo]     whole jobs of the miniature
     python benchmarks/memory.py --seconds 20 600 --grey                     the same, but all frames are grey
     python benchmarks/memory.py --windows 30 [--layers 2] [--json FILE]     one job of the 14B's sizes (needs a GPU)
+    python benchmarks/memory.py --hear --seconds 30 120 600                 the 14B profile's audio encoder (likewise)
 
 Each host job runs in a process of its own; what is printed is the operating system's own account of it. Grey jobs do
 all but denoise and decode: they read the sound, make its features, write each window and join them. The job on the
@@ -31,8 +32,11 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.random_models import random_models  # noqa: E402
+from transformers import Wav2Vec2FeatureExtractor  # noqa: E402
+
+from benchmarks.random_models import random_encoders, random_models  # noqa: E402
 from infinitetalk import cli, job  # noqa: E402
+from infinitetalk.models.audio_encoder import embed_voice  # noqa: E402
 from infinitetalk.pipeline import Noise, Rendered, Voices, generate  # noqa: E402
 from infinitetalk.pixels import to_bytes  # noqa: E402
 from infinitetalk.plan import Plan, make_plan  # noqa: E402
@@ -40,18 +44,18 @@ from infinitetalk.presets import load_mode, load_profile  # noqa: E402
 from infinitetalk.progress import Stopwatch  # noqa: E402
 from infinitetalk.request import Request  # noqa: E402
 from infinitetalk.settings import Settings  # noqa: E402
-from infinitetalk.shapes import SAMPLE_RATE_HZ  # noqa: E402
+from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ  # noqa: E402
 
 WINDOW_FRAMES, OVERLAP_FRAMES = 81, 9
 AUDIO_LAYERS, AUDIO_CHANNELS = 12, 768
 
 
-def write_voice(path: Path, seconds: float) -> None:
+def make_voice(seconds: float) -> NDArray[np.float32]:
     """Noise that swells and fades like speech."""
     generator = np.random.default_rng(0)
     times = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     loudness = np.abs(np.sin(2 * np.pi * 1.5 * times)) * 0.2
-    soundfile.write(path, (generator.standard_normal(len(times)) * loudness).astype(np.float32), SAMPLE_RATE_HZ)
+    return (generator.standard_normal(len(times)) * loudness).astype(np.float32)
 
 
 def host_peak_mib() -> float:
@@ -68,7 +72,7 @@ def grey_windows(plan: Plan, *_: object) -> Iterator[Rendered]:
 def run(seconds: float, speed_mode: str, picture: Path, folder: Path, grey: bool) -> None:
     """Run one job in this process and print its peak memory as JSON."""
     voice = folder / "voice.wav"
-    write_voice(voice, seconds)
+    soundfile.write(voice, make_voice(seconds), SAMPLE_RATE_HZ)
     started = time.perf_counter()
     output = folder / "out.mp4"
     arguments = ["--image", picture, "--audio", voice, "--speed-mode", speed_mode, "--seed", "1", "-o", output]
@@ -143,10 +147,30 @@ def gpu_memory(n_windows: int, layers: int, resolution: str, report: Path | None
             report.write_text(json.dumps(rows, indent=1), "utf-8")
 
 
+def hearing_memory(lengths_s: list[float]) -> None:
+    """GPU memory that the features of a voice take, above the models', and the host's peak, for each length."""
+    encoder = random_encoders(torch.device("cuda"), torch.bfloat16)[-1]
+    for seconds in lengths_s:
+        torch.cuda.reset_peak_memory_stats()
+        before, started = torch.cuda.memory_allocated(), time.perf_counter()
+        features = embed_voice(encoder, Wav2Vec2FeatureExtractor(), make_voice(seconds), round(seconds * FPS))
+        torch.cuda.synchronize()
+        row = {
+            "audio_s": seconds,
+            "seconds": round(time.perf_counter() - started, 1),
+            "peak_gib": round((torch.cuda.max_memory_allocated() - before) / 2**30, 2),
+            "features_gib": round((torch.cuda.memory_allocated() - before) / 2**30, 2),
+            "host_peak_mib": round(host_peak_mib()),
+        }
+        del features
+        print(*(f"{name} {value:g}" for name, value in row.items()), sep=", ", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, nargs="+", default=[20.0, 120.0])
     parser.add_argument("--grey", action="store_true")
+    parser.add_argument("--hear", action="store_true")
     parser.add_argument("--speed-mode", default="turbo")
     parser.add_argument("--picture", type=Path, default=ROOT / "samples" / "portrait.png")
     parser.add_argument("--windows", type=int)
@@ -157,6 +181,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         run(options.seconds[0], options.speed_mode, options.picture, options.child, options.grey)
+    elif options.hear:
+        hearing_memory(options.seconds)
     elif options.windows:
         gpu_memory(options.windows, options.layers, options.resolution, options.json)
     else:

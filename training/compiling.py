@@ -32,8 +32,11 @@ def compile_norms(vae: AutoencoderKLWan) -> None:
     fused = torch.compile(norm_and_activate, dynamic=True)
 
     def activated(norm: WanRMS_norm, states: Tensor) -> Tensor:
-        rows = states.movedim(1, -1)
-        return fused(rows.reshape(-1, rows.shape[-1]), norm.gamma.flatten()).view(rows.shape).movedim(-1, 1)
+        channels_last = states.movedim(1, -1)
+        rows, gamma = channels_last.reshape(-1, channels_last.shape[-1]), norm.gamma.flatten()
+        for tensor in (rows, gamma):  # compiled for each number of channels: their sums then take one reading
+            torch._dynamo.mark_static(tensor, tensor.dim() - 1)
+        return fused(rows, gamma).view(channels_last.shape).movedim(-1, 1)
 
     def forward(block: WanResidualBlock, states: Tensor, feat_cache: None = None, feat_idx: object = None) -> Tensor:
         shortcut = block.conv_shortcut(states)

@@ -11,6 +11,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+Palette = tuple[float, ...] | tuple[tuple[float, ...], ...]
+"""A colour, or several."""
+
 BASE_SIDE = 96
 """Shorter side of the pictures that lengths in pixels are given for."""
 
@@ -117,6 +120,13 @@ class Painter:
     def __init__(self, device: torch.device, seed: int) -> None:
         self.device = device
         self.generator = torch.Generator(device).manual_seed(seed)
+        self.constants: dict[Palette, Tensor] = {}
+
+    def constant(self, values: Palette) -> Tensor:
+        """The numbers on the device. Sent there once: sending waits for all that the device has been given to do."""
+        if values not in self.constants:
+            self.constants[values] = torch.tensor(values, device=self.device)
+        return self.constants[values]
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape, device=self.device, generator=self.generator)
@@ -124,9 +134,9 @@ class Painter:
     def chance(self, probability: float, *shape: int) -> Tensor:
         return torch.rand(shape, device=self.device, generator=self.generator) < probability
 
-    def _pick(self, palette: tuple[tuple[float, ...], ...], jitter: float, *shape: int) -> Tensor:
+    def _pick(self, palette: Palette, jitter: float, *shape: int) -> Tensor:
         index = torch.randint(len(palette), shape, device=self.device, generator=self.generator)
-        colors = torch.tensor(palette, device=self.device)[index]
+        colors = self.constant(palette)[index]
         return (colors + self.uniform(-jitter, jitter, *shape, 3)).clamp(0, 1)
 
     def scene(self, count: int, people: int, size: tuple[int, int], teeth: float = 0.0, alike: float = 0.0) -> Scene:
@@ -147,7 +157,7 @@ class Painter:
             y = height * self.uniform(0.37, 0.50, b, p)
         else:
             unit = (self.uniform(15, 20, b, p) if wide else self.uniform(10.5, 14, b, p)) * scale
-            centres = torch.tensor([0.265, 0.735], device=self.device)
+            centres = self.constant((0.265, 0.735))
             x = (centres + self.uniform(-0.035, 0.035, b, p)) * width
             y = height * self.uniform(0.36, 0.48, b, p)
         # Long faces must stay in the picture: the chin is 1.37 units below the middle.
@@ -175,7 +185,7 @@ class Painter:
             "skin": skin,
             "hair": hair,
             "iris": self._pick(IRISES, 0.05, b, p),
-            "lips": (0.75 * torch.tensor(LIPS, device=self.device) + 0.25 * skin + self.uniform(-0.05, 0.05, b, p, 3)),
+            "lips": (0.75 * self.constant(LIPS) + 0.25 * skin + self.uniform(-0.05, 0.05, b, p, 3)),
         }
         background = self._background(b, size)
         for person in range(p):
@@ -222,7 +232,7 @@ class Painter:
             canvas = _paint(canvas, things * present(0.35), self.uniform(0.1, 0.9, b, 3))
             thing = box(number(0, 0.9) * width, number(0, 0.7) * height, number(5, 28) * scale, number(5, 28) * scale)
             canvas = _paint(canvas, thing * present(0.3), self.uniform(0.1, 0.9, b, 3))
-        wood = torch.tensor(WOOD, device=self.device) + self.uniform(-0.06, 0.06, b, 3)
+        wood = self.constant(WOOD) + self.uniform(-0.06, 0.06, b, 3)
         side, picture_x, picture_y = number(12, 24) * scale, number(0.02, 0.75) * width, number(0.03, 0.3) * height
         shown = present(0.6)
         tall = side * number(0.9, 1.4)
@@ -236,9 +246,7 @@ class Painter:
         for i, color in enumerate(BOOKS):
             tall = number(8, 17) * scale
             book = box(shelf_x + (3 + 5 * i) * scale, shelf_y - tall, 4.2 * scale, tall)
-            canvas = _paint(
-                canvas, book * shown, torch.tensor(color, device=self.device) + self.uniform(-0.1, 0.1, b, 3)
-            )
+            canvas = _paint(canvas, book * shown, self.constant(color) + self.uniform(-0.1, 0.1, b, 3))
         return canvas.clamp(0.02, 0.98)
 
     def _body(self, canvas: Tensor, look: dict[str, Tensor], long_hair: Tensor) -> Tensor:
@@ -307,14 +315,14 @@ class Painter:
         canvas = _paint(canvas, _ellipse(side - 1.0, y - 0.12, 0.17, 0.28, edge), shade)
         canvas = _paint(canvas, _ellipse(x, y, 1.0, 1.37, edge), skin)
         # The eyes and cheeks are two of each: the left is the right's mirror image, but for where it looks.
-        rosy = torch.lerp(skin, skin.new_tensor((0.88, 0.44, 0.35)).expand_as(skin), 0.3)
+        rosy = torch.lerp(skin, self.constant((0.88, 0.44, 0.35)).expand_as(skin), 0.3)
         canvas = _paint(
             canvas, _ellipse(side - 0.56, y - 0.5, 0.2, 0.13, edge) * (2 * number["cheeks"]).clamp(0, 1), rosy
         )
         eye = side - 0.4
         opened = 0.15 * eyes.clamp(min=0.05)
         white = _ellipse(eye, y - 0.02, 0.22, opened, edge) * (eyes > 0.2)
-        canvas = _paint(canvas, white, skin.new_tensor((0.98, 0.97, 0.96)).expand_as(skin))
+        canvas = _paint(canvas, white, self.constant((0.98, 0.97, 0.96)).expand_as(skin))
         gaze = eye - number["gaze"] * x.sign()
         canvas = _paint(canvas, white * _ellipse(gaze, y, 0.115, 0.115, edge), look["iris"])
         canvas = _paint(canvas, white * _ellipse(gaze, y, 0.055, 0.055, edge), skin.new_full(skin.shape, 0.08))
@@ -338,7 +346,7 @@ class Painter:
             canvas, _ellipse(x, y - middle - 0.01, half + 0.08, gap / 2 + MOUTH_MIN + number["lip"], edge), look["lips"]
         )
         inside = _ellipse(x, y - middle, half, gap / 2 + MOUTH_MIN, edge)
-        canvas = _paint(canvas, inside, skin.new_tensor(MOUTH_INSIDE).expand_as(skin))
+        canvas = _paint(canvas, inside, self.constant(MOUTH_INSIDE).expand_as(skin))
         teeth = inside * _below(y - MOUTH_TOP - 0.3 * gap, edge) * number["teeth"] * (mouth > 0.25)
         canvas = _paint(canvas, teeth, skin.new_full(skin.shape, 0.95))
 

@@ -74,10 +74,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--voice-seconds", type=float, default=30, help="training the audio encoder")
-    parser.add_argument("--vae-seconds", type=float, default=1000, help="training the autoencoder")
-    parser.add_argument("--talker-seconds", type=float, default=1320, help="training the transformer")
+    parser.add_argument("--vae-seconds", type=float, default=560, help="training the autoencoder")
+    parser.add_argument("--talker-seconds", type=float, default=900, help="training the transformer")
     parser.add_argument(
-        "--total-seconds", type=float, default=2445, help="end of the evaluation; training ends 45 s before"
+        "--total-seconds", type=float, default=1420, help="end of the evaluation; training ends 45 s before"
     )
     parser.add_argument("--resume", type=Path, help="miniature.tar of an earlier run, or a folder of its files")
     parser.add_argument("--new-talker", action="store_true", help="leave out the transformer of --resume")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from training.data import OVERLAP, Maker
 from training.faces import eye_region, face_region, measure_mouth, mouth_region, small_head_weight
+from training.graphs import Graphs
 from training.log import Log
 from training.optim import Trainer
 
@@ -45,12 +46,17 @@ is to become the drawn clip all the same, and to go on as the clip did that the 
 FURTHER_FROM = 0.46
 """Share of the stages that further training leaves out."""
 CROP = 96
+SEARCHED = 5
+"""Kernels that cuDNN tries for a new shape; with its usual ten the search takes 5 to 13 seconds a stage."""
 ALIKE = 0.3
 """Share of people whose hair has nearly their skin's colour: fewer, and their faces blur."""
 BEFORE = 16
 """Frames of a clip before those that are shown again: a window's last frames are decoded after others."""
 FOLLOWED, FOLLOWED_WEIGHT = 12, 1.0
 """Frames after a join that are to go on as the window before would have, and how much that counts."""
+FIRST_WEIGHT = 8
+"""By which a clip's first frame weighs more. It has a latent frame of its own, on which the picture's condition and
+what windows hand on rest; counted as one frame of 49, it lost the features of small faces that the film kept."""
 KNOWN_FRAMES = 17
 """Where latents are held, those of so many first frames are, which every stage of the training has seen."""
 
@@ -168,11 +174,14 @@ def reconstruction_loss(
     output = decode_clip(vae, latents + share * spread * torch.randn_like(mean)).float()
     difference = output - target.float()
     weight = (weight / weight.mean(dim=(1, 2), keepdim=True))[:, None, None]
+    moving = weight
+    frames = torch.where(torch.arange(video.shape[2], device=video.device) == 0, FIRST_WEIGHT, 1.0)
+    weight = weight * (frames / frames.mean()).view(-1, 1, 1)
     loss = ((difference.abs() + 3 * difference.square()) * weight).mean()
     loss = loss + 0.5 * (difference.diff(dim=-1).abs() * weight[..., 1:]).mean()
     loss = loss + 0.5 * (difference.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
     if video.shape[2] > 1:  # What stands still must not flicker.
-        loss = loss + 0.5 * (difference.diff(dim=2).abs() * weight).mean()
+        loss = loss + 0.5 * (difference.diff(dim=2).abs() * moving).mean()
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     if known is not None:
         loss = loss + 0.1 * ((mean[:, :, : known.shape[2]] - known) / spread).square().mean()
@@ -187,6 +196,36 @@ def reconstruction_loss(
 def once(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
     """A video (B, 3, T, H, W) after the autoencoder, in its own type."""
     return decode_clip(vae, encode_clip(vae, video).chunk(2, 1)[0]).clamp(-1, 1).type_as(video)
+
+
+class Lesson:
+    """The passes of one training step, from tensors to tensors: what a CUDA graph can hold.
+
+    Called with whether half of the clips are shown again, and these tensors: video (B, 3, T, H, W), with BEFORE frames
+    more at the beginning where clips are shown again; weight (B, H, W), of its parts. Gradients are added to the
+    parameters'. Returns the loss and the squared error, as `reconstruction_loss` does.
+
+    known: an autoencoder whose latents are to stay nearly what they are.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan, known: AutoencoderKLWan | None) -> None:
+        self.vae, self.known = vae, known
+
+    def __call__(self, again: bool, told: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        video, weight = told["video"], told["weight"]
+        target, followed, latents = video, None, None
+        with autocast(video.device):
+            if again:
+                followed, target = once(self.vae, video[::2])[:, :, BEFORE:], video[:, :, BEFORE:]
+                handed = torch.cat((followed[:, :, :OVERLAP], target[::2, :, OVERLAP:]), 2)
+                video = torch.cat((handed, target[1::2]))
+                target, weight = (torch.cat((part[::2], part[1::2])) for part in (target, weight))
+            if self.known is not None:
+                with torch.no_grad():
+                    latents = encode_clip(self.known, video[:, :, :KNOWN_FRAMES]).float().chunk(2, 1)[0]
+            loss, error = reconstruction_loss(self.vae, video, target, weight, latents, followed)
+        loss.backward()
+        return loss.detach(), error
 
 
 def train_vae(
@@ -216,8 +255,8 @@ def train_vae(
     known = copy.deepcopy(vae) if hold else None
     pace, begin = (0.5, FURTHER_FROM) if further else (1.0, 0.0)
     trainer = Trainer({"vae": vae}, pace * 2.4e-3, seconds, 0.998, 0.0, pace * 6e-3, is_muon, max_steps)
+    graphs = Graphs(Lesson(vae, known), trainer.parameters)
     errors: list[Tensor] = []
-    norm = torch.zeros(())
     while trainer.spent < 1:
         frames, batch, cropped, again = next(
             stage[1:] for stage in STAGES if begin + (1 - begin) * trainer.spent <= stage[0]
@@ -227,24 +266,14 @@ def train_vae(
         small = small_head_weight(clip.scene)
         features = 3 * mouth_region(clip.scene) + 1.5 * eye_region(clip.scene) + 0.5 * face_region(clip.scene)
         weight = 1 + (small * features).amax(1)
-        torch.backends.cudnn.benchmark = cropped and on_gpu
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = cropped and on_gpu, SEARCHED
         if cropped:
             top, left = (int(maker.choices.integers(0, side - CROP + 1)) for side in video.shape[-2:])
             video = video[..., top : top + CROP, left : left + CROP].contiguous()
             weight = weight[..., top : top + CROP, left : left + CROP]
-        target, followed = video, None
-        with autocast(video.device):
-            if again:
-                followed, target = once(vae, video[::2])[:, :, BEFORE:], video[:, :, BEFORE:]
-                handed = torch.cat((followed[:, :, :OVERLAP], target[::2, :, OVERLAP:]), 2)
-                video = torch.cat((handed, target[1::2]))
-                target, weight = (torch.cat((part[::2], part[1::2])) for part in (target, weight))
-            latents = None
-            if known is not None:
-                with torch.no_grad():
-                    latents = encode_clip(known, video[:, :, :KNOWN_FRAMES]).float().chunk(2, 1)[0]
-            loss, error = reconstruction_loss(vae, video, target, weight, latents, followed)
-        norm = trainer.step(loss)
+        trainer.clear()
+        loss, error = graphs({"video": video, "weight": weight}, again)
+        norm = trainer.update()
         errors.append(error)
         if log.due() or trainer.steps == 1:
             log(
@@ -306,9 +335,9 @@ class Codec:
 
 
 def evaluate_vae(codec: Codec, maker: Maker, count: int, frames: int) -> dict[str, float]:
-    """Quality of reconstructed held-out clips; late: of their last frames; join: the frame difference where a second
-    window takes over the last frames of a first one, against the ordinary; alike: mouths in tall pictures of two people
-    whose hair has nearly their skin's colour."""
+    """Quality of reconstructed held-out clips; late: of their last frames; first: of their first; join: the frame
+    difference where a second window takes over the last frames of a first one, against the ordinary; alike: mouths in
+    tall pictures of two people whose hair has nearly their skin's colour."""
     report = {}
     for people in (1, 2):
         clip = maker.clip(count, frames, people=people, size=(160, 96), silent=0, wander=0)
@@ -321,6 +350,8 @@ def evaluate_vae(codec: Codec, maker: Maker, count: int, frames: int) -> dict[st
             report[f"psnr_{people}{times}"] = psnr(error.mean())
             report[f"psnr_late_{people}{times}"] = psnr(error[:, :, -8:].mean())
             report[f"psnr_mouth_{people}{times}"] = psnr((error * mouth).sum() / mouth.sum())
+            first = (error * mouth)[:, :, 0].sum() / mouth[:, :, 0].sum()
+            report[f"psnr_mouth_first_{people}{times}"] = psnr(first)
             measured, wanted = measure_mouth(clip.scene, video), measure_mouth(clip.scene, drawn)
             report[f"mouth_corr_{people}{times}"] = correlation(measured, wanted).mean().item()
         length = (frames + OVERLAP) // 2 // 4 * 4 + 1
