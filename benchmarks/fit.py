@@ -2,9 +2,10 @@
 
     python benchmarks/fit.py out/job.json -o presets/hardware/nvidia-h100.toml --gpu H100 [--passes FILE]
 
-Prints how far the file is off each job, and how far it would be, fitted without the jobs of that mode. (A worker with
-weights of its own makes its file in one go: infinitetalk calibrate -o FILE.toml.) With --passes the file also gets the
-lanes in 8 bits, or sparse, that benchmarks/transformer.py measured.
+Several reports, one for each attention kernel, make one file. Prints how far the file is off each job, and how far it
+would be, fitted without the jobs of that mode. (A worker with weights of its own makes its file in one go: infinitetalk
+calibrate -o FILE.toml.) With --passes the file also gets the lanes in 8 bits, or sparse, that benchmarks/transformer.py
+measured.
 """
 
 import argparse
@@ -15,22 +16,29 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from infinitetalk.calibration import Sample, calibrated, fit_lane, to_toml
+from infinitetalk.calibration import Sample, calibrated, fit_lanes, to_toml
 from infinitetalk.estimate import Hardware, Lane, Work
 from infinitetalk.presets import load_profile
 
 Json = dict[str, Any]
 
 
-def fitted(name: str, report: Json, jobs: list[Json], gpu: str | None) -> Hardware:
-    """The coefficients by these jobs of the report. gpu: part of the names of the devices they hold for."""
-    samples = [Sample(Work(**job["work"]), report["lane"], report["attention"], job["seconds"]) for job in jobs]
-    when = f"{report['date']}, torch {report['torch']}"
-    hardware = calibrated(name, samples, load_profile(report["profile"]), report["device"], when, "benchmarks/job.py")
+def fitted(name: str, reports: list[Json], gpu: str | None, without: str | None = None) -> Hardware:
+    """The coefficients by the reports' jobs. gpu: part of the names of the devices they hold for. without: a mode whose
+    jobs are left out."""
+    samples = [
+        Sample(Work(**job["work"]), report["lane"], report["attention"], job["seconds"])
+        for report in reports
+        for job in report["jobs"]
+        if job["speed_mode"] != without
+    ]
+    first = reports[0]
+    when = f"{first['date']}, torch {first['torch']}"
+    hardware = calibrated(name, samples, load_profile(first["profile"]), first["device"], when, "benchmarks/job.py")
     return hardware.model_copy(update={"gpus": (gpu,)}) if gpu else hardware
 
 
-def lanes_of(report: Json) -> dict[str, Lane]:
+def lanes_of(report: Json) -> dict[str, tuple[Lane, ...]]:
     """The lanes in 8 bits, or sparse, of a report of benchmarks/transformer.py."""
     samples: dict[str, list[Sample]] = {}
     for row in report["passes"]:
@@ -39,30 +47,30 @@ def lanes_of(report: Json) -> dict[str, Lane]:
             work = Work(tokens, tokens**2, (row["people"] - 1) * tokens, decoded=0.0, encoded=0.0, frames=0)
             seconds = {"denoise": row["milliseconds"] / 1000}
             samples.setdefault(row["lane"], []).append(Sample(work, row["lane"], row["attention"], seconds))
-    return {name: fit_lane(passes) for name, passes in samples.items()}
+    return {name: fit_lanes(passes) for name, passes in samples.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Fit, print how well, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("report", type=Path, metavar="FILE.json")
+    parser.add_argument("reports", type=Path, nargs="+", metavar="FILE.json")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.toml")
     parser.add_argument("--gpu", help="part of the device names that the file holds for; the report's if not given")
     parser.add_argument("--passes", type=Path, metavar="FILE.json", help="what benchmarks/transformer.py wrote")
     options = parser.parse_args(arguments)
-    report = json.loads(options.report.read_text("utf-8"))
-    jobs: list[Json] = report["jobs"]
-    whole = fitted(options.output.stem, report, jobs, options.gpu)
-    print("| job | measured s | by the file | off | off, fitted without this mode |")
-    print("| --- | --- | --- | --- | --- |")
-    for job in jobs:
-        others = [other for other in jobs if other["speed_mode"] != job["speed_mode"]]
-        work, measured = Work(**job["work"]), sum(job["seconds"].values())
-        by_file = whole.seconds(work, report["lane"])
-        without = fitted("", report, others, None).seconds(work, report["lane"]) if others else by_file
-        cells = [f"{job['speed_mode']}, {job['size']}", f"{measured:.1f}", f"{by_file:.1f}"]
-        cells += [f"{100 * (seconds / measured - 1):+.1f} %" for seconds in (by_file, without)]
-        print(f"| {' | '.join(cells)} |")
+    reports = [json.loads(path.read_text("utf-8")) for path in options.reports]
+    whole = fitted(options.output.stem, reports, options.gpu)
+    print("| job | attention | measured s | by the file | off | off, fitted without this mode |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for report in reports:
+        modes = {job["speed_mode"] for job in report["jobs"]}
+        for job in report["jobs"]:
+            mode, attention = job["speed_mode"], report["attention"]
+            other = fitted("", reports, None, without=mode) if len(modes) > 1 else whole
+            measured = sum(job["seconds"].values())
+            found = [fit.seconds(Work(**job["work"]), report["lane"], attention) for fit in (whole, other)]
+            cells = [f"{mode}, {job['size']}", attention, f"{measured:.1f}", f"{found[0]:.1f}"]
+            print(f"| {' | '.join([*cells, *(f'{100 * (seconds / measured - 1):+.1f} %' for seconds in found)])} |")
     if options.passes:
         more = lanes_of(json.loads(options.passes.read_text("utf-8")))
         whole = whole.model_copy(update={"lanes": whole.lanes | more})

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.random_models import random_models  # noqa: E402
-from infinitetalk.calibration import run_sample, write_voice  # noqa: E402
+from infinitetalk.calibration import Sample, run_sample, write_voice  # noqa: E402
 from infinitetalk.estimate import Hardware, Work, find_hardware  # noqa: E402
 from infinitetalk.job import gpu_name, open_models  # noqa: E402
 from infinitetalk.logs import configure_logging  # noqa: E402
@@ -124,7 +124,7 @@ def measure(
         "work": asdict(sample.work),
         "seconds": {stage: round(spent, 3) for stage, spent in sample.seconds.items()},
         "total_s": result.gpu_seconds,
-        "estimated_s": _estimate(hardware, run, sample.lane),
+        "estimated_s": _estimate(hardware, run, sample),
         "new_frame_s": round(new_frame_s(sample.seconds, run, whole.steps), 4),
         "extrapolated": {
             "video_s": seconds,
@@ -132,7 +132,7 @@ def measure(
             "steps": whole.steps,
             "seconds": {stage: round(spent, 3) for stage, spent in extrapolated.items()},
             "total_s": round(total_s, 1),
-            "estimated_s": _estimate(hardware, whole, sample.lane),
+            "estimated_s": _estimate(hardware, whole, sample),
             "outside_transformer": round(1 - extrapolated["denoise"] / total_s, 4),
         },
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if cuda else None,
@@ -140,10 +140,10 @@ def measure(
     }
 
 
-def _estimate(hardware: Hardware | None, plan: Plan, lane: str) -> float | None:
-    if hardware is None or lane not in hardware.lanes:
+def _estimate(hardware: Hardware | None, plan: Plan, sample: Sample) -> float | None:
+    if hardware is None or sample.lane not in hardware.lanes:
         return None
-    return round(hardware.seconds(Work.of(plan), lane), 1)
+    return round(hardware.seconds(Work.of(plan), sample.lane, sample.attention), 1)
 
 
 def table(rows: list[Json]) -> str:

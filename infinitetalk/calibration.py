@@ -117,7 +117,7 @@ def measure(models: Models, settings: Settings, trials: Sequence[Trial] = TRIALS
 def fit(samples: Sequence[Sample]) -> dict[str, Any]:
     """The coefficients of `Hardware`, none negative, that come nearest to the samples in relative terms.
 
-    What a set of samples cannot tell (the second person's share without two people) comes out as 0.
+    What a set of samples cannot tell (the second person's share without jobs of one person and of two) comes out as 0.
     """
 
     def one(quantity: Callable[[Work], float], stages: Iterable[str]) -> float:
@@ -130,12 +130,17 @@ def fit(samples: Sequence[Sample]) -> dict[str, Any]:
         "encode_s_per_megapixel": one(lambda work: work.encoded, _ENCODED),
         "s_per_frame": per_frame,
         "s_per_job": per_job,
-        "lanes": {name: fit_lane([s for s in samples if s.lane == name]) for name in lanes},
+        "lanes": {name: fit_lanes([s for s in samples if s.lane == name]) for name in lanes},
     }
 
 
-def fit_lane(samples: Sequence[Sample]) -> Lane:
-    """The coefficients of one lane from samples of it."""
+def fit_lanes(samples: Sequence[Sample]) -> tuple[Lane, ...]:
+    """The coefficients of one arithmetic, for each attention that the samples were measured with."""
+    kernels = dict.fromkeys(sample.attention for sample in samples)
+    return tuple(_fit_lane([sample for sample in samples if sample.attention == name]) for name in kernels)
+
+
+def _fit_lane(samples: Sequence[Sample]) -> Lane:
     amounts = [(s.work.tokens, s.work.tokens_squared, s.work.second_person_tokens) for s in samples]
     found = _least_squares(amounts, [s.sum(_PASSES) for s in samples])
     return Lane(
@@ -151,8 +156,12 @@ def _least_squares(amounts: Sequence[Sequence[float]], seconds: Sequence[float])
     measured = np.asarray(seconds, np.float64)
     weights = 1 / np.maximum(measured, 1e-3)
     table = np.asarray(amounts, np.float64) * weights[:, None]
-    scale = np.abs(table).max(0)
-    kept = np.flatnonzero(scale > 0)
+    scale = np.maximum(np.abs(table).max(0), np.finfo(np.float64).tiny)
+    kept = np.array([], int)
+    for column in range(table.shape[1]):  # one that the columns before it make up tells nothing
+        more = np.append(kept, column)
+        if np.linalg.matrix_rank(table[:, more] / scale[more]) == len(more):
+            kept = more
     found = [0.0] * table.shape[1]
     while kept.size:
         solution = np.linalg.lstsq(table[:, kept] / scale[kept], measured * weights, rcond=None)[0]
@@ -180,9 +189,10 @@ def to_toml(hardware: Hardware) -> str:
     """The text of a hardware file, as `estimate.find_hardware` reads it."""
     fields = hardware.model_dump(exclude={"name", "lanes"})
     blocks = [[f"{key} = {_toml(value)}" for key, value in fields.items()]]
-    for name, lane in hardware.lanes.items():
-        rows = [f"{key} = {_toml(value)}" for key, value in lane.model_dump().items()]
-        blocks.append([f"[lanes.{json.dumps(name)}]", *rows])
+    for name, lanes in hardware.lanes.items():
+        for lane in lanes:
+            rows = [f"{key} = {_toml(value)}" for key, value in lane.model_dump().items()]
+            blocks.append([f"[[lanes.{json.dumps(name)}]]", *rows])
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 

@@ -180,7 +180,7 @@ def _plan(options: argparse.Namespace) -> None:
     for mode in modes:
         asked = request.model_copy(update={"speed_mode": mode})
         plan = make_plan(asked, profile, load_mode(mode), job.plan.n_frames, job.plan.seed)
-        runs[mode] = dry_run(plan, profile, device, settings, list(job.warnings))
+        runs[mode] = dry_run(plan, profile, device, settings, list(job.warnings), settings.attention_backend)
     _print_plans(runs)
 
 

@@ -6,13 +6,14 @@ The seconds stand in `presets/hardware/`, or in the file that `infinitetalk cali
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from infinitetalk.plan import Plan
 from infinitetalk.presets import Preset, list_presets, load_preset, read_preset
 from infinitetalk.result import Estimate
-from infinitetalk.settings import EXACT
+from infinitetalk.settings import AUTO, EXACT
 
 _SECONDS_PER_HOUR = 3600
 
@@ -52,12 +53,14 @@ class Work:
 
 
 class Lane(BaseModel):
-    """What the transformer's passes take in one lane of its arithmetic (`Settings.lane`), in seconds: a pass over N
-    tokens takes s_per_token * N (linear layers) and s_per_token_squared * N^2 (self-attention)."""
+    """Seconds that the transformer's passes take in one lane of its arithmetic (`Settings.lane`) with one attention.
+
+    A pass over N tokens takes s_per_token * N (linear layers) and s_per_token_squared * N^2 (self-attention).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    attention: str  # the kernels it was measured with
+    attention: str  # the kernels it was measured with, as `InfiniteTalkTransformer.attention_names` names them
     s_per_token: float = Field(ge=0)
     s_per_token_squared: float = Field(ge=0)
     second_person_s_per_token: float = Field(ge=0)  # in addition, where two people speak
@@ -80,7 +83,8 @@ class Hardware(Preset):
     encode_s_per_megapixel: float = Field(ge=0)  # of a frame: reference, overlap, noised source
     s_per_frame: float = Field(ge=0)  # of the clip: reading and hearing the sound
     s_per_job: float = Field(ge=0)  # everything else
-    lanes: dict[str, Lane] = Field(min_length=1)
+    # By arithmetic; of each, one for every attention kernel it was measured with, the one that is always there first.
+    lanes: dict[str, Annotated[tuple[Lane, ...], Field(strict=False, min_length=1)]] = Field(min_length=1)
 
     def holds_for(self, gpu_name: str | None) -> bool:
         """Whether it was measured on that device; None: on a CPU."""
@@ -88,14 +92,19 @@ class Hardware(Preset):
             return not self.gpus
         return any(part in gpu_name for part in self.gpus)
 
-    def nearest_lane(self, lane: str) -> str:
-        """That lane, or the file's first where it was not measured."""
-        return lane if lane in self.lanes else next(iter(self.lanes))
+    def lane(self, name: str, attention: str = AUTO) -> Lane:
+        """That lane with that attention. Another attention's, or the file's first lane, where it was not measured."""
+        lanes = self.lanes[self.nearest_lane(name)]
+        return next((lane for lane in lanes if lane.attention == attention), lanes[0])
 
-    def seconds(self, work: Work, lane: str) -> float:
-        """Of a whole job in that lane or the nearest one."""
+    def nearest_lane(self, name: str) -> str:
+        """That lane, or the file's first where it was not measured."""
+        return name if name in self.lanes else next(iter(self.lanes))
+
+    def seconds(self, work: Work, lane: str, attention: str = AUTO) -> float:
+        """Of a whole job; lane and attention as `lane` takes them."""
         return (
-            self.lanes[self.nearest_lane(lane)].seconds(work)
+            self.lane(lane, attention).seconds(work)
             + self.decode_s_per_megapixel * work.decoded
             + self.encode_s_per_megapixel * work.encoded
             + self.s_per_frame * work.frames
@@ -121,16 +130,22 @@ def find_hardware(profile_name: str, gpu_name: str | None, file: Path | None = N
 
 
 def estimate(
-    plan: Plan, hardware: Hardware | None, gpu_name: str | None, gpu_price_per_hour: float, lane: str = EXACT
+    plan: Plan,
+    hardware: Hardware | None,
+    gpu_name: str | None,
+    gpu_price_per_hour: float,
+    lane: str = EXACT,
+    attention: str = AUTO,
 ) -> Estimate:
     """Seconds and US dollars for a plan, and what they stand on. Without hardware both are unknown, and it says so.
 
-    gpu_name: the device that would run it, None for a CPU. gpu_price_per_hour: US dollars. lane: of the transformer.
+    gpu_name: the device that would run it, None for a CPU. gpu_price_per_hour: US dollars. lane, attention: of the
+        transformer; `AUTO` while the kernels are not chosen.
     """
-    basis = basis_of(hardware, gpu_name, lane)
+    basis = basis_of(hardware, gpu_name, lane, attention)
     if hardware is None:
         return Estimate(seconds=None, cost_usd=None, basis=basis)
-    seconds = hardware.seconds(Work.of(plan), lane)
+    seconds = hardware.seconds(Work.of(plan), lane, attention)
     return Estimate(
         seconds=round(seconds, 1),
         cost_usd=round(seconds / _SECONDS_PER_HOUR * gpu_price_per_hour, 4),
@@ -138,13 +153,16 @@ def estimate(
     )
 
 
-def basis_of(hardware: Hardware | None, gpu_name: str | None, lane: str = EXACT) -> str:
+def basis_of(hardware: Hardware | None, gpu_name: str | None, lane: str = EXACT, attention: str = AUTO) -> str:
     """On which measurements an estimate stands, and what of this worker was not measured."""
     if hardware is None:
         return "Unknown: jobs of this profile were measured on no machine."
     basis = hardware.source
     if not hardware.holds_for(gpu_name):
         basis += f" This device ({gpu_name or 'CPU'}) was not measured."
+    measured = hardware.lane(lane, attention).attention
     if lane not in hardware.lanes:
         basis += f" The lane {lane} was not measured: these are the times of {hardware.nearest_lane(lane)}."
+    elif attention not in (AUTO, measured):
+        basis += f" The attention {attention} was not measured: these are the times of {measured}."
     return basis

@@ -138,7 +138,8 @@ def check_work_dir(settings: Settings) -> str:
 def check_estimates(profile: Profile, settings: Settings) -> str:
     """HARDWARE_FILE can be read, where it is set; says whether this device was measured."""
     gpu = gpu_name(choose_device(settings))
-    return basis_of(find_hardware(profile.name, gpu, settings.hardware_file), gpu, settings.lane)
+    hardware = find_hardware(profile.name, gpu, settings.hardware_file)
+    return basis_of(hardware, gpu, settings.lane, settings.attention_backend)
 
 
 def check_model_files(profile: Profile, settings: Settings) -> str:

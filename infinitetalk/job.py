@@ -148,7 +148,8 @@ def run_job(
             job = read_job(request, files, models.profile, settings, mode)
         plan = job.plan
         exchange.check_fits(estimate_video_bytes(plan.width, plan.height, plan.n_frames))
-        expected = expect(plan, models.profile, models.device, settings)
+        attention = models.transformer.attention_names
+        expected = expect(plan, models.profile, models.device, settings, attention)
         warnings = [*job.warnings, *_long_prompts(models, plan), *_time_warnings(expected, time_limit)]
         counter.windows, counter.steps, counter.warnings = len(plan.windows), plan.steps, tuple(warnings)
         log_event(
@@ -163,7 +164,7 @@ def run_job(
             warnings=warnings,
         )
         if request.dry_run:
-            return dry_run(plan, models.profile, models.device, settings, warnings)
+            return dry_run(plan, models.profile, models.device, settings, warnings, attention)
         with watch.stage("read_media"):
             done = kept.find(plan, files.values(), models, settings)
         if done.windows:
@@ -185,7 +186,7 @@ def run_job(
         **delivered,
         seed=plan.seed,
         speed_mode=plan.speed_mode,
-        settings=plan.resolved(models.profile, models.transformer.attention_names, settings.lane),
+        settings=plan.resolved(models.profile, attention, settings.lane),
         timings_s={name: round(seconds, 3) for name, seconds in watch.seconds.items()},
         gpu_seconds=round(total_s, 3),
         cost_usd=round(total_s / 3600 * settings.gpu_price_per_hour, 6),
@@ -259,22 +260,29 @@ def _read_voices(
     return tuple(waves), tracks
 
 
-def dry_run(plan: Plan, profile: Profile, device: torch.device, settings: Settings, warnings: list[str]) -> DryRun:
-    """What a job would do on that device, and take."""
+def dry_run(
+    plan: Plan,
+    profile: Profile,
+    device: torch.device,
+    settings: Settings,
+    warnings: list[str],
+    attention: str,
+) -> DryRun:
+    """What a job would do on that device, and take; attention: the kernels, or `AUTO`."""
     return DryRun(
         seed=plan.seed,
         speed_mode=plan.speed_mode,
-        settings=plan.resolved(profile, settings.attention_backend, settings.lane),
-        estimate=expect(plan, profile, device, settings),
+        settings=plan.resolved(profile, attention, settings.lane),
+        estimate=expect(plan, profile, device, settings, attention),
         warnings=warnings,
     )
 
 
-def expect(plan: Plan, profile: Profile, device: torch.device, settings: Settings) -> Estimate:
-    """What a plan will take on that device."""
+def expect(plan: Plan, profile: Profile, device: torch.device, settings: Settings, attention: str) -> Estimate:
+    """What a plan will take on that device; attention: the kernels, or `AUTO`."""
     gpu = gpu_name(device)
     hardware = find_hardware(profile.name, gpu, settings.hardware_file)
-    return estimate(plan, hardware, gpu, settings.gpu_price_per_hour, settings.lane)
+    return estimate(plan, hardware, gpu, settings.gpu_price_per_hour, settings.lane, attention)
 
 
 def _checkpoint(should_stop: Callable[[], bool], time_limit: TimeLimit | None) -> Callable[[], None]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from infinitetalk.request import Output
 
 EXACT = "exact"  # the lane that changes no result
+AUTO = "auto"  # the attention kernel is chosen at start
 _BUCKET = ("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_key")
 
 
@@ -83,7 +84,7 @@ class Settings(BaseModel):
     max_video_mb: float = Field(2000.0, gt=0, description="Largest video file accepted, in MB.")
     download_timeout_s: float = Field(300.0, gt=0, description="Longest time for one download, in seconds.")
     attention_backend: str = Field(
-        "auto",
+        AUTO,
         description="Attention kernel by diffusers' name, such as _native_cudnn or _flash_3; auto: the fastest of the "
         "exact ones that are installed, measured at start.",
     )

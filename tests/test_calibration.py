@@ -27,8 +27,11 @@ TRUE = Hardware(
     s_per_frame=0.002,
     s_per_job=2.5,
     lanes={
-        "exact": Lane(attention="native", s_per_token=4e-5, s_per_token_squared=1.4e-9, second_person_s_per_token=5e-6),
-        "fp8": Lane(attention="native", s_per_token=2e-5, s_per_token_squared=1.0e-9, second_person_s_per_token=5e-6),
+        "exact": (
+            Lane(attention="a", s_per_token=4e-5, s_per_token_squared=1.4e-9, second_person_s_per_token=5e-6),
+            Lane(attention="b", s_per_token=4e-5, s_per_token_squared=1.2e-9, second_person_s_per_token=4e-6),
+        ),
+        "fp8": (Lane(attention="a", s_per_token=2e-5, s_per_token_squared=1e-9, second_person_s_per_token=5e-6),),
     },
 )
 
@@ -42,7 +45,7 @@ def plan_of(resolution="720p", people=1, windows=2, mode="turbo", **changes):
     return make_plan(Request.parse(job), PROFILE, preset, n_frames, 1)
 
 
-def sample_of(plan, lane="exact", noise=1.0):
+def sample_of(plan, lane="exact", attention="a", noise=1.0):
     """What TRUE says that a job takes, by stage. noise: a factor on every time."""
     work = Work.of(plan)
     seconds = {
@@ -50,11 +53,11 @@ def sample_of(plan, lane="exact", noise=1.0):
         "text": TRUE.s_per_job / 2,
         "image": TRUE.encode_s_per_megapixel * work.encoded / 3,
         "overlap": TRUE.encode_s_per_megapixel * work.encoded * 2 / 3,
-        "denoise": TRUE.lanes[lane].seconds(work),
+        "denoise": TRUE.lane(lane, attention).seconds(work),
         "decode": TRUE.decode_s_per_megapixel * work.decoded * 0.9,
         "bytes": TRUE.decode_s_per_megapixel * work.decoded * 0.1,
     }
-    return Sample(work, lane, "native", {stage: noise * spent for stage, spent in seconds.items()})
+    return Sample(work, lane, attention, {stage: noise * spent for stage, spent in seconds.items()})
 
 
 def trial_plans():
@@ -64,15 +67,26 @@ def trial_plans():
 
 
 def test_the_fit_finds_the_coefficients_that_made_the_times():
-    samples = [sample_of(plan, lane) for plan in trial_plans() for lane in TRUE.lanes]
+    measured = [(name, lane.attention) for name, lanes in TRUE.lanes.items() for lane in lanes]
+    samples = [sample_of(plan, *lane) for plan in trial_plans() for lane in measured]
     found = fit(samples)
     for name in ("decode_s_per_megapixel", "encode_s_per_megapixel", "s_per_frame", "s_per_job"):
         assert found[name] == pytest.approx(getattr(TRUE, name), rel=1e-6)
     assert list(found["lanes"]) == ["exact", "fp8"]
-    for name, lane in TRUE.lanes.items():
-        assert found["lanes"][name].model_dump(exclude={"attention"}) == pytest.approx(
-            lane.model_dump(exclude={"attention"}), rel=1e-6
-        )
+    for name, lanes in TRUE.lanes.items():
+        for got, lane in zip(found["lanes"][name], lanes, strict=True):
+            assert got.attention == lane.attention
+            assert got.model_dump(exclude={"attention"}) == pytest.approx(
+                lane.model_dump(exclude={"attention"}), rel=1e-6
+            )
+
+
+def test_jobs_of_two_people_alone_do_not_tell_the_second_ones_share():
+    (lane,) = fit([sample_of(plan_of(size, 2, mode=mode)) for size in ("480p", "720p") for mode in ("fast", "turbo")])[
+        "lanes"
+    ]["exact"]
+    assert lane.second_person_s_per_token == 0
+    assert lane.s_per_token == pytest.approx(4.5e-5, rel=1e-6)
 
 
 def test_times_that_vary_by_three_percent_still_estimate_every_mode_within_six():
@@ -92,7 +106,7 @@ def test_no_coefficient_is_negative():
         replace(s, seconds=s.seconds | {"denoise": 1e-4 * s.work.tokens - 1e-5 * s.work.second_person_tokens})
         for s in samples
     ]
-    lane = fit(odd)["lanes"]["exact"]
+    (lane,) = fit(odd)["lanes"]["exact"]
     assert lane.second_person_s_per_token == 0
     assert lane.s_per_token == pytest.approx(1e-4, rel=0.15)
 

@@ -39,12 +39,42 @@ def test_every_profile_can_be_estimated_on_any_device(profile, gpu):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "speakers", "measured_s"),
-    [(33_390, 2, 3.33), (75_600, 2, 12.30), (111_600, 2, 23.88)],
+    ("lane", "attention", "tokens", "measured_s"),
+    [
+        ("exact", "_native_cudnn", 32_760, 3.12),
+        ("exact", "_native_cudnn", 46_800, 5.59),
+        ("exact", "_native_cudnn", 61_200, 8.53),
+        ("exact", "_native_cudnn", 75_600, 12.15),
+        ("exact", "_native_cudnn", 111_600, 23.53),
+        ("exact", "_flash_3", 32_760, 2.86),
+        ("exact", "_flash_3", 75_600, 10.65),
+        ("exact", "_flash_3", 111_600, 20.29),
+        ("fp8", "_flash_3 (self-attention in 8 bits)", 33_390, 2.20),
+    ],
 )
-def test_one_pass_is_as_long_as_measured(tokens, speakers, measured_s):
-    work = Work(tokens, tokens**2, (speakers - 1) * tokens, decoded=0.0, encoded=0.0, frames=0)
-    assert load_hardware("nvidia-h100").lanes["exact"].seconds(work) == pytest.approx(measured_s, rel=0.05)
+def test_one_pass_with_two_people_is_as_long_as_measured(lane, attention, tokens, measured_s):
+    work = Work(tokens, tokens**2, tokens, decoded=0.0, encoded=0.0, frames=0)
+    found = load_hardware("nvidia-h100").lane(lane, attention)
+    assert found.attention == attention
+    assert found.seconds(work) == pytest.approx(measured_s, rel=0.05)
+
+
+# 80 s of two people, extrapolated from two windows of one step each by benchmarks/job.py (docs/performance.md).
+@pytest.mark.parametrize("size", ["720p", "480p"])
+@pytest.mark.parametrize(
+    ("attention", "measured_s"),
+    [
+        ("_native_cudnn", {"720p": (2591, 1677, 1223, 860), "480p": (679, 486, 367, 278)}),
+        ("_flash_3", {"720p": (2231, 1470, 1080, 765), "480p": (598, 430, 327, 248)}),
+    ],
+)
+def test_whole_jobs_are_estimated_within_six_percent_of_what_was_measured(attention, measured_s, size):
+    modes = ("maximum_quality", "balanced", "fast", "turbo")
+    for mode, seconds in zip(modes, measured_s[size], strict=True):
+        request = Request.parse(JOB | {"speed_mode": mode, "resolution": size})
+        plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode(mode), 2000, 7)
+        hardware = find_hardware("infinitetalk-14b", H100)
+        assert estimate(plan, hardware, H100, PRICE, "exact", attention).seconds == pytest.approx(seconds, rel=0.06)
 
 
 def test_the_sum_over_a_plan_is_what_its_parts_take():
@@ -52,7 +82,7 @@ def test_the_sum_over_a_plan_is_what_its_parts_take():
     request = Request.parse(SINGLE | {"audio_guidance": 2})
     plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode("balanced"), 157, 7)
     assert [window.length for window in plan.windows] == [81, 81]
-    lane = h100.lanes["exact"]
+    lane = h100.lane("exact")
     forward_s = lane.s_per_token * 75_600 + lane.s_per_token_squared * 75_600**2
     megapixels = 720 * 1280 / 1e6
     decode_s = h100.decode_s_per_megapixel * megapixels * 162
@@ -117,7 +147,7 @@ encode_s_per_megapixel = 0.0
 s_per_frame = 0.0
 s_per_job = 1000.0
 
-[lanes.exact]
+[[lanes.exact]]
 attention = "native"
 s_per_token = 0.0
 s_per_token_squared = 0.0
@@ -144,9 +174,21 @@ def test_a_lane_has_its_own_times_and_one_that_was_not_measured_says_so():
     )
     zeros = dict.fromkeys(("decode_s_per_megapixel", "encode_s_per_megapixel", "s_per_frame", "s_per_job"), 0.0)
     named = {"name": "x", "description": "x", "profile": "infinitetalk-14b", "source": "Measured."}
-    hardware = Hardware(**named, **zeros, gpus=("H100",), lanes={"exact": slow, "fp8": fast})
+    hardware = Hardware(**named, **zeros, gpus=("H100",), lanes={"exact": (slow,), "fp8": (fast,)})
     exact, fp8, other = (estimate(plan, hardware, H100, PRICE, lane) for lane in ("exact", "fp8", "sparse"))
     assert exact.seconds == pytest.approx(2 * fp8.seconds, rel=0.01)
     assert other.seconds == exact.seconds
     assert "The lane sparse was not" in other.basis
     assert exact.basis == fp8.basis == "Measured."
+
+
+def test_an_attention_kernel_has_its_own_times_and_one_that_was_not_measured_says_so():
+    plan = make_plan(Request.parse(JOB), load_profile("infinitetalk-14b"), load_mode("turbo"), 100, 7)
+    h100 = load_hardware("nvidia-h100")
+    cudnn, flash_3, other, auto = (
+        estimate(plan, h100, H100, PRICE, "exact", name) for name in ("_native_cudnn", "_flash_3", "sage", "auto")
+    )
+    assert flash_3.seconds < 0.95 * cudnn.seconds
+    assert other.seconds == auto.seconds == cudnn.seconds
+    assert "The attention sage was not measured: these are the times of _native_cudnn." in other.basis
+    assert cudnn.basis == flash_3.basis == auto.basis == h100.source

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-AUTO, NATIVE, FLASH_3 = "auto", "native", "_flash_3"
+NATIVE, FLASH_3 = "native", "_flash_3"
 # The exact kernels that are measured at start, in the order in which they are taken where they are as good as equal:
 # jobs that go on where another worker stopped need the same choice there.
 MEASURED = (FLASH_3, "_native_cudnn", "_native_flash")

@@ -31,12 +31,13 @@ from transformers import (
 
 from infinitetalk.errors import ModelMissing
 from infinitetalk.models import original
-from infinitetalk.models.attention import AUTO, FLASH_3, fastest_kernel, find_kernel, flash_3_fp8_attention
+from infinitetalk.models.attention import FLASH_3, fastest_kernel, find_kernel, flash_3_fp8_attention
 from infinitetalk.models.checkpoint import LISTED, Checkpoint, check_shapes, weight_files
 from infinitetalk.models.fp8 import check_fp8, quantise_block
 from infinitetalk.models.lora import LoraSet
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.presets import CONSTANTS, Profile
+from infinitetalk.settings import AUTO
 from infinitetalk.weights import Weights
 
 T5_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
