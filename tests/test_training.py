@@ -10,15 +10,25 @@ from transformers import Wav2Vec2FeatureExtractor
 from infinitetalk.models.audio_encoder import embed_voice
 from infinitetalk.shapes import SAMPLES_PER_FRAME
 from infinitetalk.windows import Window, audio_frames_read
+from training import train_vae
+from training.compiling import compile_norms
 from training.data import OVERLAP, Maker
 from training.export import export, load_parts, make_parts
-from training.faces import Motion, Painter, measure_mouth, mouth_region, small_head_weight
+from training.faces import LIPS, Motion, Painter, measure_mouth, mouth_region, small_head_weight
 from training.optim import Trainer
 from training.pool import follow
-from training.run import parse
 from training.speech import FOLDER, Corpus, compress, expand, load_corpus, mouth_tracks, running_mean
 from training.train_talker import Conditioner, draw_sigmas
-from training.train_vae import correlation, decode_clip, encode_clip, make_vae
+from training.train_vae import (
+    BEFORE,
+    Lesson,
+    correlation,
+    decode_clip,
+    encode_clip,
+    make_vae,
+    once,
+    reconstruction_loss,
+)
 from training.train_voice import make_voice_encoder, voice_features
 
 CPU = torch.device("cpu")
@@ -153,10 +163,51 @@ def test_a_clip_goes_on_from_the_frames_handed_on_and_their_error_fades() -> Non
     assert (corner.diff(dim=-1) < 0).all() and corner[..., -1].max() < 0.03
 
 
-@pytest.mark.parametrize("arguments", [[], ["--resume", "miniature.tar", "--talker-seconds", "0"]])
-def test_a_new_transformer_needs_an_older_run_and_time(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse(["--out", "out", "--new-talker", *arguments])
+def test_what_is_wrong_in_a_clips_first_frame_costs_the_autoencoder_more() -> None:
+    vae, video, weight = make_vae(), torch.zeros(1, 3, 9, 32, 48), torch.ones(1, 32, 48)
+
+    def loss(frame: int) -> float:
+        torch.manual_seed(0)
+        target = video.clone()
+        target[:, :, frame] = 3
+        return reconstruction_loss(vae, video, target, weight)[0].item()
+
+    assert loss(0) > 3 * max(loss(frame) for frame in range(1, 9))
+
+
+def test_half_of_the_clips_go_on_from_frames_that_were_coded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, video, weight = make_vae(), torch.rand(4, 3, BEFORE + 17, 32, 32) - 0.5, torch.rand(4, 32, 32)
+    seen = {}
+
+    def see(_vae: object, shown: torch.Tensor, target: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        seen.update(shown=shown, target=target, weight=others[0], followed=others[2])
+        return vae.encoder.conv_in.weight.sum(), torch.zeros(())
+
+    monkeypatch.setattr(train_vae, "reconstruction_loss", see)
+    Lesson(vae, None)(True, {"video": video, "weight": weight})
+    coded = once(vae, video[::2])[:, :, BEFORE:]
+    assert torch.equal(seen["target"], video[[0, 2, 1, 3], :, BEFORE:])
+    assert torch.equal(seen["weight"], weight[[0, 2, 1, 3]])
+    assert torch.allclose(seen["followed"], coded, atol=1e-5)
+    assert torch.allclose(seen["shown"][:2, :, :OVERLAP], coded[:, :, :OVERLAP], atol=1e-5)
+    assert torch.equal(seen["shown"][:2, :, OVERLAP:], video[::2, :, BEFORE + OVERLAP :])
+    assert torch.equal(seen["shown"][2:], video[1::2, :, BEFORE:])
+    assert vae.encoder.conv_in.weight.grad is not None
+
+
+def test_fused_norms_compute_what_the_autoencoder_does() -> None:
+    plain, fused = make_vae(), make_vae()
+    fused.load_state_dict(plain.state_dict())
+    compile_norms(fused)
+    video = torch.rand(1, 3, 9, 32, 48)
+    with torch.no_grad():
+        assert torch.allclose(encode_clip(plain, video), encode_clip(fused, video), atol=1e-5)
+
+
+def test_constants_are_sent_to_the_device_once() -> None:
+    painter = Painter(CPU, 5)
+    assert painter.constant(LIPS) is painter.constant(LIPS)
+    assert painter.constant(LIPS).tolist() == pytest.approx(LIPS)
 
 
 def test_sigmas_cover_what_few_steps_at_shift_11_visit() -> None:
@@ -190,10 +241,6 @@ def test_exported_weights_are_small_and_load_again(tmp_path: Path) -> None:
         if isinstance(module, torch.nn.Conv3d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
     assert export(parts, tmp_path) < 16e6
-    load_parts(others, tmp_path, transformer=False)
-    for part, is_loaded in (("transformer", False), ("vae", True)):
-        halves = [next(p.modules()[part].parameters()).half() for p in (parts, others)]
-        assert torch.equal(*halves) == is_loaded
     load_parts(others, tmp_path)
     for name, module in parts.modules().items():
         for key, tensor in module.state_dict().items():

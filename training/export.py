@@ -152,17 +152,16 @@ def pack(folder: Path, archive: Path) -> None:
 
 
 @torch.no_grad()
-def load_parts(parts: Parts, folder: Path, transformer: bool = True) -> None:
+def load_parts(parts: Parts, folder: Path) -> None:
     """Read weights and the latents' statistics that `export` wrote, to go on from there.
 
-    transformer: False leaves it as it is. What has another shape by now (a changed architecture) is an error.
+    What has another shape by now (a changed architecture) is an error.
     """
-    if transformer:
-        weights = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
-        for adapter in ("single", "multi"):
-            file = load_file(folder / f"adapter_{adapter}.safetensors")
-            weights |= {f"adapters.{adapter}.{name}": tensor for name, tensor in file.items()}
-        parts.transformer.load_state_dict(weights)
+    weights = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    for adapter in ("single", "multi"):
+        file = load_file(folder / f"adapter_{adapter}.safetensors")
+        weights |= {f"adapters.{adapter}.{name}": tensor for name, tensor in file.items()}
+    parts.transformer.load_state_dict(weights)
     for name, module in parts.modules().items():
         if name == "transformer":
             continue

@@ -80,12 +80,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--total-seconds", type=float, default=1420, help="end of the evaluation; training ends 45 s before"
     )
     parser.add_argument("--resume", type=Path, help="miniature.tar of an earlier run, or a folder of its files")
-    parser.add_argument("--new-talker", action="store_true", help="leave out the transformer of --resume")
     parser.add_argument("--smoke", action="store_true", help="two steps of everything")
-    options = parser.parse_args(arguments)
-    if options.new_talker and (options.resume is None or options.talker_seconds <= 0):
-        parser.error("--new-talker goes with --resume and with --talker-seconds above 0")
-    return options
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -100,8 +96,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     parts = make_parts(SEED)
     if options.resume:
-        resume(options.resume, parts, not options.new_talker)
+        resume(options.resume, parts)
         log(f"going on from {options.resume}")
+    trained = bool(parts.transformer.proj_out.weight.any())
     for module in parts.modules().values():
         module.to(device)
     sizes = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in parts.modules().items()}
@@ -141,13 +138,18 @@ def main(arguments: list[str] | None = None) -> None:
     if options.vae_seconds > 0:
         if device.type == "cuda":
             compile_norms(parts.vae)
-        seconds = left_s(options.vae_seconds)
-        further = options.resume is not None
-        hold = further and not options.new_talker
         train_vae(
-            parts.vae, maker, seconds, log, scale.vae_batch_share, scale.max_steps, save_now_and_then, further, hold
+            parts.vae,
+            maker,
+            left_s(options.vae_seconds),
+            log,
+            scale.vae_batch_share,
+            scale.max_steps,
+            save_now_and_then,
+            options.resume is not None,
+            trained,
         )
-        if not hold:
+        if not trained:
             measure_latents(parts.vae, maker, scale.vae_measure, 2 * scale.vae_measure)
         save()
     parts.vae.eval().requires_grad_(False)
@@ -177,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
             scale.kinds,
             scale.max_steps,
             save_now_and_then,
-            bool(parts.transformer.proj_out.weight.any()),
+            trained,
         )
         save()
     parts.transformer.eval().requires_grad_(False)
@@ -211,14 +213,14 @@ def main(arguments: list[str] | None = None) -> None:
     log("done")
 
 
-def resume(source: Path, parts: Parts, transformer: bool = True) -> None:
-    """Load the weights of an archive or folder that `save` wrote, with or without the transformer's."""
+def resume(source: Path, parts: Parts) -> None:
+    """Load the weights of an archive or folder that `save` wrote."""
     if source.is_dir():
-        load_parts(parts, source, transformer)
+        load_parts(parts, source)
         return
     with tempfile.TemporaryDirectory() as folder, tarfile.open(source) as tar:
         tar.extractall(folder, filter="data")
-        load_parts(parts, Path(folder) / "miniature", transformer)
+        load_parts(parts, Path(folder) / "miniature")
 
 
 if __name__ == "__main__":
