@@ -1,7 +1,8 @@
 # make demo    one job on the bundled samples, run by handler.py as on RunPod; leaves out/infinitetalk-output/demo.mp4
 # make test    the tests, on up to four cores, one thread each
 # make check   ruff, mypy and the tests
-# make lock    the image's pins, made anew from pyproject.toml with `uv`: what is pinned stays unless it has to change
+# make lock    the image's pins, made anew from pyproject.toml with `uv`: what is pinned stays unless it has to change;
+#              extras stay in them, since pip would look for a newer release of a package that is asked for with one
 # make check-lock   whether the image's pins can still be had and fit together, in a clean environment of PYTHON
 #                   (3.12, as in the image); about a minute, nothing is installed
 #
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 HAS_TORCH := -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'
 
 LOCK := uv pip compile --python-version 3.12 --python-platform x86_64-manylinux_2_28 --generate-hashes \
-        --no-annotate --custom-compile-command "make lock"
+        --no-annotate --no-strip-extras --custom-compile-command "make lock"
 
 .PHONY: demo test lint check lock check-lock
 .DELETE_ON_ERROR:
