@@ -258,12 +258,12 @@ def portrait(pose: Pose, look: Look, width: int, height: int, wall: str) -> Imag
     return reduced(image)
 
 
-def two_people(width: int, height: int) -> Image.Image:
-    """One person in each half, turned to each other."""
+def two_people(width: int, height: int, poses: Sequence[Pose]) -> Image.Image:
+    """One person in each half, in these poses."""
     image = draw_room(width * SMOOTH, height * SMOOTH, "#8fa3ad")
     unit = 0.19 * image.height
-    for look, x, turn in ((ANNA, 0.28, 12.0), (BEN, 0.72, -12.0)):
-        draw_person(Canvas(image, (x * image.width, 0.4 * image.height), unit), look, Pose(turn=turn, tilt=turn / 4))
+    for look, x, pose in zip((ANNA, BEN), (0.28, 0.72), poses, strict=True):
+        draw_person(Canvas(image, (x * image.width, 0.4 * image.height), unit), look, pose)
     return reduced(image)
 
 
@@ -283,6 +283,26 @@ def talking_frames(seconds: float, width: int, height: int) -> NDArray[np.uint8]
     return np.stack(frames)
 
 
+def two_moving_frames(seconds: float, width: int, height: int) -> NDArray[np.uint8]:
+    """Two people turned to each other, who sway, nod and blink, each in an own rhythm, with hardly moving mouths."""
+    frames = []
+    for i in range(round(seconds * FPS)):
+        poses = []
+        for facing, pace in ((12.0, 1.0), (-12.0, 1.3)):
+            t = pace * i / FPS
+            poses.append(
+                Pose(
+                    turn=facing + 4 * sin(2 * pi * t / 3.1),
+                    tilt=facing / 4 + 2 * sin(2 * pi * t / 4.3),
+                    nod=3 * sin(2 * pi * t / 1.9),
+                    mouth=0.15 + 0.1 * sin(2 * pi * t / 1.3),
+                    eyes=min(1.0, abs((t + 0.9) % 2.3 - 0.12) / 0.12),
+                )
+            )
+        frames.append(np.asarray(two_people(width, height, poses)))
+    return np.stack(frames)
+
+
 def speak(text: str, voice: str, words_per_minute: int) -> tuple[NDArray[np.float64], int]:
     """Speech of espeak-ng, without the silence around it, and its sample rate in Hz."""
     with tempfile.TemporaryDirectory() as folder:
@@ -298,14 +318,20 @@ def main() -> None:
     """Write all samples."""
     SAMPLES.mkdir(exist_ok=True)
     portrait(Pose(turn=4, tilt=-2), ANNA, 480, 848, "#8c9bb5").save(SAMPLES / "portrait.png", optimize=True)
-    two_people(848, 480).save(SAMPLES / "two_people.png", optimize=True)
+    poses = [Pose(turn=turn, tilt=turn / 4) for turn in (12.0, -12.0)]
+    two_people(848, 480, poses).save(SAMPLES / "two_people.png", optimize=True)
     wave, rate_hz = speak(VOICE, "en-us+f3", 165)
     wave = soxr.resample(wave, rate_hz, 16_000, "HQ")
     soundfile.write(SAMPLES / "voice.wav", wave, 16_000, subtype="PCM_16")
     wave, rate_hz = speak(VOICE_2, "en-gb+m3", 160)
     soundfile.write(SAMPLES / "voice_2.flac", wave, rate_hz, subtype="PCM_16")
-    frames = talking_frames(4.0, 360, 640)
-    with VideoWriter(SAMPLES / "talking_head.mp4", 360, 640) as writer:
+    write_video("talking_head.mp4", talking_frames(4.0, 360, 640))
+    write_video("two_people.mp4", two_moving_frames(5.2, 848, 480))
+
+
+def write_video(name: str, frames: NDArray[np.uint8]) -> None:
+    """Frames (T, height, width, 3) as a sample without sound."""
+    with VideoWriter(SAMPLES / name, frames.shape[2], frames.shape[1]) as writer:
         writer.write(frames)
         writer.finish()
 
