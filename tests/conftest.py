@@ -8,7 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
+from infinitetalk import assets
 from infinitetalk.settings import Settings
+from tests.downloads import MB
 
 OTHER_VARIABLES = (
     "ALL_PROXY",
@@ -98,3 +100,19 @@ def site(monkeypatch):
     site.closing.set()
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def short_pauses(monkeypatch):
+    """Downloads that failed are tried again almost at once."""
+    monkeypatch.setattr(assets, "RETRY_PAUSES_S", (0.01, 0.01))
+
+
+@pytest.fixture
+def get(tmp_path):
+    """Fetches one address as a job's voice; returns the file."""
+
+    def get(url, max_bytes=MB, timeout_s=10.0):
+        return assets.fetch(url, "wav_url", tmp_path, max_bytes, timeout_s)
+
+    return get
