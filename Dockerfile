@@ -44,7 +44,6 @@ FROM packages AS weights
 ARG BAKE_WEIGHTS=""
 WORKDIR /app
 COPY infinitetalk infinitetalk
-COPY presets presets
 RUN --mount=type=cache,target=/fetched \
     mkdir /models \
     && if [ -n "$BAKE_WEIGHTS" ]; then \
@@ -64,7 +63,6 @@ ARG BAKE_WEIGHTS=""
 ENV MODEL_PROFILE=infinitetalk-14b \
     MODELS_DIR=${BAKE_WEIGHTS:+/models}
 WORKDIR /app
-COPY presets presets
 COPY infinitetalk infinitetalk
 COPY handler.py ./
 USER 10001

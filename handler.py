@@ -29,17 +29,17 @@ from runpod.http_client import AsyncClientSession
 from runpod.serverless.modules.rp_http import send_result
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
+from infinitetalk.contract.request import Request
+from infinitetalk.contract.result import Failure
+from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Cancelled, InvalidInput, JobError
-from infinitetalk.exchange import NetworkExchange
-from infinitetalk.faults import name_failure
-from infinitetalk.fitness import worker_checks
-from infinitetalk.job import open_models, run_job
+from infinitetalk.job.faults import name_failure
+from infinitetalk.job.run import open_models, run_job
 from infinitetalk.logs import configure_logging, job_logs, log_event, places
 from infinitetalk.models.loading import Models
 from infinitetalk.progress import Progress, TimeLimit
-from infinitetalk.request import Request
-from infinitetalk.result import Failure
-from infinitetalk.settings import Settings
+from infinitetalk.startup.fitness import worker_checks
+from infinitetalk.transfer.exchange import NetworkExchange
 
 Json = dict[str, Any]
 

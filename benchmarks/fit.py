@@ -1,6 +1,6 @@
-"""A file of presets/hardware from jobs that benchmarks/job.py measured; needs no GPU.
+"""A file of infinitetalk/presets/hardware from jobs that benchmarks/job.py measured; needs no GPU.
 
-    python benchmarks/fit.py out/job.json -o presets/hardware/nvidia-h100.toml --gpu H100 [--passes FILE]
+    python benchmarks/fit.py out/job.json -o infinitetalk/presets/hardware/nvidia-h100.toml --gpu H100 [--passes FILE]
 
 Several reports, one for each attention kernel, make one file. Prints how far the file is off each job, and how far it
 would be, fitted without the jobs of that mode. (A worker with weights of its own makes its file in one go: infinitetalk
@@ -16,9 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from infinitetalk.calibration import Sample, calibrated, fit_lanes, to_toml
-from infinitetalk.estimate import Hardware, Lane, Work
-from infinitetalk.presets import load_profile
+from infinitetalk.contract.presets import load_profile
+from infinitetalk.planning.estimate import Hardware, Lane, Work
+from infinitetalk.startup.calibration import Sample, calibrated, fit_lanes, to_toml
 
 Json = dict[str, Any]
 

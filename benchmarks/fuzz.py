@@ -24,8 +24,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import handler
-from infinitetalk.request import MAX_DATA_URI_CHARS, Request
-from infinitetalk.settings import Settings
+from infinitetalk.contract.request import MAX_DATA_URI_CHARS, Request
+from infinitetalk.contract.settings import Settings
 
 Json = dict[str, Any]
 CODES = {"invalid_input", "too_large"}

@@ -29,17 +29,17 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.random_models import random_models  # noqa: E402
-from infinitetalk.calibration import Sample, run_sample, write_voice  # noqa: E402
-from infinitetalk.estimate import Hardware, Work, find_hardware  # noqa: E402
-from infinitetalk.job import gpu_name, open_models  # noqa: E402
+from infinitetalk.contract.presets import SpeedMode, load_mode  # noqa: E402
+from infinitetalk.contract.request import LOCAL_FILES, Request, Resolution, SpeedModeName  # noqa: E402
+from infinitetalk.contract.settings import Settings  # noqa: E402
+from infinitetalk.job.run import gpu_name, open_models  # noqa: E402
 from infinitetalk.logs import configure_logging  # noqa: E402
 from infinitetalk.media.audio import load_audio  # noqa: E402
 from infinitetalk.models.loading import Models  # noqa: E402
-from infinitetalk.plan import Plan, make_plan  # noqa: E402
-from infinitetalk.presets import SpeedMode, load_mode  # noqa: E402
-from infinitetalk.request import LOCAL_FILES, Request, Resolution, SpeedModeName  # noqa: E402
-from infinitetalk.settings import Settings  # noqa: E402
+from infinitetalk.planning.estimate import Hardware, Work, find_hardware  # noqa: E402
+from infinitetalk.planning.plan import Plan, make_plan  # noqa: E402
 from infinitetalk.shapes import FPS, SAMPLES_PER_FRAME  # noqa: E402
+from infinitetalk.startup.calibration import Sample, run_sample, write_voice  # noqa: E402
 
 SAMPLES = ROOT / "samples"
 WARM_UP_FRAMES = 13

@@ -28,15 +28,15 @@ import soundfile
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from infinitetalk import job  # noqa: E402
-from infinitetalk.delivery import FOLDER as OUTPUT_FOLDER  # noqa: E402
+from infinitetalk.contract.presets import load_mode  # noqa: E402
+from infinitetalk.contract.request import Request  # noqa: E402
+from infinitetalk.contract.result import Result  # noqa: E402
+from infinitetalk.contract.settings import Settings  # noqa: E402
+from infinitetalk.job import run as job  # noqa: E402
+from infinitetalk.job.resume import FOLDER  # noqa: E402
 from infinitetalk.logs import configure_logging  # noqa: E402
-from infinitetalk.presets import load_mode  # noqa: E402
 from infinitetalk.progress import Progress  # noqa: E402
-from infinitetalk.request import Request  # noqa: E402
-from infinitetalk.result import Result  # noqa: E402
-from infinitetalk.resume import FOLDER  # noqa: E402
-from infinitetalk.settings import Settings  # noqa: E402
+from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER  # noqa: E402
 
 N_WINDOWS, OVERLAP_FRAMES, RATE_HZ = 3, 9, 16_000
 JOB_ID = "kill-1"

@@ -21,13 +21,13 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.quality import make, read, row, tasks  # noqa: E402
 from benchmarks.transformer import LANES_MINIATURE, enter  # noqa: E402
+from infinitetalk.contract.presets import load_profile  # noqa: E402
+from infinitetalk.contract.request import SpeedModeName  # noqa: E402
+from infinitetalk.contract.settings import Settings  # noqa: E402
 from infinitetalk.models.loading import load_models  # noqa: E402
-from infinitetalk.presets import load_profile  # noqa: E402
 from infinitetalk.quality.report import Measured  # noqa: E402
 from infinitetalk.quality.similarity import similarity  # noqa: E402
-from infinitetalk.request import SpeedModeName  # noqa: E402
-from infinitetalk.settings import Settings  # noqa: E402
-from infinitetalk.weights import find_weights  # noqa: E402
+from infinitetalk.startup.weights import find_weights  # noqa: E402
 from training.speech import load_corpus  # noqa: E402
 
 

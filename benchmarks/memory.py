@@ -35,15 +35,16 @@ sys.path.insert(0, str(ROOT))
 from transformers import Wav2Vec2FeatureExtractor  # noqa: E402
 
 from benchmarks.random_models import random_encoders, random_models  # noqa: E402
-from infinitetalk import cli, job  # noqa: E402
+from infinitetalk import cli  # noqa: E402
+from infinitetalk.contract.presets import load_mode, load_profile  # noqa: E402
+from infinitetalk.contract.request import Request  # noqa: E402
+from infinitetalk.contract.settings import Settings  # noqa: E402
+from infinitetalk.generation.pipeline import Noise, Rendered, Voices, generate  # noqa: E402
+from infinitetalk.generation.pixels import to_bytes  # noqa: E402
+from infinitetalk.job import run as job  # noqa: E402
 from infinitetalk.models.audio_encoder import embed_voice  # noqa: E402
-from infinitetalk.pipeline import Noise, Rendered, Voices, generate  # noqa: E402
-from infinitetalk.pixels import to_bytes  # noqa: E402
-from infinitetalk.plan import Plan, make_plan  # noqa: E402
-from infinitetalk.presets import load_mode, load_profile  # noqa: E402
+from infinitetalk.planning.plan import Plan, make_plan  # noqa: E402
 from infinitetalk.progress import Stopwatch  # noqa: E402
-from infinitetalk.request import Request  # noqa: E402
-from infinitetalk.settings import Settings  # noqa: E402
 from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ  # noqa: E402
 
 WINDOW_FRAMES, OVERLAP_FRAMES = 81, 9

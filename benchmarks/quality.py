@@ -22,17 +22,17 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from infinitetalk.calibration import run_sample  # noqa: E402
-from infinitetalk.job import open_models  # noqa: E402
+from infinitetalk.contract.presets import load_mode  # noqa: E402
+from infinitetalk.contract.request import SpeedModeName  # noqa: E402
+from infinitetalk.contract.settings import Settings  # noqa: E402
+from infinitetalk.job.run import open_models  # noqa: E402
 from infinitetalk.models.loading import Models  # noqa: E402
-from infinitetalk.presets import load_mode  # noqa: E402
 from infinitetalk.quality.measures import joins_of, stillness  # noqa: E402
 from infinitetalk.quality.report import Measured, measure, read_frames  # noqa: E402
 from infinitetalk.quality.similarity import similarity  # noqa: E402
 from infinitetalk.quality.tracking import track_mouths  # noqa: E402
-from infinitetalk.request import SpeedModeName  # noqa: E402
-from infinitetalk.settings import Settings  # noqa: E402
 from infinitetalk.shapes import FPS  # noqa: E402
+from infinitetalk.startup.calibration import run_sample  # noqa: E402
 from training.data import SIZES  # noqa: E402
 from training.held_out import HeldOutJob, held_out_job  # noqa: E402
 from training.speech import Corpus, load_corpus  # noqa: E402

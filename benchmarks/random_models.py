@@ -18,13 +18,13 @@ from transformers import (
     Wav2Vec2Model,
 )
 
+from infinitetalk.contract.presets import load_profile
+from infinitetalk.contract.settings import Settings
 from infinitetalk.models.compiling import compile_transformer
 from infinitetalk.models.fp8 import quantise_block
 from infinitetalk.models.loading import Models, set_attention_backend
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.vae import optimise_vae
-from infinitetalk.presets import load_profile
-from infinitetalk.settings import Settings
 
 MINIATURE = Path(__file__).parents[1] / "infinitetalk" / "miniature"
 UMT5_XXL = {"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}

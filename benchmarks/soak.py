@@ -28,10 +28,10 @@ from typing import Any, get_args
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import handler
-from infinitetalk.job import open_models
+from infinitetalk.contract.request import SpeakerOrder, SpeedModeName
+from infinitetalk.contract.settings import Settings
+from infinitetalk.job.run import open_models
 from infinitetalk.logs import configure_logging
-from infinitetalk.request import SpeakerOrder, SpeedModeName
-from infinitetalk.settings import Settings
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 MAX_GROWTH = 1.02

@@ -26,13 +26,13 @@ from benchmarks import reporting
 from benchmarks.attention import milliseconds
 from benchmarks.random_models import random_transformer
 from benchmarks.reporting import SIZES
-from infinitetalk.masks import person_masks
+from infinitetalk.contract.settings import AUTO
+from infinitetalk.generation.masks import person_masks
 from infinitetalk.models.attention import FLASH_3, NATIVE, find_kernel, flash_3_module
 from infinitetalk.models.compiling import compile_transformer
 from infinitetalk.models.fp8 import FP8, quantise_block
 from infinitetalk.models.loading import set_attention_backend
 from infinitetalk.models.transformer import TEXT_TOKENS, Context, InfiniteTalkTransformer
-from infinitetalk.settings import AUTO
 from infinitetalk.shapes import latent_frames, token_count
 
 SIZES_MINIATURE = [(160, 96, 49)]

@@ -17,18 +17,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from infinitetalk import __version__
-from infinitetalk.assets import job_folder
-from infinitetalk.calibration import calibrated, to_toml
-from infinitetalk.calibration import measure as measure_trials
-from infinitetalk.errors import JobError
-from infinitetalk.exchange import LocalExchange, local_files
-from infinitetalk.fitness import check_shapes, worker_checks
-from infinitetalk.job import choose_device, dry_run, gpu_name, open_models, read_job, run_job
-from infinitetalk.logs import configure_logging
-from infinitetalk.plan import make_plan
-from infinitetalk.presets import load_mode, load_profile
-from infinitetalk.progress import Progress as JobProgress
-from infinitetalk.request import (
+from infinitetalk.contract.presets import load_mode, load_profile
+from infinitetalk.contract.request import (
     LOCAL_FILES,
     AspectRatio,
     Request,
@@ -36,9 +26,19 @@ from infinitetalk.request import (
     SpeakerOrder,
     SpeedModeName,
 )
-from infinitetalk.result import DryRun
-from infinitetalk.settings import Settings
-from infinitetalk.weights import fetch_weights, volume_folder
+from infinitetalk.contract.result import DryRun
+from infinitetalk.contract.settings import Settings
+from infinitetalk.errors import JobError
+from infinitetalk.job.run import choose_device, dry_run, gpu_name, open_models, read_job, run_job
+from infinitetalk.logs import configure_logging
+from infinitetalk.planning.plan import make_plan
+from infinitetalk.progress import Progress as JobProgress
+from infinitetalk.startup.calibration import calibrated, to_toml
+from infinitetalk.startup.calibration import measure as measure_trials
+from infinitetalk.startup.fitness import check_shapes, worker_checks
+from infinitetalk.startup.weights import fetch_weights, volume_folder
+from infinitetalk.transfer.downloads import job_folder
+from infinitetalk.transfer.exchange import LocalExchange, local_files
 
 FILES = {"image": "image_url", "video": "video_url", "audio": "wav_url", "audio_2": "wav_url_2"}
 OPTIONS = {

@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from infinitetalk import assets
-from infinitetalk.settings import Settings
-from tests.downloads import MB
+from infinitetalk.contract.settings import Settings
+from infinitetalk.transfer import downloads
+from tests.support.downloads import MB
 
 OTHER_VARIABLES = (
     "ALL_PROXY",
@@ -105,7 +105,7 @@ def site(monkeypatch):
 @pytest.fixture
 def short_pauses(monkeypatch):
     """Downloads that failed are tried again almost at once."""
-    monkeypatch.setattr(assets, "RETRY_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(downloads, "RETRY_PAUSES_S", (0.01, 0.01))
 
 
 @pytest.fixture
@@ -113,6 +113,6 @@ def get(tmp_path):
     """Fetches one address as a job's voice; returns the file."""
 
     def get(url, max_bytes=MB, timeout_s=10.0):
-        return assets.fetch(url, "wav_url", tmp_path, max_bytes, timeout_s)
+        return downloads.fetch(url, "wav_url", tmp_path, max_bytes, timeout_s)
 
     return get

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from infinitetalk.cli import main
+from infinitetalk.contract.presets import load_profile
+from infinitetalk.contract.request import Request
 from infinitetalk.media.ffmpeg import probe
-from infinitetalk.presets import load_profile
-from infinitetalk.request import Request
-from tests.media_samples import write_picture, write_talking_video, write_tone
+from tests.support.media_samples import write_picture, write_talking_video, write_tone
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_problems_end_in_one_line(arguments: list[str], problem: str, tmp_path: 
 def test_an_output_that_cannot_be_written_is_found_out_before_the_work(
     face: str, voice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infinitetalk.job.generate", lambda *_: pytest.fail("the model ran"))
+    monkeypatch.setattr("infinitetalk.job.run.generate", lambda *_: pytest.fail("the model ran"))
     (tmp_path / "file").write_text("")
     for output, problem in ((tmp_path, "is a folder"), (tmp_path / "file" / "out.mp4", "exists")):
         with pytest.raises(SystemExit, match=f"^infinitetalk: .*{problem}"):

@@ -54,7 +54,7 @@ def test_as_text_an_event_is_one_line_too(stream):
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])
 def test_the_level_is_the_packages_and_libraries_are_quiet(stream, level):
     configure_logging(level, stream, as_json=True)
-    for name in ("infinitetalk.job", "urllib3.connectionpool"):
+    for name in ("infinitetalk.job.run", "urllib3.connectionpool"):
         for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
             logging.getLogger(name).log(number, name)
     with warnings.catch_warnings():
@@ -63,7 +63,7 @@ def test_the_level_is_the_packages_and_libraries_are_quiet(stream, level):
         warnings.warn("of a library", UserWarning, stacklevel=1)
     shown = [(line["message"], line["level"]) for line in lines(stream)]
     ours = ["DEBUG", "INFO", "WARNING", "ERROR"]
-    assert shown == [("infinitetalk.job", name) for name in ours[ours.index(level) :]] + [
+    assert shown == [("infinitetalk.job.run", name) for name in ours[ours.index(level) :]] + [
         ("urllib3.connectionpool", "ERROR")
     ]
 

@@ -6,11 +6,11 @@ from torch import Tensor
 from transformers import CLIPVisionModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from infinitetalk.denoise import denoise
-from infinitetalk.guidance import Drop, Guide, drops
+from infinitetalk.contract.presets import SchedulerName
+from infinitetalk.generation.denoise import denoise
+from infinitetalk.generation.guidance import Drop, Guide, drops
+from infinitetalk.generation.schedule import make_scheduler
 from infinitetalk.models.transformer import AudioContext, Context, InfiniteTalkTransformer, KeyValue
-from infinitetalk.presets import SchedulerName
-from infinitetalk.schedule import make_scheduler
 from infinitetalk.shapes import TEMPORAL_STRIDE
 from training.train_vae import Codec, autocast
 

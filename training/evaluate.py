@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import CLIPVisionModel
 
-from infinitetalk.joins import fade_in
-from infinitetalk.masks import person_masks
-from infinitetalk.presets import load_mode
-from infinitetalk.windows import plan_windows
+from infinitetalk.contract.presets import load_mode
+from infinitetalk.generation.joins import fade_in
+from infinitetalk.generation.masks import person_masks
+from infinitetalk.planning.windows import plan_windows
 from training.conditions import Conditioner, condition_of, picture_features, with_mask
 from training.data import Maker
 from training.faces import Motion, Scene, face_region, measure_mouth, mouth_region

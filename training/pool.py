@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPVisionModel
 
-from infinitetalk.masks import person_masks
+from infinitetalk.generation.masks import person_masks
 from infinitetalk.shapes import latent_frames
 from training.conditions import Conditioner, condition_of, picture_features, with_mask
 from training.data import OVERLAP, SETTLE_FRAMES, Maker

@@ -9,10 +9,10 @@ import numpy as np
 import pyloudnorm
 from numpy.typing import NDArray
 
+from infinitetalk.contract.request import SpeakerOrder
 from infinitetalk.errors import Internal, MediaUnreadable, TooLarge
 from infinitetalk.media.container import is_cut_off
 from infinitetalk.media.ffmpeg import FfmpegError, MediaInfo, decode, open_input, probe, run, truncated
-from infinitetalk.request import SpeakerOrder
 from infinitetalk.shapes import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 Wave = NDArray[np.float32]

@@ -1,0 +1,1 @@
+"""The networks, and how their weights get from files into a device's memory."""

@@ -9,7 +9,7 @@ import diffusers
 import torch
 
 from infinitetalk.models.transformer import TEXT_TOKENS, Context, InfiniteTalkTransformer
-from infinitetalk.volume import write_whole
+from infinitetalk.transfer.volume import write_whole
 
 FOLDER = "infinitetalk-compiled"  # on the volume
 

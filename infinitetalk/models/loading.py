@@ -29,6 +29,8 @@ from transformers import (
     Wav2Vec2Model,
 )
 
+from infinitetalk.contract.presets import CONSTANTS, Profile
+from infinitetalk.contract.settings import AUTO
 from infinitetalk.errors import ModelMissing
 from infinitetalk.models import original
 from infinitetalk.models.attention import FLASH_3, fastest_kernel, find_kernel, flash_3_fp8_attention
@@ -36,9 +38,7 @@ from infinitetalk.models.checkpoint import LISTED, Checkpoint, check_shapes, wei
 from infinitetalk.models.fp8 import check_fp8, quantise_block
 from infinitetalk.models.lora import LoraSet
 from infinitetalk.models.transformer import InfiniteTalkTransformer
-from infinitetalk.presets import CONSTANTS, Profile
-from infinitetalk.settings import AUTO
-from infinitetalk.weights import Weights
+from infinitetalk.startup.weights import Weights
 
 T5_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"

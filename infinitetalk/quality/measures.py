@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from infinitetalk.planning.windows import plan_windows
 from infinitetalk.quality.speech import silent_frames
 from infinitetalk.quality.tracking import Mouth
 from infinitetalk.shapes import FPS
-from infinitetalk.windows import plan_windows
 
 Floats = NDArray[np.float32]
 Frames = NDArray[np.uint8]

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from rich import box
 from rich.table import Table
 
+from infinitetalk.contract.request import SpeakerOrder
 from infinitetalk.media.audio import arrange_speakers, load_audio
 from infinitetalk.media.ffmpeg import probe
 from infinitetalk.media.video import SourceVideo
@@ -34,7 +35,6 @@ from infinitetalk.quality.measures import (
 from infinitetalk.quality.similarity import Similarity, similarity
 from infinitetalk.quality.speech import loudness
 from infinitetalk.quality.tracking import Tracked, track_mouths
-from infinitetalk.request import SpeakerOrder
 from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 Floats = NDArray[np.float32]

@@ -1,0 +1,95 @@
+"""What comes back: a video and how it was made, an estimate, or a failure."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from infinitetalk.contract.request import SpeedModeName
+from infinitetalk.errors import JobError
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict ready for JSON; fields without a value are left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class ResolvedSettings(_Reply):
+    """The numbers a video was made with."""
+
+    profile: str = Field(description="The weights: a file of presets/profiles.")
+    window: int = Field(description="Frames of a full window.")
+    overlap: int = Field(description="Frames that each window takes over from the one before.")
+    windows: int = Field(description="How many windows the clip has.")
+    steps: int = Field(description="Denoising steps per window.")
+    forwards: int = Field(description="Passes of the transformer in all.")
+    scheduler: str
+    shift: float = Field(description="Shift of the noise schedule.")
+    width: int = Field(description="Pixels.")
+    height: int = Field(description="Pixels.")
+    fps: int = Field(description="Frames per second.")
+    frames: int = Field(description="Frames of the video.")
+    duration_s: float = Field(description="Seconds.")
+    precision: str = Field(description="Number format of the transformer's weights.")
+    attention: str = Field(description="Attention kernel, by diffusers' name.")
+
+
+class Estimate(_Reply):
+    """What a job will take."""
+
+    seconds: float | None = Field(None, description="Time on the worker; left out where it is unknown.")
+    cost_usd: float | None = None
+    basis: str = Field(description="On which measurements the estimate stands.")
+
+
+class Result(_Reply):
+    """A finished video. Exactly one of video_url, video and video_path says where it is."""
+
+    video_url: str | None = Field(None, description="Where to download the video, for a limited time.")
+    video: str | None = Field(None, repr=False, description="The video itself, as a data: URI.")
+    video_path: str | None = Field(None, description="The video's path on the network volume.")
+    seed: int
+    speed_mode: SpeedModeName
+    settings: ResolvedSettings
+    timings_s: dict[str, float] = Field(description="Seconds per stage.")
+    gpu_seconds: float = Field(description="Seconds the worker was busy with this job.")
+    cost_usd: float
+    warnings: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        places = [self.video_url, self.video, self.video_path]
+        if sum(place is not None for place in places) != 1:
+            raise ValueError("exactly one of video_url, video and video_path is given")
+        return self
+
+
+class DryRun(_Reply):
+    """What a job with dry_run would do."""
+
+    dry_run: Literal[True] = True
+    seed: int
+    speed_mode: SpeedModeName
+    settings: ResolvedSettings
+    estimate: Estimate
+    warnings: list[str] = Field(default_factory=list)
+
+
+class Failure(_Reply):
+    """Why there is no video."""
+
+    error: str = Field(description="One sentence: which field or part, and what to do.")
+    error_code: str
+    retryable: bool = Field(description="Whether the same job may succeed later.")
+    refresh_worker: Literal[True] | None = Field(None, description="Asks RunPod to replace the worker.")
+
+    @classmethod
+    def of(cls, error: JobError) -> Self:
+        return cls(
+            error=str(error),
+            error_code=error.code,
+            retryable=error.retryable,
+            refresh_worker=True if error.refresh_worker else None,
+        )

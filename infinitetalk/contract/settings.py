@@ -1,0 +1,166 @@
+"""What the environment sets. Read once, at start, from a mapping."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from infinitetalk.contract.request import Output
+
+EXACT = "exact"  # the lane that changes no result
+AUTO = "auto"  # the attention kernel is chosen at start
+_BUCKET = ("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_key")
+
+
+class SettingsError(ValueError):
+    """An environment variable is wrong. The message names it, what came and what is allowed."""
+
+
+class Settings(BaseModel):
+    """The worker's settings; each field is the environment variable of the same name in capitals."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    model_profile: str = Field(
+        "miniature", description="Which model runs: a file of presets/profiles, such as infinitetalk-14b."
+    )
+    models_dir: Path | None = Field(
+        None, description="Folder of the model files; looked into first, before the volume and the host's model cache."
+    )
+    download_weights: bool = Field(
+        False, description="Download model files that are nowhere: into MODELS_DIR, or else onto the volume."
+    )
+    min_vram_gib: float | None = Field(
+        None,
+        ge=0,
+        description="Memory that the whole GPU must have, in GiB; the worker refuses to start on a smaller one.",
+        json_schema_extra={"default": "the profile's: 90 for infinitetalk-14b"},
+    )
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="Where the model runs; auto takes the GPU if there is one."
+    )
+    work_dir: Path = Field(
+        default_factory=lambda: Path(tempfile.gettempdir()),
+        description="Where each job gets its own temporary folder.",
+        json_schema_extra={"default": "the system's temporary folder"},
+    )
+    volume_dir: Path = Field(
+        Path("/runpod-volume"), description="The network volume: where output `volume` puts videos."
+    )
+    resume_hours: float = Field(
+        24.0,
+        ge=0,
+        description="How long the finished windows of a broken-off job stay on the volume; 0: none are kept.",
+    )
+    output: Output | None = Field(
+        None,
+        description="How a video comes back if the job does not say: url, base64 or volume.",
+        json_schema_extra={"default": "url with a bucket, else base64"},
+    )
+    bucket_endpoint_url: str | None = Field(None, description="S3 endpoint that videos are uploaded to.")
+    bucket_access_key_id: str | None = Field(None, description="Access key of the bucket.")
+    bucket_secret_access_key: SecretStr | None = Field(None, description="Secret key of the bucket.")
+    bucket_name: str | None = Field(
+        None,
+        description="Name of the bucket.",
+        json_schema_extra={"default": "the SDK's: month and year"},
+    )
+    upload_timeout_s: float = Field(300.0, gt=0, description="Longest time for the upload of a video, in seconds.")
+    execution_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        description="The endpoint's execution timeout, in seconds; a job past it is stopped and says so.",
+        json_schema_extra={"default": "RunPod's 600, of which jobs are only warned"},
+    )
+    hardware_file: Path | None = Field(
+        None, description="What `infinitetalk calibrate` measured on this GPU, for estimates of time and price."
+    )
+    gpu_price_per_hour: float = Field(3.96, ge=0, description="US dollars per hour, for cost_usd.")
+    max_audio_s: float = Field(600.0, gt=0, description="Longest sound accepted, in seconds.")
+    max_image_mb: float = Field(50.0, gt=0, description="Largest picture file accepted, in MB (10^6 bytes).")
+    max_audio_mb: float = Field(500.0, gt=0, description="Largest sound file accepted, in MB.")
+    max_video_mb: float = Field(2000.0, gt=0, description="Largest video file accepted, in MB.")
+    download_timeout_s: float = Field(300.0, gt=0, description="Longest time for one download, in seconds.")
+    attention_backend: str = Field(
+        AUTO,
+        description="Attention kernel by diffusers' name, such as _native_cudnn or _flash_3; auto: the fastest of the "
+        "exact ones that are installed, measured at start.",
+    )
+    fp8: bool = Field(
+        False,
+        description="Large linear layers, and self-attention where FlashAttention-3 is installed, in 8 bits: faster, "
+        "smaller, less exact. Needs a GPU of compute capability 8.9.",
+    )
+    experimental_sparse_attention: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Experimental: the part of the self-attention that is computed, such as 0.2; the rest is lost.",
+    )
+    compile: bool = Field(
+        True, description="Compile the transformer's blocks on a GPU at start; off: a slower pass, a faster start."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What is logged.")
+
+    @model_validator(mode="after")
+    def _check_bucket(self) -> Self:
+        missing = [name for name in _BUCKET if getattr(self, name) is None]
+        if missing and (len(missing) < len(_BUCKET) or self.bucket_name is not None):
+            raise ValueError(
+                f"{_variables(missing)} missing: set {_variables(_BUCKET)} together, or no BUCKET_ variable"
+            )
+        if missing and self.output == "url":
+            raise ValueError(f"OUTPUT is url, which needs {_variables(_BUCKET)}")
+        return self
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Settings from environment variables; other variables are ignored, empty ones count as not set.
+
+        Raises SettingsError listing every wrong variable.
+        """
+        given = {name: env[name.upper()] for name in cls.model_fields if env.get(name.upper())}
+        try:
+            return cls.model_validate_strings(given)
+        except ValidationError as error:
+            raise SettingsError("; ".join(_problems(error, given))) from error
+
+    @classmethod
+    def variables(cls) -> list[tuple[str, str, str]]:
+        """(name, default, description) of every environment variable, for the documentation."""
+        rows = []
+        for name, field in cls.model_fields.items():
+            extra = field.json_schema_extra
+            shown = extra["default"] if isinstance(extra, dict) else field.default
+            rows.append((name.upper(), "" if shown is None else str(shown), field.description or ""))
+        return rows
+
+    @property
+    def lane(self) -> str:
+        """The transformer's arithmetic: "exact", "fp8", "sparse_20" (20 % of the self-attention) or "fp8_sparse_20"."""
+        parts = ["fp8"] if self.fp8 else []
+        if self.experimental_sparse_attention is not None:
+            parts.append(f"sparse_{100 * self.experimental_sparse_attention:g}")
+        return "_".join(parts) or EXACT
+
+    @property
+    def default_output(self) -> Output:
+        """How a video comes back if the job does not say: a URL if a bucket is set, else base64."""
+        return self.output or ("base64" if self.bucket_endpoint_url is None else "url")
+
+
+def _variables(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(name.upper() for name in names)
+
+
+def _problems(error: ValidationError, given: Mapping[str, str]) -> list[str]:
+    problems = []
+    for problem in error.errors(include_url=False):
+        if not problem["loc"]:  # a rule over several variables names them itself
+            problems.append(str(problem["ctx"]["error"]))
+            continue
+        name = str(problem["loc"][0])
+        problems.append(f"{name.upper()} is {given[name][:80]!r}: {problem['msg']}")
+    return problems

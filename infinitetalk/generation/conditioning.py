@@ -1,0 +1,103 @@
+"""What the model is told besides the noise: prompt, reference frame, voices. Each computed as seldom as it changes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from infinitetalk.generation.guidance import Drop
+from infinitetalk.generation.pixels import to_picture
+from infinitetalk.models.image_encoder import embed_picture
+from infinitetalk.models.loading import Models
+from infinitetalk.models.text_encoder import embed_prompt
+from infinitetalk.models.transformer import Context, KeyValue
+from infinitetalk.models.vae import encode_picture_then_grey, encode_video
+from infinitetalk.shapes import TEMPORAL_STRIDE
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One reference frame, encoded.
+
+    picture: (3, height, width) in [-1, 1].
+    motion: (1, 16, 1, h, w) its latents alone; the first window holds them as its first latent frame.
+    image: per block, keys and values of its CLIP features.
+    """
+
+    picture: Tensor
+    motion: Tensor
+    image: tuple[KeyValue, ...]
+
+
+def encode_reference(models: Models, frame: NDArray[np.uint8]) -> Reference:
+    """Encode a reference frame of RGB bytes (height, width, 3)."""
+    picture = to_picture(frame, models.device)
+    features = embed_picture(models.image_encoder, picture).to(models.dtype)
+    return Reference(
+        picture=picture,
+        motion=encode_video(models.vae, picture.view(1, 3, 1, *picture.shape[1:])),
+        image=models.transformer.embed_image(features),
+    )
+
+
+def condition_latents(models: Models, reference: Reference, frames: int) -> Tensor:
+    """Mask and condition latents (1, 4 + 16, T, h, w) of a window: the reference frame, then zeros.
+
+    The mask's four channels are one in the first latent frame: one for each video frame it could stand for.
+    """
+    latents = encode_picture_then_grey(models.vae, reference.picture, frames)
+    mask = latents.new_zeros(1, TEMPORAL_STRIDE, *latents.shape[2:])
+    mask[:, :, 0] = 1
+    return torch.cat((mask, latents), dim=1)
+
+
+class Prompts:
+    """A job's prompt, and its negative prompt where text guidance needs one, as keys and values per block."""
+
+    def __init__(self, models: Models, prompt: str, negative_prompt: str | None) -> None:
+        self.positive = self._embed(models, prompt)
+        self.negative = self._embed(models, negative_prompt) if negative_prompt is not None else None
+
+    @staticmethod
+    def _embed(models: Models, prompt: str) -> tuple[KeyValue, ...]:
+        embeddings = embed_prompt(models.text_encoder, models.tokenizer, prompt)
+        return models.transformer.embed_text(embeddings.to(models.dtype))
+
+    def of(self, drop: Drop) -> tuple[KeyValue, ...]:
+        """The text that a forward pass sees."""
+        if drop not in (Drop.TEXT, Drop.BOTH):
+            return self.positive
+        if self.negative is None:
+            raise ValueError("text guidance needs a negative prompt")
+        return self.negative
+
+
+def window_contexts(
+    models: Models,
+    drops: Sequence[Drop],
+    prompts: Prompts,
+    reference: Reference,
+    audio: Tensor,
+    person_masks: Tensor | None,
+    latents: Tensor,
+) -> Mapping[Drop, Context]:
+    """The context of each forward pass that the steps of a window need.
+
+    Args:
+        audio: (P, 4T-3+4, layers, channels); two people are heard through the adapter "multi". A pass without
+            audio hears one person's silence: zeros, and no masks.
+        latents: of the window; only their shape counts.
+    """
+    transformer = models.transformer
+    adapter = "multi" if audio.shape[0] == 2 else "single"
+    audio = audio.unsqueeze(0).to(models.dtype)
+    heard = transformer.embed_audio(audio, adapter, person_masks)
+    silence = heard
+    if set(drops) & {Drop.AUDIO, Drop.BOTH}:
+        silence = transformer.embed_audio(torch.zeros_like(audio[:, :1]), adapter)
+    rotary = transformer.rotary_embedding(latents)
+    voices = {Drop.NOTHING: heard, Drop.TEXT: heard, Drop.AUDIO: silence, Drop.BOTH: silence}
+    return {drop: Context(prompts.of(drop), reference.image, voices[drop], rotary) for drop in drops}

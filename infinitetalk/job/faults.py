@@ -1,0 +1,65 @@
+"""Faults of the machine under a job: memory that ran out, a GPU that is lost."""
+
+import gc
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from infinitetalk.errors import DeviceFailed, Internal, JobError, OutOfMemory
+from infinitetalk.logs import log_event
+from infinitetalk.planning.plan import Plan
+
+CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation: the driver ran out, outside torch's own allocator
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+def within_memory(plan: Plan, work: Callable[[], T]) -> T:
+    """What `work` returns. Raises OutOfMemory where it ran out of it, with the memory free again."""
+    try:
+        return work()
+    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError) as error:
+        if isinstance(error, torch.AcceleratorError) and _code(error) != CUDA_OUT_OF_MEMORY:
+            raise
+        log_event(logger, logging.WARNING, "out of memory", cause=str(error))
+    # Only now is the exception gone, and with it its traceback, whose frames held the tensors.
+    gc.collect()
+    torch.cuda.empty_cache()
+    raise OutOfMemory(
+        f"The worker has too little memory for {plan.width}x{plan.height} in windows of {plan.window_frames} frames; "
+        "choose a smaller resolution or a quicker speed_mode."
+    )
+
+
+def name_failure(error: Exception) -> JobError:
+    """What an exception that nothing foresaw is to the caller: a fault of the worker, or the end of its GPU.
+
+    After an illegal memory access, a failed assertion on the device and their like, every further CUDA call of the
+    process fails. torch names most of them by the type; libraries below it (cuBLAS, cuDNN) do not, so the GPU is asked.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, torch.AcceleratorError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None or not _gpu_answers():
+        return DeviceFailed("The worker's GPU has failed and the worker is being replaced; send the job again.")
+    return Internal("The worker failed unexpectedly; the cause is in its log.")
+
+
+def _code(error: torch.AcceleratorError) -> int | None:
+    """The runtime's number for the error, where torch knows it."""
+    code: int | None = getattr(error, "error_code", None)
+    return code
+
+
+def _gpu_answers() -> bool:
+    """False only where there is one in use."""
+    if torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return False
+    return True

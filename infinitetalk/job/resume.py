@@ -1,0 +1,222 @@
+"""What a killed worker leaves for the next one: a job's finished windows, on the network volume.
+
+    infinitetalk-unfinished/<job id>/seed           the seed drawn for a job that names none
+                                     00000.window   a window's frames without loss, and what the next needs to know
+
+A window counts only for a job that would make the same bytes: the same plan, media, weights, code and device. Writing
+happens beside the making of the next window. Whatever goes wrong here costs time, never the job.
+"""
+
+import hashlib
+import importlib.metadata
+import logging
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+import infinitetalk
+from infinitetalk.contract.settings import Settings
+from infinitetalk.errors import Cancelled, JobError
+from infinitetalk.generation.joins import Handover
+from infinitetalk.models.loading import Models
+from infinitetalk.planning.plan import Plan, draw_seed
+from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER
+from infinitetalk.transfer.volume import plain_name, sweep_parts, write_whole
+
+FOLDER = "infinitetalk-unfinished"  # on the volume
+# Room that stays for finished videos: windows are kept only while the volume has more.
+RESERVE_BYTES = 1_000_000_000
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "imageio-ffmpeg", "numpy")
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_SAMPLE = 16  # values of each tensor: weights that were exchanged or merged otherwise differ in them
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The windows that need not be made again.
+
+    windows: their number, from the first on; `KeptWindows.piece` has their frames.
+    handover: of the last of them to the next window; None with no windows, or with all.
+    """
+
+    windows: int = 0
+    handover: Handover | None = None
+
+
+class KeptWindows:
+    """The finished windows of one job. Without a folder nothing is kept and nothing found."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._fingerprint = b""
+        self._is_writable = True
+
+    def seed(self) -> int:
+        """A drawn seed: the one of the broken-off run of this job, if there was one."""
+        seed = draw_seed()
+        if self._folder is not None:
+            path = self._folder / "seed"
+            with suppress(OSError, ValueError):  # the first run, or not a number: then a new one
+                kept = int(path.read_bytes())
+                if 0 <= kept < 1 << 32:
+                    return kept
+            self._write(path, str(seed).encode("ascii"))
+        return seed
+
+    def find(self, plan: Plan, files: Iterable[Path], models: Models, settings: Settings) -> Finished:
+        """What an earlier run of this job has finished; from here on `keep` adds to it.
+
+        files: the job's media.
+        """
+        if self._folder is None:
+            return Finished()
+        self._fingerprint = fingerprint(plan, files, models, settings)
+        done, handover = 0, None
+        for index in range(len(plan.windows)):
+            path = self._path(index)
+            try:
+                tensors = self._unpack(index, path.read_bytes())
+            except FileNotFoundError:
+                break
+            except (OSError, ValueError, SafetensorError) as error:
+                logger.warning("%s of job %r is not used: %s", path.name, self._folder.name, _reason(error))
+                break
+            done += 1
+            handover = None
+            if "motion" in tensors:
+                handover = Handover(tensors["motion"], tensors["last_frame"]).to(models.device)
+        if done:
+            logger.info("Job %r goes on after %d of %d windows", self._folder.name, done, len(plan.windows))
+        return Finished(done, handover)
+
+    def piece(self, index: int) -> bytes:
+        """The frames of window `index`, as `keep` was given them. Raises OSError or ValueError if they are gone."""
+        return self._unpack(index, self._path(index).read_bytes())["piece"].numpy().tobytes()
+
+    def keep(self, index: int, piece: bytes, handover: Handover | None) -> None:
+        """Keep window `index`. A failure is logged, and no further window is kept.
+
+        piece: its frames, as `VideoWriter` packs them. handover: in host memory.
+        """
+        if self._folder is None:
+            return
+        tensors = {"piece": torch.frombuffer(bytearray(piece), dtype=torch.uint8)}
+        if handover is not None:
+            tensors |= {"motion": handover.motion.contiguous(), "last_frame": handover.last_frame.contiguous()}
+        body = safetensors.torch.save(tensors)
+        self._write(self._path(index), self._digest(index, body) + body)
+
+    def remove(self) -> None:
+        """Remove everything of this job."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _path(self, index: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{index:05}.window"
+
+    def _digest(self, index: int, body: bytes) -> bytes:
+        """Checks a window's bytes, and that they are this job's and at their place."""
+        return hashlib.sha256(self._fingerprint + index.to_bytes(8, "big") + body).digest()
+
+    def _unpack(self, index: int, content: bytes) -> dict[str, Tensor]:
+        digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if digest != self._digest(index, body):
+            raise ValueError("it is damaged, or of another job, version, device or model")
+        tensors: dict[str, Tensor] = safetensors.torch.load(body)
+        return tensors
+
+    def _write(self, path: Path, content: bytes) -> None:
+        assert self._folder is not None
+        if not self._is_writable:
+            return
+        try:
+            free_bytes = shutil.disk_usage(self._folder.parent.parent).free
+            if free_bytes > RESERVE_BYTES + len(content):
+                write_whole(path, content)
+                return
+            reason = f"the volume has {free_bytes / 1e9:.1f} GB left"
+        except OSError as error:
+            reason = _reason(error)
+        self._is_writable = False
+        logger.warning("Job %r: no further window is kept: %s", self._folder.name, reason)
+
+
+@contextmanager
+def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
+    """The job's finished windows, on the volume if there is one. They go when the `with` block ends, and stay if the
+    process is killed, or the job stopped or failed in a way that may pass.
+
+    Those of other jobs are removed when they are older than settings.resume_hours.
+    """
+    root = settings.volume_dir / FOLDER
+    if settings.resume_hours == 0 or not settings.volume_dir.is_dir():
+        yield KeptWindows(None)
+        return
+    sweep(settings)
+    kept = KeptWindows(root / plain_name(job_id))
+    try:
+        yield kept
+    except JobError as error:
+        # The platform stops a job that ran out of time, too, and the caller can have it retried.
+        if not error.retryable and not isinstance(error, Cancelled):
+            kept.remove()
+        raise
+    kept.remove()
+
+
+def sweep(settings: Settings) -> None:
+    """Remove what jobs have left on the volume that did not come back within settings.resume_hours."""
+    max_age_s = settings.resume_hours * 3600
+    sweep_parts(settings.volume_dir / OUTPUT_FOLDER, max_age_s)
+    for folder in (settings.volume_dir / FOLDER).glob("*"):
+        with suppress(OSError):  # another worker was quicker
+            if time.time() - folder.stat().st_mtime > max_age_s:  # of the last window added
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Settings) -> bytes:
+    """A hash of all that decides a job's bytes: plan, media, weights, code, libraries, device."""
+    digest = hashlib.sha256()
+
+    def add(*parts: object) -> None:
+        digest.update(repr(parts).encode())
+
+    add(plan, models.profile, models.transformer.attention_names, settings.lane, settings.compile)
+    for file in files:
+        with file.open("rb") as content:
+            add(hashlib.file_digest(content, "sha256").digest())
+    for model in (models.transformer, models.vae, models.text_encoder, models.image_encoder, models.audio_encoder):
+        for name, tensor in model.state_dict().items():
+            add(name, tensor.shape, tensor.dtype)
+        samples = [tensor.flatten()[:_SAMPLE].float() for tensor in model.state_dict().values()]
+        add(hashlib.sha256(torch.cat(samples).cpu().numpy().tobytes()).digest())
+    add(_code_digest(), *(importlib.metadata.version(name) for name in _LIBRARIES))
+    if models.device.type == "cuda":
+        add(torch.cuda.get_device_name(models.device), torch.version.cuda, torch.backends.cudnn.version())
+    else:
+        add(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
+    return digest.digest()
+
+
+@cache
+def _code_digest() -> bytes:
+    """Of this package as it was when first asked: versions do not change with every change of the code."""
+    sources = sorted(Path(infinitetalk.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).digest()
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)

@@ -1,0 +1,200 @@
+"""The estimates' coefficients, measured on this machine: short jobs are run, and `estimate.Hardware` fitted to them."""
+
+import json
+import tempfile
+import wave
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from infinitetalk.contract.presets import Profile, SpeedMode, load_mode
+from infinitetalk.contract.request import LOCAL_FILES, Request, Resolution
+from infinitetalk.contract.result import Result
+from infinitetalk.contract.settings import Settings
+from infinitetalk.job.run import run_job
+from infinitetalk.models.loading import Models
+from infinitetalk.planning.estimate import Hardware, Lane, Work
+from infinitetalk.planning.plan import make_plan
+from infinitetalk.shapes import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from infinitetalk.transfer.exchange import LocalExchange
+
+# Stages of a job's timings_s by the work that they are proportional to; all others are the clip's and the job's.
+_PASSES = ("denoise",)
+_DECODED = ("decode", "color", "bytes")
+_ENCODED = ("image", "condition", "overlap")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A job to measure: one step per window, to be quick. windows: how many full ones."""
+
+    resolution: Resolution
+    window_frames: int
+    people: int
+    windows: int = 1
+
+
+# Windows of the shortest and the longest mode in both sizes, so that no mode is far from what was measured.
+TRIALS = (
+    Trial("480p", 49, 1, windows=3),
+    Trial("480p", 81, 2, windows=2),
+    Trial("720p", 49, 1, windows=2),
+    Trial("720p", 81, 2),
+    Trial("720p", 121, 2),
+)
+# The first pass over a size also tunes and builds kernels.
+WARM_UP = tuple(Trial(resolution, 13, people) for resolution in ("480p", "720p") for people in (1, 2))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A job that was measured: its work, the lane it ran in with which attention kernels, and seconds per stage."""
+
+    work: Work
+    lane: str
+    attention: str
+    seconds: Mapping[str, float]
+
+    def sum(self, stages: Iterable[str]) -> float:
+        return sum(self.seconds.get(stage, 0.0) for stage in stages)
+
+    @property
+    def rest(self) -> float:
+        return sum(self.seconds.values()) - self.sum((*_PASSES, *_DECODED, *_ENCODED))
+
+
+def run_sample(
+    job: Mapping[str, Any], mode: SpeedMode, models: Models, settings: Settings, output: Path
+) -> tuple[Sample, Result]:
+    """Run a job whose files are file: URLs, in the windows and steps of `mode`. Leaves the video at `output`."""
+    request = Request.parse(dict(job), LOCAL_FILES)
+    result = run_job(
+        request,
+        job_id=output.stem,
+        models=models,
+        settings=settings,
+        on_progress=lambda _: None,
+        should_stop=lambda: False,
+        exchange=LocalExchange(output),
+        mode=mode,
+    )
+    assert isinstance(result, Result)
+    plan = make_plan(request, models.profile, mode, result.settings.frames, result.seed)
+    seconds = {**result.timings_s, "other": result.gpu_seconds - sum(result.timings_s.values())}
+    return Sample(Work.of(plan), settings.lane, models.transformer.attention_names, seconds), result
+
+
+def write_voice(samples: NDArray[Any], path: Path) -> None:
+    """Write samples in [-1, 1], 16,000 a second, as a WAV file."""
+    with wave.open(str(path), "wb") as sound:
+        sound.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
+        sound.writeframes((samples * 32767).astype("<i2").tobytes())
+
+
+def measure(models: Models, settings: Settings, trials: Sequence[Trial] = TRIALS) -> Iterator[tuple[Trial, Sample]]:
+    """Run the trials with noise for picture and voices, and yield each with its times."""
+    generator = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        picture, voice, output = (Path(name, file) for file in ("picture.png", "voice.wav", "out.mp4"))
+        Image.fromarray(generator.integers(0, 256, (480, 848, 3), np.uint8)).save(picture)
+        for trial in (*WARM_UP, *trials):
+            mode = load_mode("turbo").model_copy(update={"window_frames": trial.window_frames, "steps": 1})
+            n_frames = trial.window_frames + (trial.windows - 1) * (trial.window_frames - mode.overlap_frames)
+            write_voice(generator.uniform(-0.1, 0.1, n_frames * SAMPLES_PER_FRAME), voice)
+            job = {"image_url": picture.as_uri(), "wav_url": voice.as_uri(), "resolution": trial.resolution, "seed": 1}
+            if trial.people == 2:
+                job |= {"person_count": "multi", "wav_url_2": voice.as_uri()}
+            sample, _ = run_sample(job, mode, models, settings, output)
+            if trial in trials:
+                yield trial, sample
+
+
+def fit(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The coefficients of `Hardware`, none negative, that come nearest to the samples in relative terms.
+
+    What a set of samples cannot tell (the second person's share without jobs of one person and of two) comes out as 0.
+    """
+
+    def one(quantity: Callable[[Work], float], stages: Iterable[str]) -> float:
+        return _least_squares([(quantity(s.work),) for s in samples], [s.sum(stages) for s in samples])[0]
+
+    per_frame, per_job = _least_squares([(s.work.frames, 1) for s in samples], [s.rest for s in samples])
+    lanes = dict.fromkeys(s.lane for s in samples)
+    return {
+        "decode_s_per_megapixel": one(lambda work: work.decoded, _DECODED),
+        "encode_s_per_megapixel": one(lambda work: work.encoded, _ENCODED),
+        "s_per_frame": per_frame,
+        "s_per_job": per_job,
+        "lanes": {name: fit_lanes([s for s in samples if s.lane == name]) for name in lanes},
+    }
+
+
+def fit_lanes(samples: Sequence[Sample]) -> tuple[Lane, ...]:
+    """The coefficients of one arithmetic, for each attention that the samples were measured with."""
+    kernels = dict.fromkeys(sample.attention for sample in samples)
+    return tuple(_fit_lane([sample for sample in samples if sample.attention == name]) for name in kernels)
+
+
+def _fit_lane(samples: Sequence[Sample]) -> Lane:
+    amounts = [(s.work.tokens, s.work.tokens_squared, s.work.second_person_tokens) for s in samples]
+    found = _least_squares(amounts, [s.sum(_PASSES) for s in samples])
+    return Lane(
+        attention=samples[0].attention,
+        s_per_token=found[0],
+        s_per_token_squared=found[1],
+        second_person_s_per_token=found[2],
+    )
+
+
+def _least_squares(amounts: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
+    """Seconds per amount, each at least 0, with the least sum of squared relative errors."""
+    measured = np.asarray(seconds, np.float64)
+    weights = 1 / np.maximum(measured, 1e-3)
+    table = np.asarray(amounts, np.float64) * weights[:, None]
+    scale = np.maximum(np.abs(table).max(0), np.finfo(np.float64).tiny)
+    kept = np.array([], int)
+    for column in range(table.shape[1]):  # one that the columns before it make up tells nothing
+        more = np.append(kept, column)
+        if np.linalg.matrix_rank(table[:, more] / scale[more]) == len(more):
+            kept = more
+    found = [0.0] * table.shape[1]
+    while kept.size:
+        solution = np.linalg.lstsq(table[:, kept] / scale[kept], measured * weights, rcond=None)[0]
+        if (solution >= 0).all():
+            for column, value in zip(kept, solution / scale[kept], strict=True):
+                found[column] = float(value)
+            break
+        kept = kept[solution > solution.min()]
+    return found
+
+
+def calibrated(name: str, samples: Sequence[Sample], profile: Profile, gpu: str | None, when: str, by: str) -> Hardware:
+    """Coefficients fitted to samples of a GPU (None: a CPU). when, by: what else the source says, such as the date."""
+    return Hardware(
+        name=name,
+        description=f"{gpu or 'CPU'}, {profile.dtype}",
+        profile=profile.name,
+        gpus=(gpu,) if gpu else (),
+        source=f"Measured on one {gpu or 'CPU'}, {when}, by {by}.",
+        **fit(samples),
+    )
+
+
+def to_toml(hardware: Hardware) -> str:
+    """The text of a hardware file, as `estimate.find_hardware` reads it."""
+    fields = hardware.model_dump(exclude={"name", "lanes"})
+    blocks = [[f"{key} = {_toml(value)}" for key, value in fields.items()]]
+    for name, lanes in hardware.lanes.items():
+        for lane in lanes:
+            rows = [f"{key} = {_toml(value)}" for key, value in lane.model_dump().items()]
+            blocks.append([f"[[lanes.{json.dumps(name)}]]", *rows])
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def _toml(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)

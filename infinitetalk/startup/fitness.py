@@ -1,0 +1,158 @@
+"""Whether this machine can run the worker, found out in seconds and before the weights are read."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+
+import imageio_ffmpeg
+import torch
+
+from infinitetalk.contract.presets import Profile, load_profile
+from infinitetalk.contract.settings import Settings
+from infinitetalk.job.run import choose_device, gpu_name
+from infinitetalk.models.checkpoint import Checkpoint
+from infinitetalk.models.loading import load_models
+from infinitetalk.planning.estimate import basis_of, find_hardware
+from infinitetalk.startup.weights import find_weights
+
+FFMPEG_TIME_LIMIT_S = 60.0
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
+RESULT_MB = 1000.0  # room for the video that is made, beside the files that came in
+
+_ARCH = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)(?P<exact>[af]?)$")
+
+
+class Unfit(ValueError):
+    """This machine cannot run the worker. One sentence: what is wrong, and what to do."""
+
+
+def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
+    """The checks of a start, to be called in this order; their names are what RunPod reports.
+
+    Each returns a line that says what it found, or raises Unfit, ModelMissing (files) or ValueError (settings, and
+    among them PresetError).
+    """
+    profile = load_profile(settings.model_profile)
+
+    def gpu() -> str:
+        return check_gpu(profile, settings)
+
+    def ffmpeg() -> str:
+        return check_ffmpeg()
+
+    def work_dir() -> str:
+        return check_work_dir(settings)
+
+    def model_files() -> str:
+        return check_model_files(profile, settings)
+
+    def estimates() -> str:
+        return check_estimates(profile, settings)
+
+    return gpu, ffmpeg, work_dir, estimates, model_files
+
+
+def check_gpu(profile: Profile, settings: Settings) -> str:
+    """The GPU is there, torch has code for it, and it has the memory that the profile or MIN_VRAM_GIB asks for."""
+    needed_gib = profile.min_vram_gib if settings.min_vram_gib is None else settings.min_vram_gib
+    device = choose_device(settings)
+    if device.type == "cpu":
+        if needed_gib > 0:
+            raise Unfit(
+                f"{profile.name} needs a GPU of {needed_gib:g} GiB and torch {torch.__version__} sees none: it is a "
+                "CPU build, or the driver is older than its CUDA, or DEVICE is cpu"
+            )
+        return "no GPU; the CPU does the work"
+    name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    built_for = torch.cuda.get_arch_list()
+    if not has_code_for(capability, built_for):
+        raise Unfit(
+            f"torch {torch.__version__} has no code for {name} (sm_{capability[0]}{capability[1]}), only for "
+            f"{', '.join(built_for)}; install a build that has"
+        )
+    free, total = torch.cuda.mem_get_info(device)
+    free_gib, total_gib = (free + torch.cuda.memory_reserved(device)) / 2**30, total / 2**30
+    if total_gib < needed_gib:
+        raise Unfit(
+            f"{profile.name} needs a GPU of {needed_gib:g} GiB; {name} has {total_gib:.1f}: choose a larger one, or "
+            "set MIN_VRAM_GIB if your jobs are small"
+        )
+    if free_gib < needed_gib:
+        raise Unfit(
+            f"{profile.name} needs {needed_gib:g} GiB of GPU memory; {name} has {total_gib:.1f}, but another process "
+            f"leaves {free_gib:.1f}: end it"
+        )
+    return f"{name}, sm_{capability[0]}{capability[1]}, {free_gib:.1f} of {total_gib:.1f} GiB free"
+
+
+def has_code_for(capability: tuple[int, int], built_for: Iterable[str]) -> bool:
+    """Whether a torch build's architectures, such as sm_90 or compute_120, cover a GPU's compute capability.
+
+    Machine code (sm) runs on later minor versions of its major one, portable code (compute) on all later ones; the
+    suffixes a and f tie either to its own version.
+    """
+    for match in filter(None, map(_ARCH.match, built_for)):
+        version = int(match["major"]), int(match["minor"])
+        if version == capability:
+            return True
+        later = version < capability and not match["exact"]
+        if later and (match["kind"] == "compute" or version[0] == capability[0]):
+            return True
+    return False
+
+
+def check_ffmpeg() -> str:
+    """ffmpeg starts and encodes what results are made of."""
+    source = ["-f", "lavfi", "-i", "color=size=64x64:rate=25:duration=0.2", "-f", "lavfi", "-i", "sine=duration=0.2"]
+    encoders = ["-c:v", "libx264", "-c:a", "aac", "-f", "null", "-"]
+    try:
+        binary = imageio_ffmpeg.get_ffmpeg_exe()
+        command = [binary, "-nostdin", "-hide_banner", "-loglevel", "error", *source, *encoders]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FFMPEG_TIME_LIMIT_S, check=False)
+    except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+        raise Unfit(f"ffmpeg does not run ({error}); install imageio-ffmpeg again") from error
+    if done.returncode:
+        raise Unfit(f"ffmpeg cannot encode H.264 and AAC ({done.stderr.strip()}); install imageio-ffmpeg again")
+    return f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}"
+
+
+def check_work_dir(settings: Settings) -> str:
+    """A job's folder can be made in WORK_DIR, and the largest job that is accepted fits."""
+    needed_mb = RESULT_MB + 2 * settings.max_audio_mb + max(settings.max_image_mb, settings.max_video_mb)
+    try:
+        settings.work_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.work_dir):
+            free_mb = shutil.disk_usage(settings.work_dir).free / 1e6
+    except OSError as error:
+        raise Unfit(f"WORK_DIR {settings.work_dir} cannot be written to ({error}); name another folder") from error
+    if free_mb < needed_mb:
+        raise Unfit(
+            f"WORK_DIR {settings.work_dir} has {free_mb:.0f} MB free; the largest job takes {needed_mb:.0f}: "
+            "give the container a larger disk, or lower MAX_VIDEO_MB and MAX_AUDIO_MB"
+        )
+    return f"WORK_DIR {settings.work_dir} has {free_mb / 1e3:.1f} GB free"
+
+
+def check_estimates(profile: Profile, settings: Settings) -> str:
+    """HARDWARE_FILE can be read, where it is set; says whether this device was measured."""
+    gpu = gpu_name(choose_device(settings))
+    hardware = find_hardware(profile.name, gpu, settings.hardware_file)
+    return basis_of(hardware, gpu, settings.lane, settings.attention_backend)
+
+
+def check_model_files(profile: Profile, settings: Settings) -> str:
+    """All files of the weights are there (downloaded, if DOWNLOAD_WEIGHTS says so) and none is cut off."""
+    weights = find_weights(profile, settings)
+    for source in profile.sources:
+        for file in (weights.folders[source.name] / name for name in source.files):
+            if file.suffix in WEIGHT_SUFFIXES and file.is_file():  # diffusers' layout has other files
+                Checkpoint([file])
+    return f"{profile.name} in {', '.join(map(str, weights.folders.values()))}"
+
+
+def check_shapes(profile: Profile, settings: Settings) -> str:
+    """Every tensor has the name and shape of this model, by the headers of the files. Takes some ten seconds."""
+    load_models(profile, find_weights(profile, settings), torch.device("meta"))
+    return f"{profile.name}: every tensor has its place"

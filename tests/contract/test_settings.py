@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from infinitetalk.contract.settings import Settings, SettingsError
+
+BUCKET = {
+    "BUCKET_ENDPOINT_URL": "https://s3.example.com",
+    "BUCKET_ACCESS_KEY_ID": "key",
+    "BUCKET_SECRET_ACCESS_KEY": "hush",
+}
+
+# every variable, a text that sets it, and the value that gives
+EXAMPLES = {
+    "MODEL_PROFILE": ("infinitetalk-14b", "infinitetalk-14b"),
+    "MODELS_DIR": ("/models", Path("/models")),
+    "DOWNLOAD_WEIGHTS": ("true", True),
+    "MIN_VRAM_GIB": ("75.5", 75.5),
+    "DEVICE": ("cpu", "cpu"),
+    "WORK_DIR": ("/scratch", Path("/scratch")),
+    "VOLUME_DIR": ("/volume", Path("/volume")),
+    "RESUME_HOURS": ("2", 2.0),
+    "OUTPUT": ("volume", "volume"),
+    "BUCKET_ENDPOINT_URL": ("https://s3.example.com", "https://s3.example.com"),
+    "BUCKET_ACCESS_KEY_ID": ("key", "key"),
+    "BUCKET_SECRET_ACCESS_KEY": ("hush", SecretStr("hush")),
+    "BUCKET_NAME": ("videos", "videos"),
+    "UPLOAD_TIMEOUT_S": ("60", 60.0),
+    "EXECUTION_TIMEOUT_S": ("900", 900.0),
+    "HARDWARE_FILE": ("/volume/gpu.toml", Path("/volume/gpu.toml")),
+    "GPU_PRICE_PER_HOUR": ("1.89", 1.89),
+    "MAX_AUDIO_S": ("90", 90.0),
+    "MAX_IMAGE_MB": ("5", 5.0),
+    "MAX_AUDIO_MB": ("6", 6.0),
+    "MAX_VIDEO_MB": ("7.5", 7.5),
+    "DOWNLOAD_TIMEOUT_S": ("20", 20.0),
+    "ATTENTION_BACKEND": ("_native_cudnn", "_native_cudnn"),
+    "FP8": ("true", True),
+    "EXPERIMENTAL_SPARSE_ATTENTION": ("0.2", 0.2),
+    "COMPILE": ("false", False),
+    "LOG_LEVEL": ("DEBUG", "DEBUG"),
+}
+
+
+def test_the_environment_sets_every_field():
+    settings = Settings.from_env({name: text for name, (text, _) in EXAMPLES.items()})
+    for name, (_, value) in EXAMPLES.items():
+        assert getattr(settings, name.lower()) == value
+        assert getattr(Settings(), name.lower()) != value  # the example is not the default
+    assert {name for name, _, _ in Settings.variables()} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("environment", "lane"),
+    [
+        ({}, "exact"),
+        ({"ATTENTION_BACKEND": "_flash_3"}, "exact"),
+        ({"FP8": "true"}, "fp8"),
+        ({"EXPERIMENTAL_SPARSE_ATTENTION": "0.2"}, "sparse_20"),
+        ({"FP8": "true", "EXPERIMENTAL_SPARSE_ATTENTION": "0.125"}, "fp8_sparse_12.5"),
+    ],
+)
+def test_the_lane_names_what_changes_results(environment: dict[str, str], lane: str):
+    assert Settings.from_env(environment).lane == lane
+
+
+def test_every_variable_is_documented():
+    for name, default, description in Settings.variables():
+        assert description.endswith("."), name
+        assert isinstance(default, str), name
+    assert ("GPU_PRICE_PER_HOUR", "3.96") in [row[:2] for row in Settings.variables()]
+
+
+def test_other_and_empty_variables_are_ignored():
+    assert Settings.from_env({"PATH": "/bin", "DEVICE": "", "MAX_AUDIO_S": ""}) == Settings()
+
+
+def test_settings_do_not_change_and_know_no_other_field():
+    with pytest.raises(ValidationError):
+        Settings().device = "cpu"
+    with pytest.raises(ValidationError):
+        Settings(gpu="yes")
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({"DEVICE": "tpu"}, ["DEVICE", "'tpu'", "'auto', 'cuda' or 'cpu'"]),
+        ({"MAX_AUDIO_S": "ten"}, ["MAX_AUDIO_S", "'ten'", "valid number"]),
+        ({"MAX_AUDIO_S": "0"}, ["MAX_AUDIO_S", "'0'", "greater than 0"]),
+        ({"MAX_AUDIO_S": "inf"}, ["MAX_AUDIO_S", "'inf'", "finite"]),
+        ({"GPU_PRICE_PER_HOUR": "-1"}, ["GPU_PRICE_PER_HOUR", "'-1'", "greater than or equal to 0"]),
+        ({"OUTPUT": "s3"}, ["OUTPUT", "'s3'", "'url', 'base64' or 'volume'"]),
+        ({"OUTPUT": "url"}, ["OUTPUT", "BUCKET_ENDPOINT_URL"]),
+        ({"DEVICE": "tpu", "LOG_LEVEL": "loud"}, ["DEVICE", "LOG_LEVEL"]),
+    ],
+)
+def test_a_wrong_variable_is_named_with_what_came_and_what_is_allowed(env, expected):
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env(env)
+    for part in expected:
+        assert part in str(raised.value)
+
+
+@pytest.mark.parametrize("left_out", BUCKET)
+def test_the_bucket_is_set_whole_or_not_at_all(left_out):
+    partial = {name: value for name, value in BUCKET.items() if name != left_out}
+    with pytest.raises(SettingsError, match=f"{left_out} missing") as raised:
+        Settings.from_env(partial)
+    assert "hush" not in str(raised.value)
+
+
+def test_a_bucket_name_needs_its_bucket():
+    with pytest.raises(SettingsError, match="BUCKET_ENDPOINT_URL"):
+        Settings.from_env({"BUCKET_NAME": "videos"})
+
+
+def test_output_is_a_url_with_a_bucket_and_base64_without():
+    assert Settings().default_output == "base64"
+    assert Settings.from_env(BUCKET).default_output == "url"
+    assert Settings.from_env(BUCKET | {"OUTPUT": "volume"}).default_output == "volume"
+
+
+def test_the_secret_is_not_printed():
+    assert "hush" not in repr(Settings.from_env(BUCKET))

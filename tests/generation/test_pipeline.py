@@ -1,0 +1,155 @@
+"""The loop: the authors' results number for number, and what a caller relies on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import infinitetalk
+from infinitetalk.contract.presets import load_mode, load_profile
+from infinitetalk.contract.request import Request
+from infinitetalk.generation import pipeline
+from infinitetalk.generation.color import match_color
+from infinitetalk.generation.joins import STILL
+from infinitetalk.generation.masks import person_masks
+from infinitetalk.generation.pipeline import Noise, Voices, generate
+from infinitetalk.media.image import Picture
+from infinitetalk.models.audio_encoder import embed_voice
+from infinitetalk.models.compiling import compile_transformer
+from infinitetalk.models.loading import Models, load_models
+from infinitetalk.models.vae import encode_video
+from infinitetalk.planning.plan import make_plan
+from infinitetalk.planning.windows import Window
+from infinitetalk.progress import Stopwatch
+from infinitetalk.shapes import SAMPLES_PER_FRAME
+from infinitetalk.startup.weights import Weights
+from tests.support.golden import Loop, load_golden_models, wan_folder
+
+IMAGE = [
+    "a_text1_audio1_cc0",
+    "b_text1_audio2_cc1",
+    "c_text5_audio4_cc1",
+    "d_text5_audio4_apg_cc0",
+    "e_text1_audio2_apg_cc05",
+    "f_motion5",
+    "g_clip_mode",
+    "h_max_frames_before_audio_end",
+    "i_audio_ends_on_window_edge",
+    "j_audio_one_frame_longer_than_window",
+    "k_motion_frame_6_not_4n_plus_1",
+]
+MULTI = ["a_halves_text1_audio2_cc0", "b_bbox_text5_audio4_cc1", "c_second_audio_shorter", "d_second_audio_longer"]
+VIDEO = ["a_text1_audio2_cc1", "b_text5_audio4_motion5_cc0"]
+VARIANTS = [
+    *(("loop_single_image", name) for name in IMAGE),
+    *(("loop_multi_image", name) for name in MULTI),
+    *(("loop_single_video", name) for name in VIDEO),
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return load_golden_models(wan_folder(tmp_path_factory.mktemp("wan")))
+
+
+@pytest.mark.parametrize(("folder", "variant"), VARIANTS)
+def test_loop_gives_the_authors_latents_and_video(
+    folder: str, variant: str, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop(folder, variant)
+    loop.replace_encoders(monkeypatch, models)
+    plan = loop.plan
+    tolerances = loop.info["suggested_atol"]
+    assert len(plan.windows) == loop.info["windows"]
+    assert plan.n_frames == loop.info["output_frames"]
+
+    def check_step(window: Window, step: int, latents: Tensor) -> None:
+        stored = loop.stored[f"w{window.index}.latents"][step]
+        atol = tolerances["final_latent_per_window"][window.index]
+        torch.testing.assert_close(latents[0], stored, rtol=0, atol=atol, msg=lambda m: f"w{window.index}.{step} {m}")
+
+    rendered = [
+        part.frames
+        for part in generate(plan, models, loop, loop, loop.person_masks, loop, check_step, Stopwatch(models.device))
+    ]
+    video = torch.cat(rendered, dim=1)
+    assert video.shape[1] == loop.info["output_frames"]
+    torch.testing.assert_close(video[..., ::4, ::4], loop.stored["video_sub4"], rtol=0, atol=tolerances["video"])
+    means = video.mean(dim=(0, 2, 3))
+    torch.testing.assert_close(means, loop.stored["video_frame_mean"], rtol=0, atol=tolerances["video"])
+    if "video" in loop.stored:
+        torch.testing.assert_close(video, loop.stored["video"], rtol=0, atol=tolerances["video"])
+
+
+def test_a_window_begins_where_the_one_before_ended_and_hands_on_faded_frames(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three windows of 17 frames, of which 9 overlap, with colour matching; a fade over three frames."""
+    cut: list[Tensor] = []  # all frames of each window, with their colours matched
+
+    def record(frames: Tensor, reference: Tensor, strength: float) -> Tensor:
+        matched = match_color(frames, reference, strength)
+        cut.append(matched.clone())
+        return matched
+
+    monkeypatch.setattr(pipeline, "match_color", record)
+    loop = Loop("loop_multi_image", "b_bbox_text5_audio4_cc1")
+    loop.replace_encoders(monkeypatch, models)
+    plan = replace(loop.plan, join_fade_frames=3)
+    watch = Stopwatch(models.device)
+    parts = list(generate(plan, models, loop, loop, loop.person_masks, loop, lambda *_: None, watch))
+    assert len(parts) == 3
+    assert torch.equal(parts[0].frames, cut[0])
+    assert parts[-1].handover is None
+    for before, part, whole in zip(parts, parts[1:], cut[1:], strict=False):
+        assert before.handover is not None
+        assert torch.equal(before.handover.last_frame, before.frames[:, -1])
+        gap = before.frames[:, -1] - whole[:, 8]  # of the two pictures of the same moment
+        assert gap.abs().max() > 10 * STILL
+        for index, left in enumerate((0.25, 0.5, 0.75)):
+            # What is left of the gap separates the frame from one that follows the window before without a jump.
+            expected = before.frames[:, -1] + (whole[:, 9 + index] - whole[:, 8]) - left * gap
+            inside = part.frames[:, index].abs() < 1
+            error = (part.frames[:, index] - expected)[inside].abs().max()
+            assert error <= (1 - left) * STILL + 1e-5  # a change too small to be motion fades too
+        assert torch.equal(part.frames[:, 3:], whole[:, 12 : 9 + part.frames.shape[1]])
+    for part, whole in zip(parts[1:-1], cut[1:], strict=False):
+        assert part.handover is not None
+        finished = torch.cat([whole[:, :9], part.frames], dim=1)
+        assert torch.equal(part.handover.motion, encode_video(models.vae, finished[None, :, -9:].clone()))
+
+
+@pytest.mark.requires_cuda
+def test_a_gpu_gives_the_cpus_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The miniature, loaded and run on both: two people, two windows, guidance, colour matching, compiled blocks."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    picture = Picture(np.random.default_rng(0).integers(0, 256, (96, 160, 3), np.uint8), (160, 96))
+    waves = np.random.default_rng(1).standard_normal((2, 21 * SAMPLES_PER_FRAME)).astype(np.float32)
+    request = {
+        "image_url": "https://example.com/a.png",
+        "wav_url": "https://example.com/a.wav",
+        "wav_url_2": "https://example.com/b.wav",
+        "person_count": "multi",
+        "aspect_ratio": "16:9",
+        "audio_guidance": 2.0,
+        "color_correction": 0.5,
+    }
+    mode = load_mode("balanced").model_copy(update={"window_frames": 17, "overlap_frames": 9})
+    profile = load_profile("miniature")
+    plan = make_plan(Request.parse(request), profile, mode, 21, seed=1)
+    assert len(plan.windows) == 2
+    videos = []
+    for device in ("cpu", "cuda"):
+        models = load_models(profile, Weights.below(Path(infinitetalk.__file__).parent, profile), torch.device(device))
+        if device == "cuda":
+            compile_transformer(models.transformer)
+        features = [embed_voice(models.audio_encoder, models.audio_extractor, wave, 21) for wave in waves]
+        masks = person_masks(None, picture.source_size, (plan.width, plan.height))
+        voices, watch = Voices(torch.stack(features)), Stopwatch(models.device)
+        parts = generate(plan, models, picture, voices, masks, Noise(1), lambda *_: None, watch)
+        videos.append(torch.cat([part.frames.cpu() for part in parts], dim=1))
+    assert videos[0].shape == (3, 21, 96, 160)
+    torch.testing.assert_close(videos[1], videos[0], rtol=0, atol=0.02)

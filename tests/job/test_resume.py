@@ -1,0 +1,365 @@
+"""A job whose worker was killed goes on where it was and gives the same bytes; what does not fit it is left alone.
+
+Here the kill is an exception that no code catches; benchmarks/kill.py and test_kill.py kill real processes.
+"""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from infinitetalk.contract.presets import load_mode
+from infinitetalk.contract.request import LOCAL_FILES, Request
+from infinitetalk.contract.result import Result
+from infinitetalk.contract.settings import Settings
+from infinitetalk.errors import Cancelled, DeliveryFailed, InvalidInput, TimedOut
+from infinitetalk.generation.joins import Handover
+from infinitetalk.job import resume
+from infinitetalk.job import run as job
+from infinitetalk.job.resume import FOLDER, Finished, KeptWindows, fingerprint, kept_windows, sweep
+from infinitetalk.job.run import open_models, run_job
+from infinitetalk.models.loading import Models
+from infinitetalk.planning.plan import Plan, make_plan
+from infinitetalk.progress import Progress
+from infinitetalk.transfer.exchange import LocalExchange
+from tests.support.media_samples import write_picture, write_tone
+
+MODE = load_mode("turbo").model_copy(update={"window_frames": 9, "overlap_frames": 5, "steps": 1})
+N_FRAMES = 17  # three windows of 9 frames, which bring 9, 4 and 4 new ones
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL."""
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return open_models(Settings())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A volume, and on it the folder of job-1."""
+    (tmp_path / "volume").mkdir()
+    return tmp_path / "volume" / FOLDER / "job-1"
+
+
+@pytest.fixture
+def settings(folder: Path) -> Settings:
+    return Settings.from_env({"VOLUME_DIR": str(folder.parents[1])})
+
+
+@pytest.fixture
+def run(
+    models: Models, settings: Settings, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Result, str, list[int]]]:
+    """Runs job-1; returns its result, its video's digest, and which of the windows 1 to 3 it made."""
+    monkeypatch.setattr(job, "load_mode", lambda _: MODE)
+    media = {
+        "image_url": write_picture(tmp_path / "face.png").as_uri(),
+        "wav_url": write_tone(tmp_path / "voice.wav", seconds=N_FRAMES / 25, frequency_hz=180).as_uri(),
+    }
+
+    def run(killed_in: int = 0, settings: Settings = settings, **fields: Any) -> tuple[Result, str, list[int]]:
+        made: list[int] = []
+
+        def on_progress(progress: Progress) -> None:
+            if progress.window not in (0, *made):
+                made.append(progress.window)
+            if killed_in and (progress.window == killed_in or progress.stage == "deliver"):
+                while len(list(folder.glob("*.window"))) < killed_in - 1:  # the encoder may still be at it
+                    time.sleep(0.01)
+                raise Killed
+
+        output = tmp_path / "out.mp4"
+        result = run_job(
+            Request.parse({"seed": 1, "speed_mode": "turbo"} | media | fields, LOCAL_FILES),
+            job_id="job-1",
+            models=models,
+            settings=settings,
+            on_progress=on_progress,
+            should_stop=lambda: False,
+            exchange=LocalExchange(output),
+        )
+        assert isinstance(result, Result)
+        return result, hashlib.sha256(output.read_bytes()).hexdigest(), made
+
+    return run
+
+
+UNBROKEN: list[str] = []  # the digest of the plain job, made once
+
+
+@pytest.fixture
+def unbroken(run: Callable[..., tuple[Result, str, list[int]]], folder: Path) -> str:
+    """The digest of the job on a worker without a volume, which keeps nothing."""
+    if not UNBROKEN:
+        _, digest, made = run(settings=Settings.from_env({"VOLUME_DIR": str(folder / "none")}))
+        assert made == [1, 2, 3]
+        assert not folder.parent.exists()
+        UNBROKEN.append(digest)
+    return UNBROKEN[0]
+
+
+@pytest.mark.parametrize(("killed_in", "left_to_make"), [(1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (4, [])])
+def test_a_killed_job_goes_on_after_its_last_finished_window_and_gives_the_same_bytes(
+    killed_in: int,
+    left_to_make: list[int],
+    run: Callable[..., tuple[Result, str, list[int]]],
+    unbroken: str,
+    folder: Path,
+) -> None:
+    with pytest.raises(Killed):
+        run(killed_in)
+    result, digest, made = run()
+    assert made == left_to_make
+    assert digest == unbroken
+    told = [warning for warning in result.warnings if warning.startswith("An earlier run of this job had finished")]
+    assert len(told) == (1 if killed_in > 1 else 0)
+    assert not folder.exists(), "leftovers of a delivered job"
+
+
+def test_a_job_killed_again_and_again_makes_each_window_once(
+    run: Callable[..., tuple[Result, str, list[int]]], unbroken: str
+) -> None:
+    for killed_in in (2, 3, 4):
+        with pytest.raises(Killed):
+            run(killed_in)
+    assert run()[1:] == (unbroken, [])
+
+
+def test_a_killed_job_without_a_fade_goes_on_too(
+    run: Callable[..., tuple[Result, str, list[int]]], unbroken: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "load_mode", lambda _: MODE.model_copy(update={"join_fade_frames": 0}))
+    _, digest, made = run(settings=Settings.from_env({"VOLUME_DIR": str(folder / "none")}))
+    assert made == [1, 2, 3]
+    assert digest != unbroken, "the fade changes nothing"
+    with pytest.raises(Killed):
+        run(3)
+    assert run()[1:] == (digest, [3])
+
+
+def test_a_drawn_seed_survives(run: Callable[..., tuple[Result, str, list[int]]]) -> None:
+    with pytest.raises(Killed):
+        run(2, seed=None)
+    result, digest, made = run(seed=None)
+    assert made == [2, 3]
+    assert run(seed=result.seed)[1] == digest
+    assert run(seed=None)[0].seed != result.seed, "the seed of a finished job"
+
+
+def cut(content: bytes) -> bytes:
+    return content[:-1]
+
+
+def flip(content: bytes) -> bytes:
+    return content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
+
+
+@pytest.mark.parametrize("spoil", [cut, flip, lambda _: b"", lambda _: b"x" * 5000])
+def test_a_damaged_window_is_made_anew_with_a_warning(
+    spoil: Callable[[bytes], bytes],
+    run: Callable[..., tuple[Result, str, list[int]]],
+    unbroken: str,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(Killed):
+        run(3)
+    second = folder / "00001.window"
+    second.write_bytes(spoil(second.read_bytes()))
+    _, digest, made = run()
+    assert made == [2, 3]
+    assert digest == unbroken
+    assert "00001.window of job 'job-1' is not used" in caplog.text
+
+
+def test_a_window_in_anothers_place_is_not_used(
+    run: Callable[..., tuple[Result, str, list[int]]], unbroken: str, folder: Path
+) -> None:
+    with pytest.raises(Killed):
+        run(3)
+    shutil.copy(folder / "00000.window", folder / "00001.window")
+    assert run()[1:] == (unbroken, [2, 3])
+
+
+def test_another_jobs_windows_are_not_used(
+    run: Callable[..., tuple[Result, str, list[int]]], unbroken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Killed):
+        run(3, prompt="Someone else's job of the same id")
+    assert run()[1:] == (unbroken, [1, 2, 3])
+    assert "00000.window of job 'job-1' is not used: it is damaged, or of another job" in caplog.text
+
+
+def test_a_volume_that_cannot_be_written_to_costs_nothing_but_a_warning(
+    run: Callable[..., tuple[Result, str, list[int]]],
+    unbroken: str,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(path: Path, _: object) -> None:
+        raise OSError(122, "Disk quota exceeded", str(path))
+
+    monkeypatch.setattr(resume, "write_whole", fail)
+    assert run()[1:] == (unbroken, [1, 2, 3])
+    assert caplog.text.count("no further window is kept: Disk quota exceeded") == 1
+    assert str(folder.parents[1]) not in caplog.text
+
+
+def test_the_last_gigabyte_is_left_to_finished_videos(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = shutil.disk_usage("/")._replace(free=resume.RESERVE_BYTES)
+    monkeypatch.setattr(resume.shutil, "disk_usage", lambda _: space)
+    KeptWindows(folder).keep(0, b"piece", None)
+    assert not folder.exists()
+    assert "the volume has 1.0 GB left" in caplog.text
+
+
+def test_without_a_volume_nothing_is_computed_or_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "fingerprint", lambda *_: pytest.fail("computed"))
+    settings = Settings.from_env({"VOLUME_DIR": str(folder / "none")})
+    for off in (settings, settings.model_copy(update={"volume_dir": folder.parents[1], "resume_hours": 0.0})):
+        with kept_windows(off, "job-1") as kept:
+            kept.seed()
+            assert kept.find(None, [], None, off).windows == 0  # type: ignore[arg-type]  # reads nothing
+            kept.keep(0, b"piece", Handover(torch.zeros(1), torch.zeros(1)))
+        assert list(folder.parents[1].iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [
+        (Killed(), True),
+        (RuntimeError(), True),
+        (Cancelled("stopped, perhaps by a time limit"), True),
+        (TimedOut("go on in a retry"), True),
+        (DeliveryFailed("try again"), True),
+        (InvalidInput("never"), False),
+        (None, False),
+    ],
+)
+def test_windows_stay_where_the_job_may_come_back(
+    error: BaseException | None, stays: bool, settings: Settings, folder: Path
+) -> None:
+    def broken_off() -> None:
+        with kept_windows(settings, "job-1") as kept:
+            kept.keep(0, b"piece", None)
+            if error is not None:
+                raise error
+
+    if error is None:
+        broken_off()
+    else:
+        with pytest.raises(type(error)):
+            broken_off()
+    assert folder.exists() == stays
+
+
+def test_jobs_that_did_not_come_back_are_swept(settings: Settings, folder: Path) -> None:
+    outputs = folder.parents[1] / "infinitetalk-output"
+    outputs.mkdir()
+    old, young = time.time() - 25 * 3600, time.time() - 23 * 3600
+    for name, age in (("old", old), ("young", young)):
+        KeptWindows(folder.with_name(name)).keep(0, b"piece", None)
+        os.utime(folder.with_name(name), (age, age))
+        for output in (outputs / f".{name}.part", outputs / f"{name}.mp4"):
+            output.write_bytes(b"")
+            os.utime(output, (age, age))
+    sweep(settings)
+    assert [path.name for path in folder.parent.iterdir()] == ["young"]
+    assert {path.name for path in outputs.iterdir()} == {".young.part", "young.mp4", "old.mp4"}
+
+
+def test_no_job_id_leads_out_of_the_folder(settings: Settings, folder: Path) -> None:
+    with pytest.raises(Killed), kept_windows(settings, "../../etc") as kept:
+        kept.keep(0, b"piece", None)
+        raise Killed
+    (inside,) = folder.parent.iterdir()
+    assert inside.name.startswith("______etc-")
+
+
+# ---- what has to be equal ----
+
+
+def test_what_a_window_hands_over_is_kept_without_loss(
+    inputs: tuple[Plan, list[Path], Models, Settings], folder: Path
+) -> None:
+    motion, last_frame = torch.randn(1, 16, 2, 4, 6), torch.rand(3, 32, 48) * 2 - 1
+    kept = KeptWindows(folder)
+    assert kept.find(*inputs) == Finished()
+    kept.keep(0, b"piece", Handover(motion, last_frame))
+    found = KeptWindows(folder).find(*inputs)
+    assert found.windows == 1
+    assert found.handover is not None
+    assert torch.equal(found.handover.motion, motion)
+    assert torch.equal(found.handover.last_frame, last_frame)
+
+
+@pytest.fixture
+def inputs(models: Models, tmp_path: Path) -> tuple[Plan, list[Path], Models, Settings]:
+    media = tmp_path / "media"
+    media.write_bytes(b"voice")
+    urls = {"image_url": "https://example.com/a.png", "wav_url": "https://example.com/a.wav"}
+    return make_plan(Request.parse(urls), models.profile, MODE, N_FRAMES, 1), [media], models, Settings()
+
+
+def test_the_same_job_has_the_same_fingerprint(inputs: tuple[Plan, list[Path], Models, Settings]) -> None:
+    assert fingerprint(*inputs) == fingerprint(*inputs)
+
+
+def test_everything_that_decides_the_bytes_changes_the_fingerprint(
+    inputs: tuple[Plan, list[Path], Models, Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, files, models, settings = inputs
+    seen = {fingerprint(*inputs)}
+    values = {"seed": 2, "prompt": "x", "steps": 9, "shift": 5.0, "color_correction": 0.5, "width": 112, "windows": ()}
+    values["join_fade_frames"] = 0
+    for field, value in values.items():
+        seen.add(fingerprint(dataclasses.replace(plan, **{field: value}), files, models, settings))
+    for update in ({"experimental_sparse_attention": 0.2}, {"compile": False}):
+        seen.add(fingerprint(plan, files, models, settings.model_copy(update=update)))
+    with monkeypatch.context() as patch:
+        patch.setattr(models.transformer, "attention_names", "_native_cudnn")
+        seen.add(fingerprint(*inputs))
+    profile = models.profile.model_copy(update={"dtype": "bfloat16"})
+    seen.add(fingerprint(plan, files, dataclasses.replace(models, profile=profile), settings))
+    expected = 1 + len(values) + 4
+
+    with torch.no_grad():
+        weight = models.vae.decoder.conv_in.weight
+        weight += 1
+        seen.add(fingerprint(*inputs))
+        weight -= 1
+    files[0].write_bytes(b"another voice")
+    seen.add(fingerprint(*inputs))
+    files[0].write_bytes(b"voice")
+    for target, value in (
+        ("infinitetalk.job.resume._code_digest", lambda: b"other"),
+        ("importlib.metadata.version", lambda _: "0"),
+        ("torch.get_num_threads", lambda: 99),
+        ("torch.backends.cpu.get_cpu_capability", lambda: "another"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, value)
+            seen.add(fingerprint(*inputs))
+    assert len(seen) == expected + 6
+
+
+def test_warnings_name_no_path(settings: Settings, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    folder.parent.write_text("a file where the folder should be")
+    KeptWindows(folder).keep(0, b"piece", None)
+    assert "no further window is kept" in caplog.text
+    assert str(folder.parent) not in caplog.text

@@ -1,0 +1,28 @@
+"""Voice features against the authors' numbers."""
+
+import pytest
+import torch
+
+from infinitetalk.models.audio_encoder import embed_voice
+from infinitetalk.models.loading import load_audio_encoder
+from tests.support.golden import CPU, GOLDEN, tensors
+
+ATOL = 5e-4
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_features_of_all_layers_are_met(case: int) -> None:
+    stored = tensors("audio_encoder/reference")
+    if f"wave{case}" not in stored:
+        pytest.skip("not bundled")
+    encoder, extractor = load_audio_encoder(GOLDEN / "audio_encoder", CPU)
+    expected = stored[f"audio_emb{case}"]
+    features = embed_voice(encoder, extractor, stored[f"wave{case}"].numpy(), expected.shape[0])
+    torch.testing.assert_close(features, expected, rtol=0, atol=ATOL)
+
+
+def test_there_is_one_entry_per_video_frame_however_short_the_voice() -> None:
+    encoder, extractor = load_audio_encoder(GOLDEN / "audio_encoder", CPU)
+    wave = tensors("audio_encoder/reference")["wave1"].numpy()
+    assert embed_voice(encoder, extractor, wave[:640], 1).shape == (1, 4, 48)
+    assert embed_voice(encoder, extractor, wave[:12_800], 20).shape == (20, 4, 48)

@@ -1,0 +1,469 @@
+"""The formats that users have, in their own key names, and what is wrong with broken ones."""
+
+import gc
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+
+from infinitetalk.contract.presets import CONSTANTS, load_profile
+from infinitetalk.errors import ModelMissing
+from infinitetalk.models import loading
+from infinitetalk.models.checkpoint import Checkpoint, weight_files
+from infinitetalk.models.image_encoder import embed_picture
+from infinitetalk.models.loading import (
+    CLIP_FILE,
+    T5_FILE,
+    VAE_FILE,
+    Models,
+    load_audio_encoder,
+    load_image_encoder,
+    load_models,
+    load_text_encoder,
+    load_vae,
+)
+from infinitetalk.models.text_encoder import embed_prompt
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.startup.weights import Weights
+from tests.support.full_size import shapes_of, write_hollow_safetensors
+from tests.support.golden import ADAPTER, CPU, GOLDEN, load_golden_transformer, tensors, wan_folder
+
+BASE = "diffusion_pytorch_model.safetensors"
+PACKAGE = Path(loading.__file__).parents[1]
+
+
+def load_miniature(device: torch.device) -> Models:
+    profile = load_profile("miniature")
+    return load_models(profile, Weights.below(PACKAGE, profile), device)
+
+
+@pytest.fixture(scope="module")
+def miniature() -> Models:
+    return load_miniature(CPU)
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    one, other = first.state_dict(), second.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# --- the transformer -------------------------------------------------------------------------------------------
+
+
+def split_into_shards(file: Path, folder: Path, count: int) -> None:
+    """The release's layout: diffusion_pytorch_model-0000i-of-0000n.safetensors."""
+    state = load_file(file)
+    names = sorted(state)
+    for shard in range(count):
+        part = {name: state[name] for name in names[shard::count]}
+        save_file(part, folder / f"diffusion_pytorch_model-{shard + 1:05d}-of-{count:05d}.safetensors")
+
+
+def test_original_shards_and_diffusers_folder_give_the_same_transformer(tmp_path: Path) -> None:
+    single = load_golden_transformer(wan_folder(tmp_path))
+    sharded = tmp_path / "sharded"
+    sharded.mkdir()
+    shutil.copy(tmp_path / "config.json", sharded)
+    split_into_shards(tmp_path / BASE, sharded, 7)
+    shutil.copy(tmp_path / ADAPTER, sharded)
+    assert same_weights(load_golden_transformer(sharded), single)
+
+    folder = tmp_path / "diffusers" / "transformer"
+    folder.mkdir(parents=True)
+    state = {name: tensor for name, tensor in single.state_dict().items() if not name.startswith("adapters.")}
+    halves = [dict(list(state.items())[part::2]) for part in range(2)]
+    index = {}
+    for part, tensors_ in enumerate(halves):
+        file = f"diffusion_pytorch_model-{part + 1:05d}-of-00002.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in tensors_.items()}, folder / file)
+        index |= dict.fromkeys(tensors_, file)
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": index}), "utf-8")
+    config = {"_class_name": "WanTransformer3DModel", "num_attention_heads": 6, "out_channels": 16, "eps": 1e-6}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    shutil.copy(tmp_path / ADAPTER, folder.parent)
+    assert same_weights(load_golden_transformer(folder.parent), single)
+
+
+def test_half_precision_keeps_norms_and_modulation_in_float32(tmp_path: Path) -> None:
+    base = wan_folder(tmp_path)
+    transformer = loading.load_transformer(base, {"single": base / ADAPTER}, (), 12, CPU, torch.bfloat16)
+    dtypes = {name: parameter.dtype for name, parameter in transformer.named_parameters()}
+    assert dtypes["blocks.0.attn1.to_q.weight"] == torch.bfloat16
+    assert dtypes["adapters.single.blocks.0.audio_cross_attn.q_linear.weight"] == torch.bfloat16
+    for name in (
+        "blocks.0.scale_shift_table",
+        "blocks.0.norm2.weight",
+        "adapters.single.blocks.0.norm_x.weight",
+        "condition_embedder.time_proj.weight",
+    ):
+        assert dtypes[name] == torch.float32
+    assert transformer.dtype == torch.bfloat16
+    assert not any(parameter.requires_grad or parameter.is_meta for parameter in transformer.parameters())
+
+
+def test_reading_is_ahead_by_the_promised_number_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [[str(index)] for index in range(25)]
+    read: list[str] = []
+
+    def keep(group: list[str]) -> dict[str, Tensor]:
+        read.extend(group)
+        return {group[0]: torch.zeros(1)}
+
+    taken = loading._read_ahead(groups, keep, CONSTANTS.prefetch_blocks)
+    assert list(next(taken)) == ["0"]
+    deadline_s = time.monotonic() + 10
+    while len(read) < CONSTANTS.prefetch_blocks + 1 and time.monotonic() < deadline_s:
+        time.sleep(0.01)  # the reading thread catches up
+    assert len(read) == CONSTANTS.prefetch_blocks + 1 == 11
+    assert [next(iter(tensors_)) for tensors_ in taken] == [str(index) for index in range(1, 25)]
+
+
+def test_blocks_come_in_order_whichever_is_read_first() -> None:
+    def read(group: list[str]) -> dict[str, Tensor]:
+        time.sleep(0.05 if group == ["0"] else 0)
+        return {group[0]: torch.zeros(1)}
+
+    groups = [[str(index)] for index in range(8)]
+    assert [list(tensors_) for tensors_ in loading._read_ahead(groups, read, 3)] == groups
+
+
+def test_no_second_copy_of_the_model_is_in_host_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is played by a float32 model beside bfloat16 files: what is read is copied and let go."""
+    sizes = {"num_attention_heads": 4, "attention_head_dim": 128, "ffn_dim": 1024, "num_layers": 40}
+    sizes |= {"text_dim": 64, "image_dim": 64, "freq_dim": 64}
+    sizes |= {"audio_dim": 64, "audio_hidden": 64, "audio_tokens": 2, "audio_channels": 64}
+    with torch.device("meta"):
+        shapes = shapes_of(InfiniteTalkTransformer(**sizes))
+    adapters = {}
+    for name in ("single", "multi"):
+        prefix = f"adapters.{name}."
+        adapters[name] = tmp_path / f"{name}.safetensors"
+        part = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+        write_hollow_safetensors(adapters[name], part)
+    wan = {name: shape for name, shape in shapes.items() if not name.startswith("adapters.")}
+    write_hollow_safetensors(tmp_path / "transformer" / BASE, wan)
+    config = {"num_attention_heads": 4, "out_channels": 16}
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config), "utf-8")
+    place, ahead_bytes = loading.set_module_tensor_to_device, []
+
+    def place_slowly(*args: object, **kwargs: object) -> None:
+        if not ahead_bytes:
+            time.sleep(1)  # the reading thread runs ahead as far as it may
+            ahead_bytes.append(growth_bytes[-1])
+        place(*args, **kwargs)
+
+    monkeypatch.setattr(loading, "set_module_tensor_to_device", place_slowly)
+    gc.collect()
+    with watch_anonymous_memory() as growth_bytes:
+        transformer = loading.load_transformer(tmp_path, adapters, (), 12, CPU, torch.float32)
+    model_bytes = sum(parameter.nbytes for parameter in transformer.parameters())
+    # In half the precision the whole model is a half, and 11 of its 40 blocks an eighth.
+    assert ahead_bytes[0] < 0.25 * model_bytes
+    assert 0.5 * model_bytes < max(growth_bytes) < 1.25 * model_bytes  # memory of earlier tests may be used again
+
+
+@contextmanager
+def watch_anonymous_memory() -> Iterator[list[int]]:
+    """Collects by how much this process's memory that is no file's has grown, every few milliseconds."""
+
+    def anonymous_bytes() -> int:
+        status = Path("/proc/self/status").read_text("utf-8")
+        return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) * 1024
+
+    before, growth_bytes, done = anonymous_bytes(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            growth_bytes.append(anonymous_bytes() - before)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield growth_bytes
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_weights_on_the_meta_device_are_checked_and_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    models = load_miniature(torch.device("meta"))
+    for model in (models.transformer, models.vae, models.text_encoder, models.image_encoder, models.audio_encoder):
+        assert all(parameter.is_meta for parameter in model.parameters())
+    base = write_base(tmp_path, {"blocks.1.ffn.2.bias": torch.zeros(95)})
+    with pytest.raises(ModelMissing, match=r"of another shape: blocks.1.ffn.net.2.bias"):
+        loading.load_transformer(base, {"single": base / ADAPTER}, (), 12, torch.device("meta"), torch.float32)
+    pair = {"diffusion_model.blocks.0.ffn.0.lora_down.weight": torch.zeros(4, 7)}
+    pair["diffusion_model.blocks.0.ffn.0.lora_up.weight"] = torch.zeros(8, 4)
+    save_file(pair, tmp_path / "lora.safetensors")
+    base = wan_folder(tmp_path)
+    with pytest.raises(ModelMissing, match=r"lora\.safetensors: the change of blocks\.0\.ffn.* does not fit"):
+        loading.load_transformer(
+            base, {"single": base / ADAPTER}, [(tmp_path / "lora.safetensors", 1.0)], 12, torch.device("meta"),
+            torch.float32,
+        )  # fmt: skip
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    wan_folder(tmp_path)
+    split_into_shards(tmp_path / BASE, tmp_path, 7)
+    (tmp_path / BASE).unlink()
+    (tmp_path / "diffusion_pytorch_model-00003-of-00007.safetensors").unlink()
+    with pytest.raises(ModelMissing, match="00003-of-00007"):
+        load_golden_transformer(tmp_path)
+
+
+def test_an_empty_folder_and_a_missing_config_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelMissing, match=r"config\.json is missing"):
+        load_golden_transformer(tmp_path)
+    with pytest.raises(ModelMissing, match="no diffusion_pytorch_model"):
+        weight_files(tmp_path, "diffusion_pytorch_model")
+
+
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
+    wan_folder(tmp_path)
+    file = tmp_path / BASE
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelMissing, match=r"diffusion_pytorch_model\.safetensors cannot be read"):
+        load_golden_transformer(tmp_path)
+
+
+def write_base(folder: Path, changes: dict[str, Tensor | None]) -> Path:
+    """The golden base with tensors replaced, added or (None) removed."""
+    wan_folder(folder)
+    file = folder / BASE
+    state = load_file(file) | changes
+    save_file({name: tensor for name, tensor in state.items() if tensor is not None}, file)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "problem"),
+    [
+        ("blocks.1.ffn.2.bias", None, "missing: blocks.1.ffn.net.2.bias"),
+        ("blocks.1.ffn.2.bias", torch.zeros(95), r"of another shape: blocks.1.ffn.net.2.bias \[95\] for \[96\]"),
+        ("blocks.1.ffn.3.bias", torch.zeros(96), "unexpected: blocks.1.ffn.3.bias"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_listed(name: str, tensor: Tensor | None, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelMissing, match=problem):
+        load_golden_transformer(write_base(tmp_path, {name: tensor}))
+
+
+def test_an_adapter_for_another_model_is_refused(tmp_path: Path) -> None:
+    base = wan_folder(tmp_path)
+    other = {name: tensor for name, tensor in load_file(base / ADAPTER).items() if ".1." not in name}
+    save_file(other, tmp_path / "fewer_blocks.safetensors")
+    wider = load_file(base / ADAPTER)
+    wider["blocks.0.audio_cross_attn.q_linear.weight"] = torch.zeros(128, 128)
+    save_file(wider, tmp_path / "wider.safetensors")
+    for file, problem in (("fewer_blocks", "missing: adapters.single.blocks.1"), ("wider", "of another shape")):
+        with pytest.raises(ModelMissing, match=problem):
+            loading.load_transformer(base, {"single": tmp_path / f"{file}.safetensors"}, (), 12, CPU, torch.float32)
+    with pytest.raises(ModelMissing, match=r"has no tensor audio_proj\.proj1\.weight"):
+        loading.load_transformer(base, {"single": base / BASE}, (), 12, CPU, torch.float32)
+    with pytest.raises(ModelMissing, match="another audio encoder"):
+        loading.load_transformer(base, {"single": base / ADAPTER}, (), 7, CPU, torch.float32)
+
+
+# --- encoders in the original format -----------------------------------------------------------------------------
+
+
+def to_original_t5(encoder: UMT5EncoderModel) -> dict[str, Tensor]:
+    """The release's names, written out by hand so that the renaming is checked from the other side."""
+    state, result = encoder.state_dict(), {}
+    result["token_embedding.weight"] = state["shared.weight"]
+    result["norm.weight"] = state["encoder.final_layer_norm.weight"]
+    for block in range(encoder.config.num_layers):
+        old, new = f"encoder.block.{block}.layer", f"blocks.{block}"
+        attention, feed_forward = f"{old}.0.SelfAttention", f"{old}.1.DenseReluDense"
+        result |= {
+            f"{new}.norm1.weight": state[f"{old}.0.layer_norm.weight"],
+            f"{new}.attn.q.weight": state[f"{attention}.q.weight"],
+            f"{new}.attn.k.weight": state[f"{attention}.k.weight"],
+            f"{new}.attn.v.weight": state[f"{attention}.v.weight"],
+            f"{new}.attn.o.weight": state[f"{attention}.o.weight"],
+            f"{new}.pos_embedding.embedding.weight": state[f"{attention}.relative_attention_bias.weight"],
+            f"{new}.norm2.weight": state[f"{old}.1.layer_norm.weight"],
+            f"{new}.ffn.gate.0.weight": state[f"{feed_forward}.wi_0.weight"],
+            f"{new}.ffn.fc1.weight": state[f"{feed_forward}.wi_1.weight"],
+            f"{new}.ffn.fc2.weight": state[f"{feed_forward}.wo.weight"],
+        }
+    return result
+
+
+def test_original_t5_file_gives_the_same_embeddings(tmp_path: Path, miniature: Models) -> None:
+    config = UMT5Config(
+        vocab_size=512, d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+    )
+    encoder = UMT5EncoderModel(config).eval()
+    torch.save(to_original_t5(encoder), tmp_path / T5_FILE)
+    miniature.tokenizer.save_pretrained(tmp_path / "google" / "umt5-xxl")
+    loaded, tokenizer = load_text_encoder(tmp_path, CPU, torch.float32)
+    expected = embed_prompt(encoder, miniature.tokenizer, "A person talking.")
+    assert torch.equal(embed_prompt(loaded, tokenizer, "A person talking."), expected)
+
+
+def to_original_clip(encoder: CLIPVisionModel) -> dict[str, Tensor]:
+    state = {name.removeprefix("vision_model."): tensor for name, tensor in encoder.state_dict().items()}
+    result = {
+        "visual.patch_embedding.weight": state["embeddings.patch_embedding.weight"],
+        "visual.cls_embedding": state["embeddings.class_embedding"].view(1, 1, -1),
+        "visual.pos_embedding": state["embeddings.position_embedding.weight"].unsqueeze(0),
+        "visual.head": torch.zeros(160, 32),
+        "textual.token_embedding.weight": torch.zeros(3, 3),
+        "log_scale": torch.zeros(()),
+    }
+    for kind in ("weight", "bias"):
+        result[f"visual.pre_norm.{kind}"] = state[f"pre_layrnorm.{kind}"]
+        result[f"visual.post_norm.{kind}"] = state[f"post_layernorm.{kind}"]
+        for layer in range(encoder.config.num_hidden_layers):
+            old, new = f"encoder.layers.{layer}", f"visual.transformer.{layer}"
+            parts = [state[f"{old}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            result |= {
+                f"{new}.norm1.{kind}": state[f"{old}.layer_norm1.{kind}"],
+                f"{new}.attn.to_qkv.{kind}": torch.cat(parts),
+                f"{new}.attn.proj.{kind}": state[f"{old}.self_attn.out_proj.{kind}"],
+                f"{new}.norm2.{kind}": state[f"{old}.layer_norm2.{kind}"],
+                f"{new}.mlp.0.{kind}": state[f"{old}.mlp.fc1.{kind}"],
+                f"{new}.mlp.2.{kind}": state[f"{old}.mlp.fc2.{kind}"],
+            }
+    return result
+
+
+def test_original_clip_file_gives_the_same_features(tmp_path: Path) -> None:
+    config = CLIPVisionConfig(
+        hidden_size=160,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+        hidden_act="gelu",
+    )
+    encoder = CLIPVisionModel(config).eval()
+    torch.save(to_original_clip(encoder), tmp_path / CLIP_FILE)
+    loaded = load_image_encoder(tmp_path, CPU, torch.float32)
+    picture = torch.rand(3, 40, 60) * 2 - 1
+    assert torch.equal(embed_picture(loaded, picture), embed_picture(encoder, picture))
+    assert embed_picture(loaded, picture).shape == (1, 5, 160)
+
+
+def test_original_and_diffusers_autoencoder_are_the_same(tmp_path: Path) -> None:
+    vae = load_vae(wan_folder(tmp_path), CPU, torch.float32)
+    vae.save_pretrained(tmp_path / "diffusers" / "vae")
+    assert same_weights(load_vae(tmp_path / "diffusers", CPU, torch.float32), vae)
+    assert not vae.use_tiling
+
+
+@pytest.mark.parametrize("spelling", ["parametrizations.weight.original", "weight_"])
+def test_audio_encoder_takes_both_spellings_of_the_weight_norm(spelling: str, tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "audio_encoder", tmp_path / "audio", copy_function=shutil.copyfile)
+    state = tensors("audio_encoder/model")
+    parts = ("g", "v") if spelling == "weight_" else ("0", "1")
+    old = "encoder.pos_conv_embed.conv.parametrizations.weight.original"
+    for index, part in enumerate(parts):
+        state[f"encoder.pos_conv_embed.conv.{spelling}{part}"] = state.pop(f"{old}{index}")
+    save_file(state, tmp_path / "audio" / "model.safetensors", metadata={"format": "pt"})
+    loaded, _ = load_audio_encoder(tmp_path / "audio", CPU)
+    expected, _ = load_audio_encoder(GOLDEN / "audio_encoder", CPU)
+    assert same_weights(loaded, expected)
+
+
+def test_audio_encoder_from_a_pickle_with_pretraining_heads(tmp_path: Path) -> None:
+    """chinese-wav2vec2-base comes as pytorch_model.bin of the pretraining class."""
+    folder = tmp_path / "audio"
+    shutil.copytree(GOLDEN / "audio_encoder", folder, copy_function=shutil.copyfile)
+    (folder / "model.safetensors").unlink()
+    state = {f"wav2vec2.{name}": tensor for name, tensor in tensors("audio_encoder/model").items()}
+    state["project_q.weight"] = torch.zeros(2, 2)
+    torch.save(state, folder / "pytorch_model.bin")
+    loaded, _ = load_audio_encoder(folder, CPU)
+    expected, _ = load_audio_encoder(GOLDEN / "audio_encoder", CPU)
+    assert same_weights(loaded, expected)
+
+
+@pytest.mark.parametrize("load", [load_vae, load_text_encoder, load_image_encoder])
+def test_absent_models_are_named(load: object, tmp_path: Path) -> None:
+    with pytest.raises(ModelMissing, match="is missing"):
+        load(tmp_path, CPU, torch.float32)  # type: ignore[operator]
+
+
+def test_broken_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelMissing, match="is missing"):
+        load_audio_encoder(tmp_path / "nowhere", CPU)
+    shutil.copytree(GOLDEN / "audio_encoder", tmp_path / "audio", copy_function=shutil.copyfile)
+    state = tensors("audio_encoder/model")
+    del state["encoder.layers.2.attention.k_proj.weight"]
+    save_file(state, tmp_path / "audio" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelMissing, match=r"layers\.2\.attention\.k_proj\.weight"):
+        load_audio_encoder(tmp_path / "audio", CPU)
+    (tmp_path / "audio" / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ModelMissing, match="cannot be loaded"):
+        load_audio_encoder(tmp_path / "audio", CPU)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "load"),
+    [
+        ("text_encoder", "encoder.block.0.layer.0.SelfAttention.k.weight", load_text_encoder),
+        ("image_encoder", "embeddings.patch_embedding.weight", load_image_encoder),
+        ("audio_encoder", "encoder.layers.0.attention.k_proj.weight", None),
+    ],
+)
+def test_misshaped_weights_of_encoders_are_named(part: str, name: str, load: object, tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE / "miniature" / part, tmp_path / part, copy_function=shutil.copyfile)
+    file = tmp_path / part / "model.safetensors"
+    state = load_file(file)
+    full = list(state[name].shape)
+    state[name] = state[name][:1].contiguous()
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(ModelMissing) as caught:
+        load(tmp_path, CPU, torch.float32) if load else load_audio_encoder(tmp_path / part, CPU)  # type: ignore[operator]
+    assert f"{name} {[1, *full[1:]]} for {full}" in str(caught.value)
+
+
+def test_checkpoints_refuse_what_is_no_weight_file(tmp_path: Path) -> None:
+    (tmp_path / "page.pth").write_text("<html>404</html>", "utf-8")
+    with pytest.raises(ModelMissing, match=r"page\.pth cannot be read"):
+        Checkpoint([tmp_path / "page.pth"])
+    for content in ([torch.zeros(2)], {"state_dict": {"weight": torch.zeros(2)}}):
+        torch.save(content, tmp_path / "other.pth")
+        with pytest.raises(ModelMissing, match="other things than tensors"):
+            Checkpoint([tmp_path / "other.pth"])
+
+
+@pytest.mark.parametrize("load", [load_vae, load_text_encoder, load_image_encoder])
+def test_a_file_that_is_another_models_is_named(load: object, tmp_path: Path) -> None:
+    for file in (VAE_FILE, T5_FILE, CLIP_FILE):
+        torch.save({"other.weight": torch.zeros(2)}, tmp_path / file)
+    with pytest.raises(ModelMissing, match="not the file that belongs there"):
+        load(tmp_path, CPU, torch.float32)  # type: ignore[operator]
+
+
+def test_extra_weights_in_a_folder_are_named(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "audio_encoder", tmp_path / "audio", copy_function=shutil.copyfile)
+    state = tensors("audio_encoder/model") | {"encoder.layers.9.extra.weight": torch.zeros(2)}
+    save_file(state, tmp_path / "audio" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelMissing, match=r"encoder\.layers\.9\.extra\.weight"):
+        load_audio_encoder(tmp_path / "audio", CPU)
+
+
+# --- a whole profile --------------------------------------------------------------------------------------------
+
+
+def test_miniature_is_made_of_the_14b_profiles_classes(miniature: Models) -> None:
+    assert type(miniature.transformer).__name__ == "InfiniteTalkTransformer"
+    assert set(miniature.transformer.adapters) == {"single", "multi"}
+    assert miniature.dtype == torch.float32
+    total = sum(path.stat().st_size for path in (PACKAGE / "miniature").rglob("*") if path.is_file())
+    assert total <= 16_000_000

@@ -1,0 +1,92 @@
+"""The autoencoder, loaded from a file in the original format, against the authors' numbers."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+
+from infinitetalk.models.loading import load_vae
+from infinitetalk.models.vae import decode_video, encode_picture_then_grey, encode_video, optimise_vae
+from tests.support.golden import CPU, tensors, wan_folder
+
+ATOL = 5e-5
+
+
+def output(name: str) -> torch.Tensor:
+    outputs = tensors("vae/outputs")
+    if name not in outputs:
+        pytest.skip(f"{name} is not bundled; set GOLDEN_DIR to the full set")
+    return outputs[name]
+
+
+@pytest.fixture(scope="module", params=["as loaded", "optimised"])
+def vae(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AutoencoderKLWan:
+    vae = load_vae(wan_folder(tmp_path_factory.mktemp("wan")), CPU, torch.float32)
+    if request.param == "optimised":
+        optimise_vae(vae, compiled=False)
+    return vae
+
+
+@pytest.mark.parametrize(("name", "frames"), [("clip", 17), ("image", 1), ("first5", 5), ("first8", 8), ("first9", 9)])
+def test_encoding_is_met(name: str, frames: int, vae: AutoencoderKLWan) -> None:
+    clip = tensors("vae/inputs")["clip"].unsqueeze(0)
+    stored = output(f"encode.{name}")
+    torch.testing.assert_close(encode_video(vae, clip[:, :, :frames])[0], stored, rtol=0, atol=ATOL)
+
+
+def test_condition_clip_is_met_and_its_prefix_is_exact(vae: AutoencoderKLWan) -> None:
+    picture = tensors("vae/inputs")["clip"][None, :, :1]
+    video = torch.cat((picture, picture.new_zeros(1, 3, 32, *picture.shape[3:])), dim=2)
+    latents = encode_video(vae, video)
+    stored = tensors("vae/outputs")["encode.image_then_zeros"]
+    torch.testing.assert_close(latents[0], stored, rtol=0, atol=ATOL)
+    assert torch.equal(encode_video(vae, video[:, :, :17]), latents[:, :, :5])
+    assert torch.equal(encode_picture_then_grey(vae, picture[0, :, 0], 33), latents)
+
+
+def test_layers_rest_once_grey_frames_have_settled(vae: AutoencoderKLWan) -> None:
+    picture = tensors("vae/inputs")["clip"][:, 0]
+    first, last = vae.encoder.down_blocks[0], vae.encoder.down_blocks[-1]
+    calls = {first: 0, last: 0}
+
+    def count(layer: torch.nn.Module, *_: object) -> None:
+        calls[layer] += 1
+
+    hooks = [layer.register_forward_hook(count) for layer in calls]
+    encode_picture_then_grey(vae, picture, 81)
+    for hook in hooks:
+        hook.remove()
+    assert calls[first] < 6
+    assert calls[last] < 21
+    assert isinstance(vae.encoder.down_blocks[0], type(first)), "the encoder is not as it was"
+
+
+@pytest.mark.parametrize("name", ["latent", "one_latent_frame", "encoded_clip"])
+def test_decoding_is_met(name: str, vae: AutoencoderKLWan) -> None:
+    stored = output(f"decode.{name}")
+    latents = tensors("vae/inputs")["latent"]
+    if name == "one_latent_frame":
+        latents = latents[:, :1]
+    elif name == "encoded_clip":
+        latents = output("encode.clip")
+    video = decode_video(vae, latents.unsqueeze(0))
+    torch.testing.assert_close(video[0], stored, rtol=0, atol=ATOL)
+    assert video.abs().max() <= 1
+
+
+def test_one_compiled_activation_serves_all_widths_and_sizes(
+    vae: AutoencoderKLWan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the captured graph, but not the kernel that is generated from it: that needs a C++ compiler here."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    latents = tensors("vae/inputs")["latent"].unsqueeze(0)
+    expected = decode_video(vae, latents)
+    compiled = copy.deepcopy(vae)
+    optimise_vae(compiled, compiled=True)
+    decode_video(compiled, latents[:, :, :1])
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch.testing.assert_close(decode_video(compiled, latents), expected, rtol=0, atol=ATOL)
+    decode_video(compiled, latents[..., :3])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "a new size was compiled again"

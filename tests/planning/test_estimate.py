@@ -1,0 +1,194 @@
+import pytest
+
+from infinitetalk.contract.presets import list_presets, load_mode, load_profile
+from infinitetalk.contract.request import Request
+from infinitetalk.planning.estimate import Hardware, Lane, Work, estimate, find_hardware, load_hardware
+from infinitetalk.planning.plan import make_plan
+
+H100 = "NVIDIA H100 80GB HBM3"
+PRICE = 3.96
+HARDWARE = list_presets("hardware")
+# An 80 s video, 720p, two people
+JOB = {
+    "image_url": "https://example.com/face.png",
+    "wav_url": "https://example.com/voice.wav",
+    "wav_url_2": "https://example.com/voice2.wav",
+    "person_count": "multi",
+    "resolution": "720p",
+}
+SINGLE = {name: value for name, value in JOB.items() if name not in ("wav_url_2", "person_count")}
+
+
+def seconds_of(job, n_frames=2000, profile="infinitetalk-14b", gpu=H100):
+    request = Request.parse(job)
+    plan = make_plan(request, load_profile(profile), load_mode(request.speed_mode), n_frames, 7)
+    return estimate(plan, find_hardware(profile, gpu), gpu, PRICE).seconds
+
+
+@pytest.mark.parametrize("name", HARDWARE)
+def test_every_hardware_file_belongs_to_a_profile(name):
+    hardware = load_hardware(name)
+    assert hardware.profile in list_presets("profiles")
+    assert hardware.source.endswith(".")
+
+
+@pytest.mark.parametrize("profile", list_presets("profiles"))
+@pytest.mark.parametrize("gpu", [None, H100, "some other GPU"])
+def test_every_profile_can_be_estimated_on_any_device(profile, gpu):
+    assert seconds_of(JOB, 50, profile, gpu) > 0
+
+
+@pytest.mark.parametrize(
+    ("lane", "attention", "tokens", "measured_s"),
+    [
+        ("exact", "_native_cudnn", 32_760, 3.12),
+        ("exact", "_native_cudnn", 46_800, 5.59),
+        ("exact", "_native_cudnn", 61_200, 8.53),
+        ("exact", "_native_cudnn", 75_600, 12.15),
+        ("exact", "_native_cudnn", 111_600, 23.53),
+        ("exact", "_flash_3", 32_760, 2.86),
+        ("exact", "_flash_3", 75_600, 10.65),
+        ("exact", "_flash_3", 111_600, 20.29),
+        ("fp8", "_flash_3 (self-attention in 8 bits)", 33_390, 2.20),
+    ],
+)
+def test_one_pass_with_two_people_is_as_long_as_measured(lane, attention, tokens, measured_s):
+    work = Work(tokens, tokens**2, tokens, decoded=0.0, encoded=0.0, frames=0)
+    found = load_hardware("nvidia-h100").lane(lane, attention)
+    assert found.attention == attention
+    assert found.seconds(work) == pytest.approx(measured_s, rel=0.05)
+
+
+# 80 s of two people, extrapolated from two windows of one step each by benchmarks/job.py (docs/performance.md).
+@pytest.mark.parametrize("size", ["720p", "480p"])
+@pytest.mark.parametrize(
+    ("attention", "measured_s"),
+    [
+        ("_native_cudnn", {"720p": (2591, 1677, 1223, 860), "480p": (679, 486, 367, 278)}),
+        ("_flash_3", {"720p": (2231, 1470, 1080, 765), "480p": (598, 430, 327, 248)}),
+    ],
+)
+def test_whole_jobs_are_estimated_within_six_percent_of_what_was_measured(attention, measured_s, size):
+    modes = ("maximum_quality", "balanced", "fast", "turbo")
+    for mode, seconds in zip(modes, measured_s[size], strict=True):
+        request = Request.parse(JOB | {"speed_mode": mode, "resolution": size})
+        plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode(mode), 2000, 7)
+        hardware = find_hardware("infinitetalk-14b", H100)
+        assert estimate(plan, hardware, H100, PRICE, "exact", attention).seconds == pytest.approx(seconds, rel=0.06)
+
+
+def test_the_sum_over_a_plan_is_what_its_parts_take():
+    h100 = load_hardware("nvidia-h100")
+    request = Request.parse(SINGLE | {"audio_guidance": 2})
+    plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode("balanced"), 157, 7)
+    assert [window.length for window in plan.windows] == [81, 81]
+    lane = h100.lane("exact")
+    forward_s = lane.s_per_token * 75_600 + lane.s_per_token_squared * 75_600**2
+    megapixels = 720 * 1280 / 1e6
+    decode_s = h100.decode_s_per_megapixel * megapixels * 162
+    encode_s = h100.encode_s_per_megapixel * megapixels * (81 + 5)
+    expected = 2 * 5 * 2 * forward_s + decode_s + encode_s + 157 * h100.s_per_frame + h100.s_per_job
+    got = estimate(plan, h100, H100, PRICE)
+    assert got.seconds == pytest.approx(expected, abs=0.06)
+    assert got.cost_usd == pytest.approx(expected / 3600 * PRICE, abs=1e-4)
+
+
+def test_faster_modes_take_less():
+    times = [seconds_of(JOB | {"speed_mode": mode}) for mode in ("maximum_quality", "balanced", "fast", "turbo")]
+    assert times == sorted(times, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"resolution": "720p"},
+        {"audio_guidance": 2},
+        {"text_guidance": 2},
+        {"person_count": "multi", "wav_url_2": "https://example.com/b.wav"},
+        {"input_type": "video", "image_url": None, "video_url": "https://example.com/a.mp4"},
+    ],
+)
+def test_what_is_more_work_takes_longer(more):
+    plain = SINGLE | {"resolution": "480p"}
+    assert seconds_of(plain | more) > seconds_of(plain)
+
+
+def test_a_noised_source_video_is_encoded_too():
+    video = SINGLE | {"image_url": None, "input_type": "video", "video_url": "https://example.com/a.mp4"}
+    assert seconds_of(video | {"video_strength": 0.5}) > seconds_of(video)
+
+
+def test_the_basis_says_when_this_device_was_not_measured():
+    request = Request.parse(JOB)
+    plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode("turbo"), 100, 7)
+    for gpu, said in [(H100, None), ("NVIDIA RTX PRO 6000", "NVIDIA RTX PRO 6000"), (None, "CPU")]:
+        basis = estimate(plan, find_hardware("infinitetalk-14b", gpu), gpu, PRICE).basis
+        assert "Measured on one NVIDIA H100" in basis
+        assert ("was not measured" in basis) is (said is not None)
+        assert said is None or said in basis
+
+
+def test_a_profile_that_was_measured_nowhere_has_no_estimate_and_says_so():
+    request = Request.parse(JOB)
+    plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode("turbo"), 100, 7)
+    assert find_hardware("other", None) is None
+    got = estimate(plan, None, None, PRICE).to_json()
+    assert set(got) == {"basis"}
+    assert "measured on no machine" in got["basis"]
+
+
+FILE = """
+description = "Made up"
+profile = "infinitetalk-14b"
+gpus = ["RTX PRO 6000"]
+source = "Measured here."
+decode_s_per_megapixel = 0.0
+encode_s_per_megapixel = 0.0
+s_per_frame = 0.0
+s_per_job = 1000.0
+
+[[lanes.exact]]
+attention = "native"
+s_per_token = 0.0
+s_per_token_squared = 0.0
+second_person_s_per_token = 0.0
+"""
+
+
+def test_a_file_of_this_gpu_goes_before_the_packages_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(FILE, "utf-8")
+    gpu = "NVIDIA RTX PRO 6000 Blackwell Server Edition"
+    assert find_hardware("infinitetalk-14b", gpu).holds_for(H100)
+    mine = find_hardware("infinitetalk-14b", gpu, path)
+    assert (mine.source, mine.s_per_job) == ("Measured here.", 1000)
+    assert find_hardware("infinitetalk-14b", H100, path).name == "nvidia-h100"
+    assert find_hardware("miniature", None, path).profile == "miniature"
+
+
+def test_a_lane_has_its_own_times_and_one_that_was_not_measured_says_so():
+    plan = make_plan(Request.parse(JOB), load_profile("infinitetalk-14b"), load_mode("turbo"), 100, 7)
+    slow, fast = (
+        Lane(attention="native", s_per_token=s, s_per_token_squared=0, second_person_s_per_token=0)
+        for s in (2e-4, 1e-4)
+    )
+    zeros = dict.fromkeys(("decode_s_per_megapixel", "encode_s_per_megapixel", "s_per_frame", "s_per_job"), 0.0)
+    named = {"name": "x", "description": "x", "profile": "infinitetalk-14b", "source": "Measured."}
+    hardware = Hardware(**named, **zeros, gpus=("H100",), lanes={"exact": (slow,), "fp8": (fast,)})
+    exact, fp8, other = (estimate(plan, hardware, H100, PRICE, lane) for lane in ("exact", "fp8", "sparse"))
+    assert exact.seconds == pytest.approx(2 * fp8.seconds, rel=0.01)
+    assert other.seconds == exact.seconds
+    assert "The lane sparse was not" in other.basis
+    assert exact.basis == fp8.basis == "Measured."
+
+
+def test_an_attention_kernel_has_its_own_times_and_one_that_was_not_measured_says_so():
+    plan = make_plan(Request.parse(JOB), load_profile("infinitetalk-14b"), load_mode("turbo"), 100, 7)
+    h100 = load_hardware("nvidia-h100")
+    cudnn, flash_3, other, auto = (
+        estimate(plan, h100, H100, PRICE, "exact", name) for name in ("_native_cudnn", "_flash_3", "sage", "auto")
+    )
+    assert flash_3.seconds < 0.95 * cudnn.seconds
+    assert other.seconds == auto.seconds == cudnn.seconds
+    assert "The attention sage was not measured: these are the times of _native_cudnn." in other.basis
+    assert cudnn.basis == flash_3.basis == auto.basis == h100.source

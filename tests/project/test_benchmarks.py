@@ -1,0 +1,154 @@
+"""The benchmarks run on the miniature: what they print and write, not how fast they are."""
+
+import json
+import runpy
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.fit import lanes_of
+from benchmarks.job import extrapolate, new_frame_s
+from benchmarks.plot import COLORS, draw, parts_of
+from infinitetalk.contract.presets import load_mode, load_profile
+from infinitetalk.contract.request import Request
+from infinitetalk.planning.estimate import find_hardware
+from infinitetalk.planning.plan import Plan, make_plan
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ALL = [path.name for path in sorted(BENCHMARKS.glob("*.py"))]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a script of benchmarks/ as its command line does, in this process; returns what it printed."""
+
+    def run(script: str, *arguments: object) -> str:
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("script", ALL)
+def test_every_benchmark_says_how_it_is_run(script: str) -> None:
+    head = (BENCHMARKS / script).read_text("utf-8").split('"""')[1]
+    assert script in ("random_models.py", "reporting.py") or f"python benchmarks/{script}" in head
+
+
+def plan_of(mode: str, windows: int, steps: int, n_frames: int | None = None) -> Plan:
+    preset = load_mode(mode).model_copy(update={"steps": steps})
+    request = Request.parse({"image_url": "https://a.b/c.png", "wav_url": "https://a.b/c.wav", "speed_mode": mode})
+    length = preset.window_frames + (windows - 1) * (preset.window_frames - preset.overlap_frames)
+    return make_plan(request, load_profile("miniature"), preset, n_frames or length, 1)
+
+
+SECONDS = {"text": 0.5, "image": 2.0, "denoise": 10.0, "decode": 4.0, "overlap": 1.0, "audio": 0.1, "bytes": 0.4}
+
+
+def test_a_longer_job_takes_each_stage_by_what_it_grows_with() -> None:
+    short, whole = plan_of("balanced", windows=2, steps=1), plan_of("balanced", windows=10, steps=5)
+    longer = extrapolate(SECONDS, short, whole)
+    assert longer["text"] == SECONDS["text"]
+    assert longer["image"] == SECONDS["image"]
+    assert longer["denoise"] == pytest.approx(5 * 5 * SECONDS["denoise"])
+    assert longer["decode"] == pytest.approx(5 * SECONDS["decode"])
+    assert longer["overlap"] == pytest.approx(9 * SECONDS["overlap"])
+    assert longer["audio"] == pytest.approx(765 / 157 * SECONDS["audio"])
+    assert extrapolate(SECONDS, short, short) == pytest.approx(SECONDS)
+
+
+def test_a_new_frame_takes_a_windows_time_by_the_frames_it_adds() -> None:
+    plan = plan_of("balanced", windows=2, steps=1)
+    assert new_frame_s(SECONDS, plan, 5) == pytest.approx((5 * 10 / 2 + 4 / 2 + 1 / 1 + 0.4 / 2) / 76)
+
+
+def test_a_job_is_measured_extrapolated_and_drawn(run: Callable[..., str], tmp_path: Path) -> None:
+    report, picture = tmp_path / "job.json", tmp_path / "job.svg"
+    modes = ("maximum_quality", "turbo")
+    small = ("--window", 13, "--windows", 1, "--steps", 1, "--people", 1)
+    printed = run("job.py", "--miniature", "--speed-mode", *modes, *small, "--json", report)
+    jobs: list[dict[str, Any]] = json.loads(report.read_text("utf-8"))["jobs"]
+    assert [job["speed_mode"] for job in jobs] == list(modes)
+    for job in jobs:
+        assert (job["window"], job["windows"], job["steps"], job["frames"]) == (13, 1, 1, 13)
+        assert {"download", "read_media", "audio", "denoise", "decode", "bytes", "encode"} <= set(job["seconds"])
+        assert sum(job["seconds"].values()) == pytest.approx(job["total_s"], abs=0.02)
+        assert 0 < job["extrapolated"]["outside_transformer"] < 1
+        assert job["extrapolated"]["steps"] == load_mode(job["speed_mode"]).steps
+    assert printed.count("| 80 s, ") == 2
+    hardware = tmp_path / "cpu.toml"
+    assert "| turbo, 160x96 |" in run("fit.py", report, "-o", hardware)
+    assert find_hardware("miniature", None, hardware).name == "cpu"
+    run("plot.py", report, picture)
+    assert picture.read_text("utf-8").startswith("<svg")
+
+
+def test_the_picture_shows_every_job_by_its_share() -> None:
+    job = {"video_s": 10.0, "seconds": SECONDS}
+    twice = {"video_s": 10.0, "seconds": {stage: 2 * spent for stage, spent in SECONDS.items()}}
+    rows = [{"speed_mode": name, "size": "8x8", "extrapolated": e} for name, e in (("fast", job), ("slow", twice))]
+    picture = ElementTree.fromstring(draw({"device": "<GPU>", "torch": "2", "date": "today", "jobs": rows}))
+    bars: dict[str, list[float]] = {}
+    for element in picture:
+        if element.get("height") == "18.0":
+            bars.setdefault(element.attrib["y"], []).append(float(element.attrib["width"]))
+    fast, slow, *shares = bars.values()
+    assert slow == pytest.approx([2 * width for width in fast], rel=0.01)
+    assert sum(fast) * 18 / 18 == pytest.approx(sum(slow) / 2, rel=0.01)
+    assert shares[0] == shares[1]
+    assert fast[0] / sum(fast) == pytest.approx(SECONDS["denoise"] / sum(SECONDS.values()), rel=0.01)
+    words = [element.text for element in picture if element.text]
+    assert {"fast, 8x8", "slow, 8x8", "1.8 s", "3.6 s"} <= set(words)
+
+
+def test_stages_that_are_not_drawn_apart_count_as_other() -> None:
+    parts = parts_of(SECONDS)
+    assert set(parts) <= set(COLORS)
+    assert parts["other"] == pytest.approx(SECONDS["text"] + SECONDS["audio"])
+    assert sum(parts.values()) == pytest.approx(sum(SECONDS.values()))
+
+
+def test_passes_of_a_small_transformer_are_measured(run: Callable[..., str], tmp_path: Path) -> None:
+    report = tmp_path / "passes.json"
+    run("transformer.py", "--miniature", "--repeats", 1, "--no-errors", "--json", report)
+    measured = json.loads(report.read_text("utf-8"))
+    assert {row["people"] for row in measured["passes"]} == {1, 2}
+    assert all(row["milliseconds"] > 0 for row in measured["passes"])
+    assert {"eager", "fp8"} <= {row["lane"] for row in measured["passes"]}
+    assert set(lanes_of(measured)) == {row["lane"] for row in measured["passes"]} - {"eager"}
+
+
+def test_lanes_are_compared_by_the_pictures_they_make(run: Callable[..., str], tmp_path: Path) -> None:
+    printed = run("lanes.py", "--out", tmp_path, "--jobs", 1, "--seconds", 0.4, "--mode", "turbo")
+    psnrs = {line.split("| ")[1].strip(): line.split("| ")[2].split()[0] for line in printed.splitlines()[2:]}
+    assert psnrs.pop("eager") == "-"
+    assert float(psnrs["fp8"]) > float(psnrs["fp8_sparse_20"]) > 20
+
+
+def test_the_autoencoder_is_measured_beside_diffusers(run: Callable[..., str], tmp_path: Path) -> None:
+    report = tmp_path / "vae.json"
+    printed = run("vae.py", "--miniature", "--repeats", 1, "--json", report)
+    rows = json.loads(report.read_text("utf-8"))["autoencoder"]
+    assert [row["what"] for row in rows] == ["decode", "encode", "encode condition"]
+    assert all(row["difference"] < 1e-4 for row in rows)
+    assert all(row["milliseconds"] > 0 and row["diffusers"]["milliseconds"] > 0 for row in rows)
+    assert "| 96x64x13 | decode |" in printed
+
+
+def test_attention_kernels_are_measured(run: Callable[..., str], tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    printed = run("attention.py", "--miniature", "--repeats", 1, "--json", report)
+    assert printed.count("| ---") >= 3
+    assert json.loads(report.read_text("utf-8"))["torch"] in printed
+
+
+def test_host_memory_is_compared_between_lengths(run: Callable[..., str]) -> None:
+    printed = run("memory.py", "--grey", "--seconds", 0.4, 0.8)
+    assert "0.8 s of sound: " in printed
+    assert float(printed.rsplit("longest against shortest: ", 1)[1].split("x")[0]) < 1.2

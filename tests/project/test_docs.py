@@ -1,0 +1,130 @@
+"""What the documents say, against what the code does: JSON, environment variables, estimates, links, commands."""
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from infinitetalk.cli import main
+from infinitetalk.contract.presets import load_mode, load_profile
+from infinitetalk.contract.request import Request, SpeedModeName
+from infinitetalk.contract.result import Failure, Result
+from infinitetalk.contract.settings import Settings
+from infinitetalk.planning.estimate import estimate, find_hardware
+from infinitetalk.planning.plan import make_plan
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = {path.name: path.read_text("utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+DEPLOYMENT, COSTS, README = DOCUMENTS["deployment.md"], DOCUMENTS["costs.md"], DOCUMENTS["README.md"]
+H100 = "NVIDIA H100 80GB HBM3"
+# Words in capitals that are no environment variables of the worker.
+OTHER_WORDS = {"BUCKET_", "BAKE_WEIGHTS", "REGISTRY", "ENDPOINT_ID", "RUNPOD_API_KEY"}
+
+
+def rows(document: str, header: str) -> list[list[str]]:
+    """Cells of the table whose header starts so."""
+    lines = document[document.index(header) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+OURS = {name for name, _, _ in Settings.variables()}
+OTHERS = {row[0].strip("`") for row in rows(README, "| others' variable |")}
+
+BLOCKS = [
+    pytest.param(json.loads(text), id=f"{name}-{index}")
+    for name, document in DOCUMENTS.items()
+    for index, text in enumerate(re.findall(r"```json\n(.*?)```", document, re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_json_example_is_what_it_shows(block: dict[str, Any]) -> None:
+    if "input" in block:
+        Request.parse(block["input"])
+        assert set(block) <= {"input", "policy", "s3Config"}
+    elif "output" in block:
+        (Failure if "error" in block["output"] else Result).model_validate(block["output"])
+    elif "imageName" in block:
+        assert set(block["env"]) <= OURS | OTHERS
+        Settings.from_env(block["env"])
+    else:
+        assert set(block) == {
+            "name", "templateId", "networkVolumeId", "gpuTypeIds", "workersMin", "workersMax", "idleTimeout",
+            "executionTimeoutMs",
+        }  # fmt: skip
+
+
+def test_json_examples_are_found() -> None:
+    assert len(BLOCKS) >= 6
+
+
+def test_every_variable_that_a_document_names_is_read_by_someone() -> None:
+    for name, document in DOCUMENTS.items():
+        named = set(re.findall(r"`\$?([A-Z][A-Z0-9]*_[A-Z0-9_]*)(?:=[^`]*)?`", document))
+        assert named <= OURS | OTHERS | OTHER_WORDS, name
+
+
+def test_every_variable_that_the_code_reads_is_in_the_readme() -> None:
+    read: set[str] = set()
+    for path in (ROOT / "handler.py", *(ROOT / "infinitetalk").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            # whatever has a name in capitals beside os.environ or os.getenv
+            if isinstance(node, ast.Subscript | ast.Call | ast.Compare) and re.search(
+                r"os\.(environ|getenv)", ast.unparse(node)
+            ):
+                read |= {
+                    constant.value
+                    for constant in ast.walk(node)
+                    if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
+                    if re.fullmatch(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+", constant.value)
+                }
+    set_by_runpod = {name for name in read if name.startswith("RUNPOD_WEBHOOK_")}
+    assert read - set_by_runpod <= OURS | OTHERS
+
+
+def test_the_times_and_prices_are_the_estimates() -> None:
+    profile = load_profile("infinitetalk-14b")
+    hardware = find_hardware(profile.name, H100)
+    modes = list(get_args(SpeedModeName))
+    table = rows(COSTS, "| video |")
+    assert len(table) >= 5
+    for video, *cells in table:
+        seconds, resolution, people = video.split(", ")
+        job: dict[str, Any] = {
+            "image_url": "https://a.b/c.png",
+            "wav_url": "https://a.b/c.wav",
+            "resolution": resolution,
+        }
+        if people == "two people":
+            job |= {"person_count": "multi", "wav_url_2": "https://a.b/d.wav"}
+        for mode, cell in zip(modes, cells, strict=True):
+            request = Request.parse(job | {"speed_mode": mode})
+            plan = make_plan(request, profile, load_mode(mode), 25 * int(seconds.removesuffix(" s")), 1)
+            found = estimate(plan, hardware, H100, Settings().gpu_price_per_hour)
+            assert cell == f"{found.seconds:.0f} s, ${found.cost_usd:.2f}"
+
+
+def test_links_lead_somewhere() -> None:
+    for name, document in DOCUMENTS.items():
+        folder = ROOT if name == "README.md" else ROOT / "docs"
+        for target in re.findall(r"\]\(([^)#]+)\)", document):
+            assert target.startswith("https://") or (folder / target).exists(), f"{name}: {target}"
+
+
+def test_the_checks_are_listed_in_order() -> None:
+    from infinitetalk.startup.fitness import worker_checks
+
+    assert [row[0] for row in rows(DEPLOYMENT, "| check |")] == [check.__name__ for check in worker_checks(Settings())]
+
+
+def test_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = {word for text in DOCUMENTS.values() for word in re.findall(r"infinitetalk(?:\.cli)? ([a-z]+) --", text)}
+    assert commands >= {"fetch", "check", "plan"}
+    for command in commands:
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+        capsys.readouterr()

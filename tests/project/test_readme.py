@@ -1,0 +1,71 @@
+"""What the README and the examples say, against what the code does."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from infinitetalk.contract.presets import load_mode
+from infinitetalk.contract.request import Request
+from infinitetalk.contract.result import Result
+from infinitetalk.contract.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+NO_DEFAULT = "\N{EN DASH}"
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def table(header: str) -> dict[str, list[str]]:
+    """Rows of the table whose header starts so, by their first cell."""
+    lines = README[README.index(header) :].split("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def test_every_environment_variable_is_listed_and_read() -> None:
+    variables = {name: [default or NO_DEFAULT, description] for name, default, description in Settings.variables()}
+    assert table("| variable |") == variables
+
+
+def test_every_field_is_listed_with_its_default() -> None:
+    rows = table("| field |")
+    assert list(rows) == list(Request.model_fields)
+    for name, field in Request.model_fields.items():
+        default = rows[name][1]
+        if field.is_required():
+            assert default == "**required**"
+        elif field.default is None:
+            assert default == NO_DEFAULT
+        else:
+            assert default.lower() == str(field.default).lower()
+        assert rows[name][2] == field.description
+
+
+def test_speed_modes_are_the_presets() -> None:
+    for name, cells in table("| mode |").items():
+        mode = load_mode(name.split()[0])
+        numbers = (mode.window_frames, mode.overlap_frames, mode.join_fade_frames, mode.steps)
+        assert cells[:5] == [*map(str, numbers), mode.scheduler]
+        assert {f"{shift:g}" for shift in mode.shift.values()} == {cells[5]}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.json")), ids=lambda path: path.stem)
+def test_examples_are_valid_jobs_on_samples_that_exist(path: Path) -> None:
+    request = Request.parse(json.loads(path.read_text("utf-8"))["input"])
+    for url in (request.image_url, request.video_url, request.wav_url, request.wav_url_2):
+        assert url is None or (ROOT / "samples" / url.rsplit("/", 1)[1]).is_file()
+    assert path.name in README
+
+
+def test_json_in_the_readme_is_a_job_or_a_result() -> None:
+    blocks = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL)]
+    assert len(blocks) == 2
+    Request.parse(blocks[0]["input"])
+    Result.model_validate(blocks[1]["output"])
+
+
+def test_the_file_tree_names_every_module() -> None:
+    tree = README[README.index("handler.py               RunPod") :].split("```")[0]
+    for path in (ROOT / "infinitetalk").glob("*.py"):
+        assert path.name in tree or path.name == "__init__.py"

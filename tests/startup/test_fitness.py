@@ -1,0 +1,185 @@
+"""The checks at start: each finds what it looks for, and says it in one sentence."""
+
+import subprocess
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from infinitetalk.contract.presets import PresetError, load_profile
+from infinitetalk.contract.settings import Settings
+from infinitetalk.errors import ModelMissing
+from infinitetalk.startup import fitness
+from infinitetalk.startup.fitness import (
+    Unfit,
+    check_estimates,
+    check_ffmpeg,
+    check_gpu,
+    check_model_files,
+    check_shapes,
+    check_work_dir,
+    has_code_for,
+    worker_checks,
+)
+from tests.support.full_size import write_full_size_weights
+
+LARGE = load_profile("infinitetalk-14b")
+MINIATURE = load_profile("miniature")
+CU128 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]  # as torch.cuda.get_arch_list() says it
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """An RTX PRO 6000 whose properties a test may change."""
+    card = SimpleNamespace(capability=(12, 0), built_for=CU128, free=94 * 2**30, total=95 * 2**30, reserved=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA RTX PRO 6000 Blackwell Server Edition")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: card.capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: card.built_for)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (card.free, card.total))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: card.reserved)
+    return card
+
+
+def test_an_rtx_pro_6000_passes(gpu: SimpleNamespace) -> None:
+    found = check_gpu(LARGE, Settings())
+    assert found == "NVIDIA RTX PRO 6000 Blackwell Server Edition, sm_120, 94.0 of 95.0 GiB free"
+
+
+def test_estimates_say_whether_this_gpu_was_measured(gpu: SimpleNamespace, tmp_path: Path) -> None:
+    assert check_estimates(LARGE, Settings()).endswith(
+        "(NVIDIA RTX PRO 6000 Blackwell Server Edition) was not measured."
+    )
+    missing = Settings.from_env({"HARDWARE_FILE": str(tmp_path / "none.toml")})
+    with pytest.raises(PresetError, match=r"none.toml cannot be read: No such file"):
+        check_estimates(LARGE, missing)
+
+
+def test_a_smaller_gpu_is_refused_unless_the_setting_allows_it(gpu: SimpleNamespace) -> None:
+    gpu.total = gpu.free = 80 * 2**30
+    with pytest.raises(Unfit, match=r"infinitetalk-14b needs a GPU of 90 GiB.*has 80\.0.*MIN_VRAM_GIB"):
+        check_gpu(LARGE, Settings())
+    assert check_gpu(LARGE, Settings.from_env({"MIN_VRAM_GIB": "75"}))
+    with pytest.raises(Unfit, match="needs a GPU of 85 GiB"):
+        check_gpu(LARGE, Settings.from_env({"MIN_VRAM_GIB": "85"}))
+
+
+def test_memory_that_another_process_holds_is_not_there(gpu: SimpleNamespace) -> None:
+    gpu.free = 40 * 2**30
+    with pytest.raises(Unfit, match=r"another process leaves 40\.0"):
+        check_gpu(LARGE, Settings())
+    gpu.reserved = 54 * 2**30  # by this process: the loaded model
+    assert check_gpu(LARGE, Settings())
+
+
+def test_a_gpu_that_torch_has_no_code_for_is_refused(gpu: SimpleNamespace) -> None:
+    gpu.built_for = CU128[:-1]
+    with pytest.raises(Unfit, match=r"no code for NVIDIA RTX.*\(sm_120\), only for sm_75, .*sm_100; install"):
+        check_gpu(LARGE, Settings())
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "covered"),
+    [
+        ((12, 0), ["sm_90", "sm_120"], True),
+        ((9, 0), ["sm_90a"], True),
+        ((12, 1), ["sm_120"], True),
+        ((12, 1), ["sm_120a"], False),
+        ((12, 0), ["sm_121"], False),
+        ((12, 0), ["sm_90"], False),
+        ((12, 0), ["sm_80", "compute_90"], True),
+        ((12, 0), ["compute_90a"], False),
+        ((8, 9), ["sm_86"], True),
+        ((8, 9), [], False),
+    ],
+)
+def test_machine_code_holds_for_its_generation_and_portable_code_for_later_ones(
+    capability: tuple[int, int], built_for: list[str], covered: bool
+) -> None:
+    assert has_code_for(capability, built_for) is covered
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_large_model_needs_a_gpu_and_the_miniature_none() -> None:
+    with pytest.raises(Unfit, match=r"needs a GPU of 90 GiB and torch .* sees none"):
+        check_gpu(LARGE, Settings())
+    assert "CPU" in check_gpu(MINIATURE, Settings())
+
+
+def test_ffmpeg_is_run_and_its_absence_or_fault_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_ffmpeg().startswith("ffmpeg ")
+    broken = subprocess.CompletedProcess([], 1, "", "Unknown encoder 'libx264'\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", lambda *_, **__: broken)
+        with pytest.raises(Unfit, match=r"cannot encode H\.264 and AAC .Unknown encoder"):
+            check_ffmpeg()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    with pytest.raises(Unfit, match="ffmpeg does not run"):
+        check_ffmpeg()
+
+
+def test_the_work_folder_is_made_and_must_be_writable(tmp_path: Path) -> None:
+    made = tmp_path / "new" / "folder"
+    assert str(made) in check_work_dir(Settings.from_env({"WORK_DIR": str(made)}))
+    assert list(made.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(Unfit, match=r"WORK_DIR .*file cannot be written to"):
+        check_work_dir(Settings.from_env({"WORK_DIR": str(tmp_path / "file")}))
+
+
+def test_the_largest_accepted_job_must_fit_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(fitness.shutil, "disk_usage", lambda _: usage(0, 0, 3_500_000_000))
+    with pytest.raises(Unfit, match="has 3500 MB free; the largest job takes 4000"):
+        check_work_dir(Settings.from_env({"WORK_DIR": str(tmp_path)}))
+    assert check_work_dir(Settings.from_env({"WORK_DIR": str(tmp_path), "MAX_VIDEO_MB": "1400"}))
+
+
+def test_all_checks_pass_with_the_miniature() -> None:
+    checks = worker_checks(Settings())
+    assert [check.__name__ for check in checks] == ["gpu", "ffmpeg", "work_dir", "estimates", "model_files"]
+    assert all(check() for check in checks)
+    assert check_shapes(MINIATURE, Settings())
+
+
+# --- the large model's files, hollow -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hollow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """Two layers of the 14B model, their files' size in bytes."""
+    folder = tmp_path_factory.mktemp("hollow")
+    return folder, write_full_size_weights(LARGE, folder, layers=2)
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that is no file's, now."""
+    status = Path("/proc/self/status").read_text("utf-8")
+    return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) * 1024
+
+
+def test_shapes_of_the_real_sizes_are_checked_without_reading_a_tensor(hollow: tuple[Path, int]) -> None:
+    folder, size_bytes = hollow
+    settings = Settings.from_env({"MODELS_DIR": str(folder)})
+    assert size_bytes > 5e9
+    before = anonymous_bytes()
+    assert "infinitetalk-14b" in check_model_files(LARGE, settings)
+    assert "every tensor" in check_shapes(LARGE, settings)
+    assert anonymous_bytes() - before < 0.05 * size_bytes
+
+
+@pytest.mark.parametrize("file", [LARGE.files.adapter_multi, LARGE.loras[0].file])
+def test_a_file_that_is_cut_off_is_named(hollow: tuple[Path, int], file: str) -> None:
+    folder, _ = hollow
+    path = folder / file
+    size = path.stat().st_size
+    with path.open("r+b") as handle:
+        handle.truncate(size - 2)
+    try:
+        with pytest.raises(ModelMissing, match=f"{path.name} cannot be read .* cut off"):
+            check_model_files(LARGE, Settings.from_env({"MODELS_DIR": str(folder)}))
+    finally:
+        with path.open("r+b") as handle:
+            handle.truncate(size)

@@ -1,0 +1,26 @@
+"""The worker, with faults that a test can order: a job whose prompt names one meets it before its second step."""
+
+import torch
+
+import handler
+import infinitetalk.job.run
+from infinitetalk.generation.pipeline import generate
+
+FAULTS = {
+    "out of memory": torch.OutOfMemoryError("CUDA out of memory."),
+    "illegal access": torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    "bug": KeyError("SECRET-detail of /the/inside"),
+}
+
+
+def faulty_generate(plan, models, footage, voices, masks, noise, on_step, *more):
+    def step(window, number, latents):
+        on_step(window, number, latents)
+        if number == 1 and plan.prompt in FAULTS:
+            raise FAULTS[plan.prompt]
+
+    return generate(plan, models, footage, voices, masks, noise, step, *more)
+
+
+infinitetalk.job.run.generate = faulty_generate
+handler.main()
