@@ -1,36 +1,27 @@
 """Attention kernels at the transformer's shapes: milliseconds, TFLOP/s and error, exact ones and approximate ones.
 
-    python benchmarks/attention.py                   40 heads of 128 (needs a GPU)
-    python benchmarks/attention.py --miniature       small, on any machine
+    python -m benchmarks.attention                   40 heads of 128 (needs a GPU)
+    python -m benchmarks.attention --miniature       small, on any machine
 
 Writes a table, and JSON with --json FILE. The error is relative to float32, over a part of heads and queries.
 """
 
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from benchmarks import reporting
 from benchmarks.reporting import SIZES
-from infinitetalk.models.attention import (
-    MEASURED,
-    NATIVE,
-    Attention,
-    find_kernel,
-    flash_3_fp8_attention,
-)
+from infinitetalk.arithmetic import NATIVE
+from infinitetalk.models.attention import MEASURED, Attention, find_kernel, flash_3_fp8_attention
 from infinitetalk.models.sparse_attention import sparse_attention
-from infinitetalk.models.transformer import TEXT_TOKENS
+from infinitetalk.models.video_transformer import TEXT_TOKENS
 from infinitetalk.shapes import latent_frames, token_count
 
 SIZES_MINIATURE = {"miniature": (160, 96, 49)}

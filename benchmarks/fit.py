@@ -1,6 +1,6 @@
 """A file of infinitetalk/presets/hardware from jobs that benchmarks/job.py measured; needs no GPU.
 
-    python benchmarks/fit.py out/job.json -o infinitetalk/presets/hardware/nvidia-h100.toml --gpu H100 [--passes FILE]
+    python -m benchmarks.fit out/job.json -o infinitetalk/presets/hardware/nvidia-h100.toml --gpu H100 [--passes FILE]
 
 Several reports, one for each attention kernel, make one file. Prints how far the file is off each job, and how far it
 would be, fitted without the jobs of that mode. (A worker with weights of its own makes its file in one go: infinitetalk
@@ -10,12 +10,10 @@ measured.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.presets import load_profile
 from infinitetalk.planning.estimate import Hardware, Lane, Work
 from infinitetalk.startup.calibration import Sample, calibrated, fit_lanes, to_toml
@@ -23,15 +21,17 @@ from infinitetalk.startup.calibration import Sample, calibrated, fit_lanes, to_t
 Json = dict[str, Any]
 
 
+def sample_of(report: Json, job: Json) -> Sample:
+    """A job of a report of benchmarks/job.py."""
+    seconds = {**job["seconds"]}
+    other = seconds.pop("other", 0.0)
+    return Sample(Work(**job["work"]), Arithmetic(**report["arithmetic"]), seconds, other)
+
+
 def fitted(name: str, reports: list[Json], gpu: str | None, without: str | None = None) -> Hardware:
     """The coefficients by the reports' jobs. gpu: part of the names of the devices they hold for. without: a mode whose
     jobs are left out."""
-    samples = [
-        Sample(Work(**job["work"]), report["lane"], report["attention"], job["seconds"])
-        for report in reports
-        for job in report["jobs"]
-        if job["speed_mode"] != without
-    ]
+    samples = [sample_of(report, job) for report in reports for job in report["jobs"] if job["speed_mode"] != without]
     first = reports[0]
     when = f"{first['date']}, torch {first['torch']}"
     hardware = calibrated(name, samples, load_profile(first["profile"]), first["device"], when, "benchmarks/job.py")
@@ -44,9 +44,10 @@ def lanes_of(report: Json) -> dict[str, tuple[Lane, ...]]:
     for row in report["passes"]:
         if row["lane"].startswith(("fp8", "sparse")):
             tokens = row["tokens"]
-            work = Work(tokens, tokens**2, (row["people"] - 1) * tokens, decoded=0.0, encoded=0.0, frames=0)
-            seconds = {"denoise": row["milliseconds"] / 1000}
-            samples.setdefault(row["lane"], []).append(Sample(work, row["lane"], row["attention"], seconds))
+            shared = tokens if row["people"] > 1 else 0
+            work = Work(tokens, tokens**2, shared, to_video=0.0, to_latents=0.0, frames=0)
+            sample = Sample(work, Arithmetic(**row["arithmetic"]), {"denoise": row["milliseconds"] / 1000}, other=0.0)
+            samples.setdefault(row["lane"], []).append(sample)
     return {name: fit_lanes(passes) for name, passes in samples.items()}
 
 
@@ -65,11 +66,11 @@ def main(arguments: list[str] | None = None) -> None:
     for report in reports:
         modes = {job["speed_mode"] for job in report["jobs"]}
         for job in report["jobs"]:
-            mode, attention = job["speed_mode"], report["attention"]
+            mode, sample = job["speed_mode"], sample_of(report, job)
             other = fitted("", reports, None, without=mode) if len(modes) > 1 else whole
-            measured = sum(job["seconds"].values())
-            found = [fit.seconds(Work(**job["work"]), report["lane"], attention) for fit in (whole, other)]
-            cells = [f"{mode}, {job['size']}", attention, f"{measured:.1f}", f"{found[0]:.1f}"]
+            measured = sample.total
+            found = [fit.seconds(sample.work, sample.arithmetic) for fit in (whole, other)]
+            cells = [f"{mode}, {job['size']}", sample.arithmetic.attention_text, f"{measured:.1f}", f"{found[0]:.1f}"]
             print(f"| {' | '.join([*cells, *(f'{100 * (seconds / measured - 1):+.1f} %' for seconds in found)])} |")
     if options.passes:
         more = lanes_of(json.loads(options.passes.read_text("utf-8")))

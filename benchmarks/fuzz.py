@@ -1,6 +1,6 @@
 """Malformed jobs through the worker's whole entry: each must be refused with a structured error, and quickly.
 
-    python benchmarks/fuzz.py [--jobs 10000] [--seed 1]
+    python -m benchmarks.fuzz [--jobs 10000] [--seed 1]
 
 A job is a valid one, spoiled in one to four places: types, ranges, names, sizes, text of any kind, URLs of any kind,
 what came beside the input. Prints how many were refused with which code, and the times.
@@ -18,14 +18,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import handler
 from infinitetalk.contract.request import MAX_DATA_URI_CHARS, Request
 from infinitetalk.contract.settings import Settings
+from infinitetalk.serving import jobs
 
 Json = dict[str, Any]
 CODES = {"invalid_input", "too_large"}
@@ -155,7 +152,7 @@ def fuzz(n_jobs: int, seed: int = 1) -> tuple[Counter[str], list[float], list[st
     for number in range(n_jobs):
         job = malformed_job(number, seed)
         started_s = time.perf_counter()
-        reply = handler.answer(job, no_models, settings, lambda *_: None, threading.Event())
+        reply = jobs.answer(job, no_models, settings, lambda *_: None, threading.Event())
         seconds.append(time.perf_counter() - started_s)
         codes[str(reply.get("error_code"))] += 1
         if reply.get("error_code") not in CODES or set(reply) != ANSWER_FIELDS or not reply["error"].endswith("."):

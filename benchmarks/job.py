@@ -1,8 +1,8 @@
 """Whole jobs as a worker runs them, from files to an mp4: seconds per stage, per new frame and per second of video.
 
-    python benchmarks/job.py --json out/job.json           the 14B profile with random weights (needs a GPU of 80 GB)
-    python benchmarks/job.py --miniature --window 13       the miniature, on any machine
-    python benchmarks/plot.py out/job.json docs/job.svg    draws what the first one wrote
+    python -m benchmarks.job --json out/job.json           the 14B profile with random weights (needs a GPU of 80 GB)
+    python -m benchmarks.job --miniature --window 13       the miniature, on any machine
+    python -m benchmarks.plot out/job.json docs/job.svg    draws what the first one wrote
 
 Picture and voices are those of samples/, repeated. Settings come from the environment, as the worker's do. With random
 weights times and memory are the real ones, except that the picture is noise, which H.264 takes longest for. Each job
@@ -25,21 +25,22 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.random_models import random_models
+from infinitetalk.contract.presets import SpeedMode, load_mode, load_profile
+from infinitetalk.contract.request import LOCAL_FILES, Request, Resolution, SpeedModeName
+from infinitetalk.contract.settings import Settings
+from infinitetalk.logs import configure_logging
+from infinitetalk.media.audio import load_audio
+from infinitetalk.models.device import gpu_name
+from infinitetalk.models.opening import Models
+from infinitetalk.planning.estimate import Hardware, Work, find_hardware
+from infinitetalk.planning.plan import Plan, make_plan
+from infinitetalk.progress import Stage
+from infinitetalk.shapes import FPS, SAMPLES_PER_FRAME
+from infinitetalk.startup.calibration import Sample, run_sample, write_voice
+from infinitetalk.startup.opening import open_models
 
-from benchmarks.random_models import random_models  # noqa: E402
-from infinitetalk.contract.presets import SpeedMode, load_mode  # noqa: E402
-from infinitetalk.contract.request import LOCAL_FILES, Request, Resolution, SpeedModeName  # noqa: E402
-from infinitetalk.contract.settings import Settings  # noqa: E402
-from infinitetalk.job.run import gpu_name, open_models  # noqa: E402
-from infinitetalk.logs import configure_logging  # noqa: E402
-from infinitetalk.media.audio import load_audio  # noqa: E402
-from infinitetalk.models.loading import Models  # noqa: E402
-from infinitetalk.planning.estimate import Hardware, Work, find_hardware  # noqa: E402
-from infinitetalk.planning.plan import Plan, make_plan  # noqa: E402
-from infinitetalk.shapes import FPS, SAMPLES_PER_FRAME  # noqa: E402
-from infinitetalk.startup.calibration import Sample, run_sample, write_voice  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 SAMPLES = ROOT / "samples"
 WARM_UP_FRAMES = 13
@@ -48,11 +49,11 @@ Json = dict[str, Any]
 
 # By what a stage grows with the clip; all others are the job's. Waiting for H.264 ("encode") is among these: it goes on
 # beside the next window, and more steps give it more time.
-GROWTH: Mapping[str, Callable[[Plan], float]] = {
+GROWTH: Mapping[Stage, Callable[[Plan], float]] = {
     "denoise": lambda plan: Work.of(plan).tokens,
-    "decode": lambda plan: Work.of(plan).decoded,
-    "color": lambda plan: Work.of(plan).decoded,
-    "bytes": lambda plan: Work.of(plan).decoded,
+    "decode": lambda plan: Work.of(plan).to_video,
+    "color": lambda plan: Work.of(plan).to_video,
+    "bytes": lambda plan: Work.of(plan).to_video,
     "condition": lambda plan: len(plan.windows),
     "overlap": lambda plan: len(plan.windows) - 1,
     "audio": lambda plan: plan.n_frames,
@@ -92,8 +93,8 @@ def new_frame_s(seconds: Mapping[str, float], plan: Plan, steps: int) -> float:
     windows = len(plan.windows)
     spent = {stage: seconds.get(stage, 0.0) / windows for stage in OF_A_WINDOW}
     spent["overlap"] = seconds.get("overlap", 0.0) / max(windows - 1, 1)
-    spent["denoise"] *= steps / plan.steps
-    return sum(spent.values()) / (plan.window_frames - plan.overlap_frames)
+    spent["denoise"] *= steps / plan.mode.steps
+    return sum(spent.values()) / (plan.mode.window_frames - plan.mode.overlap_frames)
 
 
 def measure(
@@ -105,31 +106,33 @@ def measure(
         torch.cuda.reset_peak_memory_stats()
     sample, result = run_sample(fields, modes[0], models, settings, folder / "out.mp4")
     request = Request.parse(fields, LOCAL_FILES)
+    profile = load_profile(settings.model_profile)
     run, whole = (
-        make_plan(request, models.profile, mode, n_frames, seed=1)
+        make_plan(request, profile, mode, n_frames, seed=1)
         for mode, n_frames in zip(modes, (result.settings.frames, round(seconds * FPS)), strict=True)
     )
-    hardware = find_hardware(models.profile.name, gpu_name(models.device), settings.hardware_file)
-    extrapolated = extrapolate(sample.seconds, run, whole)
+    hardware = find_hardware(profile.name, gpu_name(models.device), settings.hardware_file)
+    seconds_ = {**sample.seconds, "other": sample.other}
+    extrapolated = extrapolate(seconds_, run, whole)
     total_s = sum(extrapolated.values())
     return {
-        "speed_mode": run.speed_mode,
-        "size": f"{run.width}x{run.height}",
+        "speed_mode": run.mode.name,
+        "size": "x".join(map(str, run.size)),
         "people": run.speakers,
-        "window": run.window_frames,
-        "overlap": run.overlap_frames,
+        "window": run.mode.window_frames,
+        "overlap": run.mode.overlap_frames,
         "windows": len(run.windows),
-        "steps": run.steps,
+        "steps": run.mode.steps,
         "frames": run.n_frames,
         "work": asdict(sample.work),
-        "seconds": {stage: round(spent, 3) for stage, spent in sample.seconds.items()},
+        "seconds": {stage: round(spent, 3) for stage, spent in seconds_.items()},
         "total_s": result.gpu_seconds,
         "estimated_s": _estimate(hardware, run, sample),
-        "new_frame_s": round(new_frame_s(sample.seconds, run, whole.steps), 4),
+        "new_frame_s": round(new_frame_s(sample.seconds, run, whole.mode.steps), 4),
         "extrapolated": {
             "video_s": seconds,
             "windows": len(whole.windows),
-            "steps": whole.steps,
+            "steps": whole.mode.steps,
             "seconds": {stage: round(spent, 3) for stage, spent in extrapolated.items()},
             "total_s": round(total_s, 1),
             "estimated_s": _estimate(hardware, whole, sample),
@@ -141,9 +144,9 @@ def measure(
 
 
 def _estimate(hardware: Hardware | None, plan: Plan, sample: Sample) -> float | None:
-    if hardware is None or sample.lane not in hardware.lanes:
+    if hardware is None or sample.arithmetic.lane not in hardware.lanes:
         return None
-    return round(hardware.seconds(Work.of(plan), sample.lane, sample.attention), 1)
+    return round(hardware.seconds(Work.of(plan), sample.arithmetic), 1)
 
 
 def table(rows: list[Json]) -> str:
@@ -195,9 +198,8 @@ def main(arguments: list[str] | None = None) -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "device": gpu_name(models.device),
         "torch": torch.__version__,
-        "profile": models.profile.name,
-        "lane": settings.lane,
-        "attention": models.transformer.attention_names,
+        "profile": settings.model_profile,
+        "arithmetic": asdict(models.arithmetic),
         "load_s": round(time.perf_counter() - started_s, 1),
         "jobs": [],
     }

@@ -1,6 +1,6 @@
 """Workers killed in the middle of a job: does the next one go on, and does it give the same bytes?
 
-    python benchmarks/kill.py [--kills 20] [--window 17] [--device cpu] [--seed 0]
+    python -m benchmarks.kill [--kills 20] [--window 17] [--device cpu] [--seed 0]
 
 A job of three windows runs on the miniature, once without a kill and without a volume. Then, for each kill, a new
 process takes the job, is ended by SIGKILL at a random moment (a random number of progress reports into the job, and
@@ -25,18 +25,20 @@ from typing import Any
 import numpy as np
 import soundfile
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from infinitetalk.contract.presets import load_mode
+from infinitetalk.contract.request import Request
+from infinitetalk.contract.result import Result
+from infinitetalk.contract.settings import Settings
+from infinitetalk.job.control import Control
+from infinitetalk.job.resume import FOLDER
+from infinitetalk.job.run import run_job
+from infinitetalk.logs import configure_logging
+from infinitetalk.progress import Progress
+from infinitetalk.startup.opening import open_models
+from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER
+from infinitetalk.transfer.exchange import network_exchange
 
-from infinitetalk.contract.presets import load_mode  # noqa: E402
-from infinitetalk.contract.request import Request  # noqa: E402
-from infinitetalk.contract.result import Result  # noqa: E402
-from infinitetalk.contract.settings import Settings  # noqa: E402
-from infinitetalk.job import run as job  # noqa: E402
-from infinitetalk.job.resume import FOLDER  # noqa: E402
-from infinitetalk.logs import configure_logging  # noqa: E402
-from infinitetalk.progress import Progress  # noqa: E402
-from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 N_WINDOWS, OVERLAP_FRAMES, RATE_HZ = 3, 9, 16_000
 JOB_ID = "kill-1"
@@ -84,11 +86,10 @@ def work(setup: Setup, volume: str) -> None:
     """What a worker process does: one job. Prints a line for every report of progress, then what became of it."""
     settings = Settings.from_env(setup.environment(volume))
     configure_logging(settings.log_level, sys.stderr)
-    models = job.open_models(settings)
+    models, request = open_models(settings), Request.parse(job_input(setup))
     mode = load_mode("turbo").model_copy(
         update={"window_frames": setup.window_frames, "overlap_frames": OVERLAP_FRAMES}
     )
-    job.load_mode = lambda _: mode  # type: ignore[assignment]  # shorter windows than any mode has
     made: list[int] = []
 
     def on_progress(progress: Progress) -> None:
@@ -97,14 +98,8 @@ def work(setup: Setup, volume: str) -> None:
         print("progress", flush=True)
 
     started = time.perf_counter()
-    result = job.run_job(
-        Request.parse(job_input(setup)),
-        job_id=JOB_ID,
-        models=models,
-        settings=settings,
-        on_progress=on_progress,
-        should_stop=lambda: False,
-    )
+    exchange = network_exchange(request, settings, JOB_ID)
+    result = run_job(request, models, settings, exchange, Control(JOB_ID, on_progress), mode)
     assert isinstance(result, Result)
     print(json.dumps({"seconds": time.perf_counter() - started, "made": made}), flush=True)
 
@@ -112,8 +107,8 @@ def work(setup: Setup, volume: str) -> None:
 def start(setup: Setup, volume: str) -> subprocess.Popen[str]:
     """A worker process with the job."""
     options = ["--window", str(setup.window_frames), "--device", setup.device]
-    command = [sys.executable, __file__, *options, "--child", str(setup.folder), volume]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "benchmarks.kill", *options, "--child", str(setup.folder), volume]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What 8 bits and sparse attention do to pictures: held-out jobs of the trained miniature in every lane, on the CPU.
 
-    python benchmarks/lanes.py --out OUT [--jobs 4] [--seconds 4] [--mode balanced]
+    python -m benchmarks.lanes --out OUT [--jobs 4] [--seconds 4] [--mode balanced]
 
 The transformer runs in bfloat16 in every lane, with the same weights, seeds and windows; each lane is held against the
 exact one. The autoencoder runs in float32, which is faster on a CPU. PSNR, similarity and lip sync are those of the
@@ -9,26 +9,25 @@ finished videos, compression included. OUT keeps the videos. Prints a Markdown t
 """
 
 import argparse
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.quality import make, read, row, tasks
+from benchmarks.transformer import LANES_MINIATURE, enter
+from infinitetalk.contract.presets import load_profile
+from infinitetalk.contract.request import SpeedModeName
+from infinitetalk.contract.settings import Settings
+from infinitetalk.models.opening import load_models
+from infinitetalk.quality.report import Measured
+from infinitetalk.quality.similarity import similarity
+from infinitetalk.startup.weights import find_weights
+from training.speech import load_corpus
 
-from benchmarks.quality import make, read, row, tasks  # noqa: E402
-from benchmarks.transformer import LANES_MINIATURE, enter  # noqa: E402
-from infinitetalk.contract.presets import load_profile  # noqa: E402
-from infinitetalk.contract.request import SpeedModeName  # noqa: E402
-from infinitetalk.contract.settings import Settings  # noqa: E402
-from infinitetalk.models.loading import load_models  # noqa: E402
-from infinitetalk.quality.report import Measured  # noqa: E402
-from infinitetalk.quality.similarity import similarity  # noqa: E402
-from infinitetalk.startup.weights import find_weights  # noqa: E402
-from training.speech import load_corpus  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 
 def compare(lane: str, made: list[Measured], exact: list[Measured]) -> str:
@@ -49,8 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mode", choices=get_args(SpeedModeName), default="balanced")
     options = parser.parse_args(arguments)
     settings, corpus = Settings.from_env({}), load_corpus("held_out")
-    profile = load_profile("miniature").model_copy(update={"dtype": "bfloat16"})
-    models = load_models(profile, find_weights(profile, settings), torch.device("cpu"))
+    files = find_weights(load_profile("miniature"), settings).files
+    models = load_models(files, torch.device("cpu"), torch.bfloat16)
     models.vae.float()
     todo = [task for task in tasks(options.jobs, options.seconds, 0) if task.mode == options.mode and not task.silent]
     jobs = [(task, task.job(corpus)) for task in todo]
@@ -58,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     print("| --- | --- | --- | --- |")
     exact: list[Measured] = []
     for lane, arithmetic in LANES_MINIATURE.items():
-        enter(models.transformer, arithmetic)
+        models = replace(models, arithmetic=enter(models.transformer, arithmetic))
         folder = options.out / lane
         made = [read(make(task, job, models, settings, folder / task.name), job) for task, job in jobs]
         print(compare(lane, made, exact), flush=True)

@@ -1,7 +1,7 @@
 """Reading weights: bytes per second of the loader beside a plain read of the same files, just written and so still
 in the system's cache if it has room.
 
-    python benchmarks/loading.py --blocks 8 --folder /tmp/weights
+    python -m benchmarks.loading --blocks 8 --folder /tmp/weights
 
 Writes a transformer of the 14B sizes with that many blocks and random weights (0.8 GB a block) to the folder, loads it
 onto the GPU (or the CPU), checks that every weight arrived, and removes it again.
@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 import torch
-from random_models import random_transformer
 from safetensors.torch import save_file
 
-from infinitetalk.models.loading import load_transformer
+from benchmarks.random_models import random_transformer
 from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.models.transformer_loading import load_transformer
 
 CONFIG = {"_class_name": "WanTransformer3DModel", "num_attention_heads": 40, "out_channels": 16, "eps": 1e-6}
 

@@ -1,9 +1,9 @@
 """Memory over a long job: the host's for longer and longer audio, or the GPU's after each window.
 
-    python benchmarks/memory.py [--seconds 20 120] [--speed-mode turbo]     whole jobs of the miniature
-    python benchmarks/memory.py --seconds 20 600 --grey                     the same, but all frames are grey
-    python benchmarks/memory.py --windows 30 [--layers 2] [--json FILE]     one job of the 14B's sizes (needs a GPU)
-    python benchmarks/memory.py --hear --seconds 30 120 600                 the 14B profile's audio encoder (likewise)
+    python -m benchmarks.memory [--seconds 20 120] [--speed-mode turbo]     whole jobs of the miniature
+    python -m benchmarks.memory --seconds 20 600 --grey                     the same, but all frames are grey
+    python -m benchmarks.memory --windows 30 [--layers 2] [--json FILE]     one job of the 14B's sizes (needs a GPU)
+    python -m benchmarks.memory --hear --seconds 30 120 600                 the 14B profile's audio encoder (likewise)
 
 Each host job runs in a process of its own; what is printed is the operating system's own account of it. Grey jobs do
 all but denoise and decode: they read the sound, make its features, write each window and join them. The job on the
@@ -28,24 +28,21 @@ import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
+from transformers import Wav2Vec2FeatureExtractor
+
+from benchmarks.random_models import random_encoders, random_models
+from infinitetalk import cli
+from infinitetalk.contract.presets import load_mode, load_profile
+from infinitetalk.contract.request import Request
+from infinitetalk.contract.settings import Settings
+from infinitetalk.generation.pipeline import Material, Rendered, SeededNoise, VoiceFeatures, generate
+from infinitetalk.generation.pixels import to_bytes
+from infinitetalk.models.audio_encoder import embed_voice
+from infinitetalk.planning.plan import Plan, make_plan
+from infinitetalk.progress import Stopwatch
+from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from transformers import Wav2Vec2FeatureExtractor  # noqa: E402
-
-from benchmarks.random_models import random_encoders, random_models  # noqa: E402
-from infinitetalk import cli  # noqa: E402
-from infinitetalk.contract.presets import load_mode, load_profile  # noqa: E402
-from infinitetalk.contract.request import Request  # noqa: E402
-from infinitetalk.contract.settings import Settings  # noqa: E402
-from infinitetalk.generation.pipeline import Noise, Rendered, Voices, generate  # noqa: E402
-from infinitetalk.generation.pixels import to_bytes  # noqa: E402
-from infinitetalk.job import run as job  # noqa: E402
-from infinitetalk.models.audio_encoder import embed_voice  # noqa: E402
-from infinitetalk.planning.plan import Plan, make_plan  # noqa: E402
-from infinitetalk.progress import Stopwatch  # noqa: E402
-from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ  # noqa: E402
 
 WINDOW_FRAMES, OVERLAP_FRAMES = 81, 9
 AUDIO_LAYERS, AUDIO_CHANNELS = 12, 768
@@ -67,7 +64,7 @@ def grey_windows(plan: Plan, *_: object) -> Iterator[Rendered]:
     """What `generate` gives, without the model."""
     for window in plan.windows:
         frames = window.keep_stop - window.keep_start
-        yield Rendered(window, torch.zeros(3, frames, plan.height, plan.width), None)
+        yield Rendered(window, torch.zeros(3, frames, *reversed(plan.size)), None)
 
 
 def run(seconds: float, speed_mode: str, picture: Path, folder: Path, grey: bool) -> None:
@@ -77,7 +74,7 @@ def run(seconds: float, speed_mode: str, picture: Path, folder: Path, grey: bool
     started = time.perf_counter()
     output = folder / "out.mp4"
     arguments = ["--image", picture, "--audio", voice, "--speed-mode", speed_mode, "--seed", "1", "-o", output]
-    with mock.patch.object(job, "generate", grey_windows) if grey else nullcontext():
+    with mock.patch("infinitetalk.job.render.generate", grey_windows) if grey else nullcontext():
         cli.main(["generate", "--profile", "miniature", *map(str, arguments)])
     wall_s = round(time.perf_counter() - started, 1)
     print(json.dumps({"audio_s": seconds, "wall_s": wall_s, "peak_mib": host_peak_mib()}))
@@ -89,8 +86,17 @@ def host_memory(options: argparse.Namespace) -> None:
     for seconds in options.seconds:
         with tempfile.TemporaryDirectory() as folder:
             arguments = ["--seconds", str(seconds), "--speed-mode", options.speed_mode, *["--grey"] * options.grey]
-            command = [sys.executable, __file__, *arguments, "--picture", str(options.picture), "--child", folder]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.memory",
+                *arguments,
+                "--picture",
+                str(options.picture),
+                "--child",
+                folder,
+            ]
+            done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
         figures = json.loads(done.stdout.splitlines()[-1])
         peaks.append(figures["peak_mib"])
         print(f"{seconds:g} s of sound: {figures['wall_s']} s, peak {figures['peak_mib']:.0f} MiB", flush=True)
@@ -100,9 +106,10 @@ def host_memory(options: argparse.Namespace) -> None:
 class NoisePicture:
     """Footage: one picture of noise, which every window shows."""
 
-    still = True
+    is_still = True
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(self, width: int, height: int) -> None:
+        self.source_size = (width, height)
         self.picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
     def frame(self, _index: int) -> NDArray[np.uint8]:
@@ -126,11 +133,11 @@ def gpu_memory(n_windows: int, layers: int, resolution: str, report: Path | None
     device = torch.device("cuda")
     models = random_models(device, Settings(attention_backend="_native_cudnn"), num_layers=layers)
     plan = plan_of(n_windows, resolution)
-    voices = Voices(torch.randn(1, plan.n_frames, AUDIO_LAYERS, AUDIO_CHANNELS, device=device))
-    footage, noise, watch = NoisePicture(plan.height, plan.width), Noise(plan.seed), Stopwatch(device)
+    voices = VoiceFeatures(torch.randn(1, plan.n_frames, AUDIO_LAYERS, AUDIO_CHANNELS, device=device))
+    material, noise = Material(NoisePicture(*plan.size), voices, None), SeededNoise(plan.seed)
     rows: list[dict[str, Any]] = []
     started = time.perf_counter()
-    for part in generate(plan, models, footage, voices, None, noise, lambda *_: None, watch):
+    for part in generate(plan, models, material, noise, lambda *_: None, Stopwatch(torch.cuda.synchronize)):
         to_bytes(part.frames)
         row = {
             "window": part.window.index,

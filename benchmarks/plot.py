@@ -1,6 +1,6 @@
 """Draws what benchmarks/job.py measured: time per mode, and what of it is spent outside the transformer.
 
-    python benchmarks/plot.py out/job.json docs/job.svg
+    python -m benchmarks.plot out/job.json docs/job.svg
 
 Each bar is the extrapolated job of one mode and size: its length the seconds that a second of video takes, its parts
 the stages. The bars below show the same jobs without the transformer's steps, as shares of the whole.

@@ -1,6 +1,6 @@
 """How well the miniature talks: held-out jobs in all speed modes, made by the worker's own loop and measured.
 
-    python benchmarks/quality.py --out OUT [--jobs 20] [--seconds 10] [--minute 2]
+    python -m benchmarks.quality --out OUT [--jobs 20] [--seconds 10] [--minute 2]
 
 Half of the jobs are of one person, half of two, tall and wide, with faces, voices and sentences that no training has
 seen. OUT keeps the videos: a run that was cut off goes on, and `--only-make` and `--only-measure` may run on different
@@ -19,23 +19,22 @@ from typing import Any, get_args
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from infinitetalk.contract.presets import load_mode
+from infinitetalk.contract.request import SpeedModeName
+from infinitetalk.contract.settings import Settings
+from infinitetalk.models.opening import Models
+from infinitetalk.quality.measures import joins_of, stillness
+from infinitetalk.quality.report import Measured, measure, read_frames
+from infinitetalk.quality.similarity import similarity
+from infinitetalk.quality.tracking import track_mouths
+from infinitetalk.shapes import FPS
+from infinitetalk.startup.calibration import run_sample
+from infinitetalk.startup.opening import open_models
+from training.data import SIZES
+from training.held_out import HeldOutJob, held_out_job
+from training.speech import Corpus, load_corpus
 
-from infinitetalk.contract.presets import load_mode  # noqa: E402
-from infinitetalk.contract.request import SpeedModeName  # noqa: E402
-from infinitetalk.contract.settings import Settings  # noqa: E402
-from infinitetalk.job.run import open_models  # noqa: E402
-from infinitetalk.models.loading import Models  # noqa: E402
-from infinitetalk.quality.measures import joins_of, stillness  # noqa: E402
-from infinitetalk.quality.report import Measured, measure, read_frames  # noqa: E402
-from infinitetalk.quality.similarity import similarity  # noqa: E402
-from infinitetalk.quality.tracking import track_mouths  # noqa: E402
-from infinitetalk.shapes import FPS  # noqa: E402
-from infinitetalk.startup.calibration import run_sample  # noqa: E402
-from training.data import SIZES  # noqa: E402
-from training.held_out import HeldOutJob, held_out_job  # noqa: E402
-from training.speech import Corpus, load_corpus  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 MODES: tuple[str, ...] = get_args(SpeedModeName)
 REFERENCE = "maximum_quality"

@@ -18,13 +18,13 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.settings import Settings
 from infinitetalk.models.compiling import compile_transformer
+from infinitetalk.models.fast_vae import optimise_vae
 from infinitetalk.models.fp8 import quantise_block
-from infinitetalk.models.loading import Models, set_attention_backend
+from infinitetalk.models.kernels import choose_kernels
+from infinitetalk.models.opening import Models
 from infinitetalk.models.transformer import InfiniteTalkTransformer
-from infinitetalk.models.vae import optimise_vae
 
 MINIATURE = Path(__file__).parents[1] / "infinitetalk" / "miniature"
 UMT5_XXL = {"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
@@ -91,7 +91,7 @@ def random_encoders(
 
 
 def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Models:  # noqa: ANN401
-    """The 14B profile as `job.open_models` opens it, its transformer changed by `sizes`.
+    """The 14B profile as a worker opens it, its transformer changed by `sizes`.
 
     The miniature's tokenizer stands in for umT5's.
     """
@@ -99,15 +99,16 @@ def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Mod
     if settings.fp8:
         for index in range(len(transformer.blocks)):
             quantise_block(transformer, index)
-    set_attention_backend(transformer, settings.attention_backend, settings.fp8, settings.experimental_sparse_attention)
+    kernels, arithmetic = choose_kernels(transformer, settings.arithmetic)
+    transformer.use_kernels(kernels)
     if settings.compile:
-        compile_transformer(transformer, settings.volume_dir)
+        compile_transformer(transformer, arithmetic, settings.volume_dir)
     vae, text_encoder, image_encoder, audio_encoder = random_encoders(device, torch.bfloat16)
     optimise_vae(vae, settings.compile)
     return Models(
-        profile=load_profile("infinitetalk-14b"),
         device=device,
         dtype=torch.bfloat16,
+        arithmetic=arithmetic,
         transformer=transformer,
         vae=vae,
         text_encoder=text_encoder,

@@ -1,6 +1,6 @@
 """Many jobs in a row on one worker: does it grow, does anything stay behind?
 
-    python benchmarks/soak.py [--jobs 200] [--settled 20] [--seconds 0.4]
+    python -m benchmarks.soak [--jobs 200] [--settled 20] [--seconds 0.4]
 
 Runs the handler's own function on the miniature, all speed modes, one and two people, pictures and videos mixed; every
 tenth job is cancelled while it runs, and sent again. Prints resident memory, threads and open files after the job
@@ -25,13 +25,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, get_args
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import handler
 from infinitetalk.contract.request import SpeakerOrder, SpeedModeName
 from infinitetalk.contract.settings import Settings
-from infinitetalk.job.run import open_models
 from infinitetalk.logs import configure_logging
+from infinitetalk.serving.jobs import make_handler
+from infinitetalk.startup.opening import open_models
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 MAX_GROWTH = 1.02
@@ -113,7 +111,7 @@ def soak(n_jobs: int, settled: int, seconds: float) -> list[str]:
         env = {"WORK_DIR": str(root / "work"), "OUTPUT": "volume", "VOLUME_DIR": str(root)}
         settings = Settings.from_env(env)
         models = open_models(settings)
-        work = handler.make_handler(lambda: models, settings, lambda *_: None, lambda: problems.append("it retired"))
+        work = make_handler(lambda: models, settings, lambda *_: None, lambda: problems.append("it retired"))
         before, threads = State.now(), set(threading.enumerate())
         cancelled = 0
         started_s = time.monotonic()

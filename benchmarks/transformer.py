@@ -1,8 +1,8 @@
 """One forward pass of the transformer: milliseconds, TFLOP/s, share of this GPU's ceilings, memory and error, in
 every lane of its arithmetic and at the sizes that jobs run.
 
-    python benchmarks/transformer.py                 the 14B network with random weights (needs a GPU of 80 GB)
-    python benchmarks/transformer.py --miniature     a small one, on any machine
+    python -m benchmarks.transformer                 the 14B network with random weights (needs a GPU of 80 GB)
+    python -m benchmarks.transformer --miniature     a small one, on any machine
 
 Lanes: `eager` (not compiled), `sdpa` (cuDNN), `flash_3` (where FlashAttention-3 is installed), `fp8`, and
 `fp8_sparse_20` and `fp8_sparse_15` (experimental). Writes a table, and JSON with --json FILE.
@@ -11,28 +11,25 @@ Lanes: `eager` (not compiled), `sdpa` (cuDNN), `flash_3` (where FlashAttention-3
 import copy
 import json
 import statistics
-import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from benchmarks import reporting
 from benchmarks.attention import milliseconds
 from benchmarks.random_models import random_transformer
 from benchmarks.reporting import SIZES
-from infinitetalk.contract.settings import AUTO
-from infinitetalk.generation.masks import person_masks
-from infinitetalk.models.attention import FLASH_3, NATIVE, find_kernel, flash_3_module
+from infinitetalk.arithmetic import FLASH_3, NATIVE, Arithmetic
+from infinitetalk.generation.masks import default_boxes, person_masks
+from infinitetalk.models.attention import find_kernel, flash_3_module
 from infinitetalk.models.compiling import compile_transformer
 from infinitetalk.models.fp8 import FP8, quantise_block
-from infinitetalk.models.loading import set_attention_backend
-from infinitetalk.models.transformer import TEXT_TOKENS, Context, InfiniteTalkTransformer
+from infinitetalk.models.kernels import choose_kernels
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.models.video_transformer import TEXT_TOKENS, Context
 from infinitetalk.shapes import latent_frames, token_count
 
 SIZES_MINIATURE = [(160, 96, 49)]
@@ -55,38 +52,41 @@ CEILING_SIDE = 16_384  # of the square matrices whose product is the ceiling of 
 
 @dataclass(frozen=True)
 class Lane:
-    """How a pass is computed; see `loading.set_attention_backend`."""
+    """How a pass is computed."""
 
-    backend: str
+    arithmetic: Arithmetic
     compiled: bool = True
-    fp8: bool = False
-    density: float | None = None
 
 
 LANES = {
-    "eager": Lane("_native_cudnn", compiled=False),
-    "sdpa": Lane("_native_cudnn"),
-    "flash_3": Lane(FLASH_3),
-    "fp8": Lane(AUTO, fp8=True),
-    "fp8_sparse_20": Lane(AUTO, fp8=True, density=0.2),
-    "fp8_sparse_15": Lane(AUTO, fp8=True, density=0.15),
+    "eager": Lane(Arithmetic("_native_cudnn"), compiled=False),
+    "sdpa": Lane(Arithmetic("_native_cudnn")),
+    "flash_3": Lane(Arithmetic(FLASH_3)),
+    "fp8": Lane(Arithmetic(fp8=True)),
+    "fp8_sparse_20": Lane(Arithmetic(fp8=True, density=0.2)),
+    "fp8_sparse_15": Lane(Arithmetic(fp8=True, density=0.15)),
 }
 LANES_MINIATURE = {
-    "eager": Lane(NATIVE, compiled=False),
-    "fp8": Lane(NATIVE, compiled=False, fp8=True),
-    "fp8_sparse_20": Lane(NATIVE, compiled=False, fp8=True, density=0.2),
+    "eager": Lane(Arithmetic(NATIVE), compiled=False),
+    "fp8": Lane(Arithmetic(NATIVE, fp8=True), compiled=False),
+    "fp8_sparse_20": Lane(Arithmetic(NATIVE, fp8=True, density=0.2), compiled=False),
 }
 
 
-def enter(transformer: InfiniteTalkTransformer, lane: Lane) -> None:
-    """Bring the transformer into that lane. What is quantised stays so: fp8 lanes come last."""
-    if lane.fp8 and not is_quantised(transformer):
+def enter(transformer: InfiniteTalkTransformer, lane: Lane) -> Arithmetic:
+    """Bring the transformer into that lane; gives the arithmetic with the kernel that was chosen.
+
+    What is quantised stays so: fp8 lanes come last.
+    """
+    if lane.arithmetic.fp8 and not is_quantised(transformer):
         for index in range(len(transformer.blocks)):
             quantise_block(transformer, index)
-    set_attention_backend(transformer, lane.backend, lane.fp8, lane.density)
+    kernels, arithmetic = choose_kernels(transformer, lane.arithmetic)
+    transformer.use_kernels(kernels)
     if lane.compiled:
         torch.compiler.reset()  # what the lane before compiled
-        compile_transformer(transformer)
+        compile_transformer(transformer, arithmetic)
+    return arithmetic
 
 
 def is_quantised(transformer: InfiniteTalkTransformer) -> bool:
@@ -134,11 +134,13 @@ def inputs(
 
     latents = draw(1, config.in_channels, latent_frames(frames), height // 8, width // 8)
     audio = draw(1, people, frames + 4, config.audio_layers, config.audio_channels)
-    masks = person_masks(None, (width, height), (width, height)).to(transformer.device) if people == 2 else None
+    masks = None
+    if people == 2:
+        masks = person_masks(default_boxes(2), (width, height), (width, height)).to(transformer.device)
     context = Context(
         transformer.embed_text(draw(1, TEXT_TOKENS, config.text_dim)),
         transformer.embed_image(draw(1, image_tokens, config.image_dim)),
-        transformer.embed_audio(audio, "multi" if people == 2 else "single", masks),
+        transformer.embed_audio(audio, transformer.adapter_for(people), masks),
         transformer.rotary_embedding(latents),
     )
     return latents, context
@@ -215,8 +217,8 @@ def measure(
 
 def floor_s(row: dict[str, Any], lane: Lane, limits: dict[str, float]) -> float:
     """Seconds that the products alone take at the measured ceilings. Attention counts whole, and as exact."""
-    linear = limits["fp8" if lane.fp8 else "bf16"]
-    part = 1.0 if lane.density is None else lane.density
+    linear = limits["fp8" if lane.arithmetic.fp8 else "bf16"]
+    part = 1.0 if lane.arithmetic.density is None else lane.arithmetic.density
     return (row["linear_pflop"] / linear + row["attention_pflop"] * part / limits["attention"]) * 1000
 
 
@@ -249,7 +251,7 @@ def main() -> None:
     for name, lane in lanes.items():
         started = time.perf_counter()
         try:
-            enter(transformer, lane)
+            arithmetic = enter(transformer, lane)
         except ValueError as error:  # FlashAttention-3 is not installed
             print(f"| {name} | {error} |" + " |" * 9, flush=True)
             continue
@@ -257,13 +259,13 @@ def main() -> None:
         for width, height, frames in sizes:
             for people in options.people:
                 row = measure(transformer, width, height, frames, people, options.repeats)
-                row = {"lane": name, "attention": transformer.attention_names, "start_s": start_s, **row}
+                row = {"lane": name, "arithmetic": asdict(arithmetic), "start_s": start_s, **row}
                 share = ""
                 if report["ceilings"]:
                     row["floor_ms"] = round(1000 * floor_s(row, lane, report["ceilings"]), 1)
                     share = f"{100 * row['floor_ms'] / row['milliseconds']:.0f} %"
                 report["passes"].append(row)
-                cells = [name, row["attention"], f"{width}x{height}", frames, people]
+                cells = [name, arithmetic.attention_text, f"{width}x{height}", frames, people]
                 cells += [row[key] for key in ("tokens", "milliseconds", "spread_ms", "tflop_per_s")]
                 print("| " + " | ".join(map(str, [*cells, share, row["peak_gib"]])) + " |", flush=True)
                 reporting.save(report, options.json)

@@ -1,7 +1,7 @@
 """The autoencoder: milliseconds and memory of decoding, encoding and encoding a condition, beside diffusers' own way.
 
-    python benchmarks/vae.py                 the 14B profile's autoencoder with random weights (needs a GPU)
-    python benchmarks/vae.py --miniature     the miniature's, on any machine
+    python -m benchmarks.vae                 the 14B profile's autoencoder with random weights (needs a GPU)
+    python -m benchmarks.vae --miniature     the miniature's, on any machine
 
 A condition is a picture followed by zeros. The difference is relative to diffusers' result; "first" is the first call,
 which chooses kernels and compiles. Writes a table, and JSON with --json FILE.
@@ -9,7 +9,6 @@ which chooses kernels and compiles. Writes a table, and JSON with --json FILE.
 
 import copy
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +18,15 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks import reporting
+from benchmarks.random_models import MINIATURE, random_module
+from benchmarks.reporting import SIZES
+from infinitetalk.models.encoder_loading import load_vae
+from infinitetalk.models.fast_vae import optimise_vae
+from infinitetalk.models.vae import picture_then_grey_to_latents, to_latents, to_video
+from infinitetalk.shapes import SPATIAL_STRIDE, latent_frames
 
-from benchmarks import reporting  # noqa: E402
-from benchmarks.random_models import MINIATURE, random_module  # noqa: E402
-from benchmarks.reporting import SIZES  # noqa: E402
-from infinitetalk.models.loading import load_vae  # noqa: E402
-from infinitetalk.models.vae import decode_video, encode_picture_then_grey, encode_video, optimise_vae  # noqa: E402
-from infinitetalk.shapes import SPATIAL_STRIDE, latent_frames  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 SIZES_MINIATURE = {"miniature": (96, 64, 13)}
 
@@ -69,11 +68,11 @@ def compare(
         device=device,
     )
     ways: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
-        "decode": (lambda: decode_video(plain, latents), lambda: decode_video(fast, latents)),
-        "encode": (lambda: encode_video(plain, video), lambda: encode_video(fast, video)),
+        "decode": (lambda: to_video(plain, latents), lambda: to_video(fast, latents)),
+        "encode": (lambda: to_latents(plain, video), lambda: to_latents(fast, video)),
         "encode condition": (
-            lambda: encode_video(plain, condition),
-            lambda: encode_picture_then_grey(fast, picture, frames),
+            lambda: to_latents(plain, condition),
+            lambda: picture_then_grey_to_latents(fast, picture, frames),
         ),
     }
     rows = []

@@ -1,4 +1,4 @@
-"""The command line: arguments become a Request, what comes back becomes text. The work is `job`'s."""
+"""The command line: arguments become a Request, what comes back becomes text. The rooms do the work."""
 
 import argparse
 import json
@@ -18,46 +18,30 @@ from rich.table import Table
 
 from infinitetalk import __version__
 from infinitetalk.contract.presets import load_mode, load_profile
-from infinitetalk.contract.request import (
-    LOCAL_FILES,
-    AspectRatio,
-    Request,
-    Resolution,
-    SpeakerOrder,
-    SpeedModeName,
-)
+from infinitetalk.contract.request import MEDIA, Request, SpeakerOrder, SpeedModeName
 from infinitetalk.contract.result import DryRun
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import JobError
-from infinitetalk.job.run import choose_device, dry_run, gpu_name, open_models, read_job, run_job
+from infinitetalk.job.control import Control
+from infinitetalk.job.folder import job_folder
+from infinitetalk.job.forecast import dry_run, forecast
+from infinitetalk.job.read import read_job
+from infinitetalk.job.resume import KeptWindows
+from infinitetalk.job.run import run_job
 from infinitetalk.logs import configure_logging
+from infinitetalk.models.device import choose_device, gpu_name
 from infinitetalk.planning.plan import make_plan
 from infinitetalk.progress import Progress as JobProgress
 from infinitetalk.startup.calibration import calibrated, to_toml
 from infinitetalk.startup.calibration import measure as measure_trials
 from infinitetalk.startup.fitness import check_shapes, worker_checks
+from infinitetalk.startup.opening import open_models
 from infinitetalk.startup.weights import fetch_weights, volume_folder
-from infinitetalk.transfer.downloads import job_folder
-from infinitetalk.transfer.exchange import LocalExchange, local_files
+from infinitetalk.transfer.exchange import local_exchange, local_files
 
-FILES = {"image": "image_url", "video": "video_url", "audio": "wav_url", "audio_2": "wav_url_2"}
-OPTIONS = {
-    "prompt": str,
-    "negative_prompt": str,
-    "seed": int,
-    "text_guidance": float,
-    "audio_guidance": float,
-    "max_duration_s": float,
-    "color_correction": float,
-    "video_strength": float,
-    "speaker_boxes": json.loads,
-}
-CHOICES = {
-    "speed_mode": SpeedModeName,
-    "aspect_ratio": AspectRatio,
-    "resolution": Resolution,
-    "speaker_order": SpeakerOrder,
-}
+# Fields of a job that follow from the other options, or that mean nothing here.
+FROM_FILES = ("input_type", "person_count")
+NOT_HERE = ("output", "dry_run")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -104,17 +88,30 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_job_options(command: argparse.ArgumentParser) -> None:
-    described = {name: field.description for name, field in Request.model_fields.items()}
+    """The job's fields as options: files in place of URLs, the others with their kinds and choices."""
+    properties = Request.json_schema()["properties"]
+    for field, media in MEDIA.items():
+        about = properties[field]["description"]
+        _add(command, media.option, type=Path, required=media.option == "audio", metavar="FILE", help=about)
+    for name in _plain_fields():
+        schema = properties[name]
+        schema |= next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), {})
+        if "enum" in schema:
+            _add(command, name, choices=schema["enum"], help=schema["description"])
+        elif schema["type"] == "array":
+            _add(command, name, type=json.loads, metavar="JSON", help=schema["description"])
+        else:
+            kind = {"integer": int, "number": float, "string": str}[schema["type"]]
+            _add(command, name, type=kind, metavar="VALUE", help=schema["description"])
 
-    def add(name: str, **kwargs: Any) -> None:  # noqa: ANN401
-        command.add_argument(f"--{name.replace('_', '-')}", **kwargs)
 
-    for name, field in FILES.items():
-        add(name, type=Path, required=name == "audio", metavar="FILE", help=described[field])
-    for name, kind in CHOICES.items():
-        add(name, choices=get_args(kind), help=described[name])
-    for name, convert in OPTIONS.items():
-        add(name, type=convert, metavar="JSON" if name == "speaker_boxes" else "VALUE", help=described[name])
+def _add(command: argparse.ArgumentParser, name: str, **kwargs: Any) -> None:  # noqa: ANN401
+    command.add_argument(f"--{name.replace('_', '-')}", **kwargs)
+
+
+def _plain_fields() -> list[str]:
+    """The job's fields that are options of the same name."""
+    return [name for name in Request.model_fields if name not in (*MEDIA, *FROM_FILES, *NOT_HERE)]
 
 
 def _add_quality_options(command: argparse.ArgumentParser) -> None:
@@ -135,14 +132,10 @@ def _frame_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(","))
 
 
-def _request(options: argparse.Namespace, **fixed: object) -> Request:
-    given = {name: getattr(options, name) for name in (*OPTIONS, *CHOICES)}
-    files = {field: getattr(options, name) for name, field in FILES.items()}
-    job = {name: value for name, value in given.items() if value is not None} | fixed
-    job |= {field: path.resolve().as_uri() for field, path in files.items() if path is not None}
-    job["input_type"] = "video" if options.video else "image"
-    job["person_count"] = "multi" if options.audio_2 else "single"
-    return Request.parse(job, LOCAL_FILES)
+def _request(options: argparse.Namespace) -> Request:
+    files = {media.option: getattr(options, media.option) for media in MEDIA.values()}
+    given = {name: getattr(options, name) for name in _plain_fields()}
+    return Request.of_files(**files, **{name: value for name, value in given.items() if value is not None})
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -157,30 +150,22 @@ def _generate(options: argparse.Namespace) -> None:
     for check in worker_checks(settings):
         check()
     with _progress_bar() as on_progress:
-        result = run_job(
-            request,
-            job_id=options.output.stem,
-            models=open_models(settings),
-            settings=settings,
-            on_progress=on_progress,
-            should_stop=lambda: False,
-            exchange=LocalExchange(options.output),
-        )
+        control = Control(options.output.stem, on_progress)
+        result = run_job(request, open_models(settings), settings, local_exchange(options.output), control)
     print(json.dumps(result.to_json(), indent=2))
 
 
 def _plan(options: argparse.Namespace) -> None:
-    settings = _settings(options)
-    modes = [options.speed_mode] if options.speed_mode else list(get_args(SpeedModeName))
-    profile, device = load_profile(settings.model_profile), choose_device(settings)
-    request = _request(options)
+    settings, request = _settings(options), _request(options)
+    profile, device = load_profile(settings.model_profile), choose_device(settings.device)
     with job_folder(settings.work_dir, "plan") as folder:
-        job = read_job(request, local_files(request, folder), profile, settings)
-    runs = {}
-    for mode in modes:
-        asked = request.model_copy(update={"speed_mode": mode})
-        plan = make_plan(asked, profile, load_mode(mode), job.plan.n_frames, job.plan.seed)
-        runs[mode] = dry_run(plan, profile, device, settings, list(job.warnings), settings.attention_backend)
+        files, seed = local_files(request, folder), KeptWindows().seed(request.seed)
+        job = read_job(request, files, profile, settings, load_mode(request.speed_mode), seed)
+    runs: dict[str, DryRun] = {}
+    for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
+        plan = make_plan(request, profile, load_mode(mode), job.plan.n_frames, seed)
+        expected = forecast(plan, profile, device, settings, settings.arithmetic)
+        runs[mode] = dry_run(plan, mode, profile, expected, settings.arithmetic, list(job.warnings))
     _print_plans(runs)
 
 
@@ -188,7 +173,7 @@ def _fetch(options: argparse.Namespace) -> None:
     settings = _settings(options)
     configure_logging(settings.log_level, sys.stderr)
     profile = load_profile(settings.model_profile)
-    if profile.embedded:
+    if profile.is_embedded:
         raise ValueError(f"the weights of {profile.name} are part of the package; name another with --profile")
     folder = options.folder or volume_folder(settings)
     if options.folder is None and not settings.volume_dir.is_dir():
@@ -223,12 +208,13 @@ def _calibrate(options: argparse.Namespace) -> None:
     models, samples = open_models(settings), []
     for trial, sample in measure_trials(models, settings):
         samples.append(sample)
-        size, people = trial.resolution, "one person" if trial.people == 1 else "two people"
+        people = "one person" if trial.speakers == 1 else "two people"
         frames = f"{trial.windows} x {trial.window_frames} frames"
-        print(f"{size}, {people}, {frames}: {sum(sample.seconds.values()):.1f} s", flush=True)
+        print(f"{trial.resolution}, {people}, {frames}: {sample.total:.1f} s", flush=True)
     when = f"{datetime.now(UTC).date().isoformat()}, torch {torch.__version__}"
     gpu = gpu_name(models.device)
-    hardware = calibrated(options.output.stem, samples, models.profile, gpu, when, "infinitetalk calibrate")
+    profile = load_profile(settings.model_profile)
+    hardware = calibrated(options.output.stem, samples, profile, gpu, when, "infinitetalk calibrate")
     options.output.write_text(to_toml(hardware), "utf-8")
     print(f"Written to {options.output}; set HARDWARE_FILE to it")
 
@@ -276,7 +262,7 @@ def _progress_bar() -> Iterator[Callable[[JobProgress], None]]:
         task = bar.add_task("load models", total=100)
 
         def show(progress: JobProgress) -> None:
-            where = progress.stage
+            where: str = progress.stage
             if progress.window:
                 where = f"window {progress.window}/{progress.windows} step {progress.step}/{progress.steps}"
             bar.update(task, description=where, completed=progress.percent)

@@ -18,9 +18,6 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-import diffusers.utils.logging
-import transformers.utils.logging
-
 OURS = ("infinitetalk", "runpod.sdk")
 MAX_TEXT_CHARS = 2000
 MAX_CAUSES = 4
@@ -37,6 +34,9 @@ def configure_logging(level: str, stream: TextIO, *, as_json: bool = False) -> N
 
     Libraries' warnings and what they say at DEBUG quote whole URLs, with the keys in them.
     """
+    import diffusers.utils.logging  # gigabytes, which a line of a log does not need
+    import transformers.utils.logging
+
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines() if as_json else TextLines())
     # Some libraries have a level of their own, which the root's does not reach.

@@ -1,11 +1,27 @@
 """Where a job is, how long its stages took, and how long it may take."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
+# A job's stages, in the order in which they first come. They are the keys of a result's timings_s.
+Stage = Literal[
+    "download",
+    "read_media",  # sound, picture and video
+    "encode",  # the video file: H.264, its sound, its container
+    "audio",  # voices to features
+    "text",  # prompts to embeddings
+    "image",  # reference frames to latents and features
+    "condition",  # what a window's steps are told
+    "denoise",
+    "decode",  # latents to frames
+    "color",  # colour correction, and the fade where windows join
+    "overlap",  # what the next window holds
+    "bytes",  # frames from the device to the host
+    "deliver",
+]
 
 
 @dataclass(frozen=True)
@@ -16,7 +32,7 @@ class Progress:
     warnings: what the result will warn of, as far as it is known.
     """
 
-    stage: str
+    stage: Stage
     window: int
     windows: int
     step: int
@@ -36,29 +52,38 @@ class TimeLimit:
 
 
 class Stopwatch:
-    """Sums seconds per stage. GPU work is waited for at both ends of a stage, so that it counts where it belongs.
+    """Sums seconds per stage. GPU work is waited for at both ends of a stage, so that it counts where it belongs."""
 
-    on_stage: called with a stage's name when it begins; an exception it raises ends the job.
-    """
+    def __init__(
+        self, synchronise: Callable[[], object] = lambda: None, on_stage: Callable[[Stage], None] = lambda _: None
+    ) -> None:
+        """Start the clock of the whole job.
 
-    def __init__(self, device: torch.device, on_stage: Callable[[str], None] = lambda _: None) -> None:
-        self.device = device
-        self.on_stage = on_stage
-        self.seconds: dict[str, float] = {}
+        Args:
+            synchronise: waits until the device has done its work.
+            on_stage: called with a stage's name when it begins; an exception it raises ends the job.
+        """
+        self.seconds: dict[Stage, float] = {}
+        self._synchronise = synchronise
+        self._on_stage = on_stage
+        self._started_s = self._now()
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: Stage) -> Iterator[None]:
         """Add the time of the `with` block to stage `name`."""
-        self.on_stage(name)
-        started = self._now()
+        self._on_stage(name)
+        started_s = self._now()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - started_s
+
+    def total(self) -> float:
+        """Seconds since the watch was made."""
+        return self._now() - self._started_s
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        self._synchronise()
         return time.perf_counter()
 
 
@@ -69,23 +94,26 @@ class StepCounter:
     """
 
     def __init__(self, report: Callable[[Progress], None]) -> None:
-        self.windows = 0
-        self.steps = 0
-        self.warnings: tuple[str, ...] = ()
         self._report = report
+        self._windows = self._steps = 0
+        self._warnings: tuple[str, ...] = ()
         self._window = self._step = 0
         self._done = 0
         self._first: tuple[int, float] | None = None  # what was done when the first step began, and when that was
 
+    def planned(self, windows: int, steps: int, warnings: Sequence[str]) -> None:
+        """Take in what a job's plan says: its windows, the steps of each, and what the result will warn of."""
+        self._windows, self._steps, self._warnings = windows, steps, tuple(warnings)
+
     def before_step(self, window: int, step: int) -> None:
         """Report that step `step` of window `window` (both from 0) begins."""
         self._window, self._step = window + 1, step + 1
-        self._done = window * (self.steps + 1) + step
+        self._done = window * (self._steps + 1) + step
         if self._first is None:
             self._first = self._done, time.monotonic()
         self._tell("denoise")
 
-    def stage(self, name: str) -> None:
+    def stage(self, name: Stage) -> None:
         """Report that a stage begins."""
         if name == "decode":
             self._done += 1  # the window's last step
@@ -95,13 +123,20 @@ class StepCounter:
 
     @property
     def _total(self) -> int:
-        return self.windows * (self.steps + 1)
+        return self._windows * (self._steps + 1)
 
-    def _tell(self, stage: str) -> None:
+    def _tell(self, stage: Stage) -> None:
         percent = round(100 * self._done / self._total, 1) if self._total else 0.0
         self._report(
             Progress(
-                stage, self._window, self.windows, self._step, self.steps, percent, self._seconds_left(), self.warnings
+                stage=stage,
+                window=self._window,
+                windows=self._windows,
+                step=self._step,
+                steps=self._steps,
+                percent=percent,
+                seconds_left=self._seconds_left(),
+                warnings=self._warnings,
             )
         )
 

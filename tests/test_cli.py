@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from infinitetalk import cli
 from infinitetalk.cli import main
 from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.request import Request
@@ -86,7 +87,7 @@ def test_problems_end_in_one_line(arguments: list[str], problem: str, tmp_path: 
 def test_an_output_that_cannot_be_written_is_found_out_before_the_work(
     face: str, voice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infinitetalk.job.run.generate", lambda *_: pytest.fail("the model ran"))
+    monkeypatch.setattr("infinitetalk.job.render.generate", lambda *_: pytest.fail("the model ran"))
     (tmp_path / "file").write_text("")
     for output, problem in ((tmp_path, "is a folder"), (tmp_path / "file" / "out.mp4", "exists")):
         with pytest.raises(SystemExit, match=f"^infinitetalk: .*{problem}"):
@@ -141,7 +142,26 @@ def test_fetch_needs_a_place_and_something_to_fetch(tmp_path: Path, monkeypatch:
 
 def test_every_field_of_a_job_can_be_given() -> None:
     """All but where the video goes, and dry_run, which is the command plan."""
-    from infinitetalk.cli import CHOICES, FILES, OPTIONS
-
-    derived = {"input_type", "person_count", "output", "dry_run"}
-    assert {*FILES.values(), *OPTIONS, *CHOICES} | derived == set(Request.model_fields)
+    given = {
+        "speed_mode": "fast",
+        "prompt": "A man sings.",
+        "negative_prompt": "blurred",
+        "seed": 3,
+        "text_guidance": 2.0,
+        "audio_guidance": 3.0,
+        "max_duration_s": 0.5,
+        "color_correction": 0.5,
+        "video_strength": 0.5,
+        "speaker_order": "first_then_second",
+        "speaker_boxes": [[0, 0, 0.5, 1], [0.5, 0, 1, 1]],
+        "aspect_ratio": "16:9",
+        "resolution": "720p",
+    }
+    files = {"video": "a.mp4", "audio": "a.wav", "audio_2": "b.wav"}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in (given | files).items()]
+    request = cli._request(cli._parser().parse_args(["plan", *words]))
+    boxes = ((0, 0, 0.5, 1), (0.5, 0, 1, 1))
+    assert request.model_dump(include=set(given)) == given | {"speaker_boxes": boxes}
+    assert [Path(url).name for url in (request.video_url, request.wav_url, request.wav_url_2)] == [*files.values()]
+    left = {"image_url", "video_url", "wav_url", "wav_url_2", "input_type", "person_count", "output", "dry_run"}
+    assert given.keys() | left == Request.model_fields.keys()

@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from infinitetalk.progress import StepCounter, Stopwatch
 
@@ -14,7 +13,7 @@ def counter(seen, monkeypatch):
     """Two windows of three steps; the clock moves only when `seen` grows, a second each."""
     monkeypatch.setattr("infinitetalk.progress.time.monotonic", lambda: float(len(seen)))
     counter = StepCounter(seen.append)
-    counter.windows, counter.steps = 2, 3
+    counter.planned(windows=2, steps=3, warnings=())
     return counter
 
 
@@ -54,7 +53,7 @@ def test_before_the_plan_is_known_nothing_is_done(seen):
 
 def test_a_stopwatch_tells_when_a_stage_begins_and_sums_its_times():
     begun = []
-    watch = Stopwatch(torch.device("cpu"), begun.append)
+    watch = Stopwatch(on_stage=begun.append)
     for name in ("encode", "decode", "encode"):
         with watch.stage(name):
             pass
@@ -66,7 +65,7 @@ def test_a_stage_that_may_not_begin_does_not():
     def refuse(_):
         raise RuntimeError("no")
 
-    watch = Stopwatch(torch.device("cpu"), refuse)
+    watch = Stopwatch(on_stage=refuse)
     with pytest.raises(RuntimeError, match="no"), watch.stage("decode"):
         pytest.fail("it began")
     assert watch.seconds == {}

@@ -7,10 +7,12 @@ from transformers import CLIPVisionModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from infinitetalk.contract.presets import SchedulerName
-from infinitetalk.generation.denoise import denoise
+from infinitetalk.generation.conditioning import Conditions
+from infinitetalk.generation.denoise import Steps, denoise
 from infinitetalk.generation.guidance import Drop, Guide, drops
 from infinitetalk.generation.schedule import make_scheduler
-from infinitetalk.models.transformer import AudioContext, Context, InfiniteTalkTransformer, KeyValue
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.models.video_transformer import AudioContext, Context, KeyValue
 from infinitetalk.shapes import TEMPORAL_STRIDE
 from training.train_vae import Codec, autocast
 
@@ -86,17 +88,15 @@ class Conditioner:
             contexts = {}
             for drop in drops(1.0, audio_guidance):
                 heard, shown = (voices, masks) if drop is Drop.NOTHING else (torch.zeros_like(voices[:, :1]), None)
-                audio = self.transformer.embed_audio(heard, "single" if people == 1 else "multi", shown)
+                audio = self.transformer.embed_audio(heard, self.transformer.adapter_for(people), shown)
                 contexts[drop] = self.context(audio, image, self.prompts[:1], noise)
+            times = self.transformer.embed_timesteps(noise_levels.timesteps.to(device))
             return denoise(
-                transformer=self.transformer,
-                scheduler=noise_levels,
-                times=self.transformer.embed_timesteps(noise_levels.timesteps.to(device)),
-                latents=noise,
-                condition=condition,
-                motion=motion,
-                contexts=contexts,
-                guide=Guide(1.0, audio_guidance),
-                generator=generator,
+                self.transformer,
+                Steps(noise_levels, times),
+                noise,
+                Conditions(condition, motion, contexts),
+                Guide(1.0, audio_guidance),
+                generator,
                 on_step=lambda _step, _latents: None,
             ).clone()

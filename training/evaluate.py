@@ -15,7 +15,7 @@ from transformers import CLIPVisionModel
 
 from infinitetalk.contract.presets import load_mode
 from infinitetalk.generation.joins import fade_in
-from infinitetalk.generation.masks import person_masks
+from infinitetalk.generation.masks import default_boxes, person_masks
 from infinitetalk.planning.windows import plan_windows
 from training.conditions import Conditioner, condition_of, picture_features, with_mask
 from training.data import Maker
@@ -67,7 +67,9 @@ def generate(
     windows = plan_windows(case.frames, preset.window_frames, preset.overlap_frames)
     condition = with_mask(condition_of(codec, pictures, windows[0].length))
     image = picture_features(image_encoder, pictures)
-    masks = person_masks(None, case.size, case.size).to(device).expand(len(pictures), -1, -1) if people == 2 else None
+    masks = None
+    if people == 2:
+        masks = person_masks(default_boxes(2), case.size, case.size).to(device).expand(len(pictures), -1, -1)
     generator = torch.Generator().manual_seed(seed)
     parts: list[Tensor] = []
     for window in windows:

@@ -13,13 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from infinitetalk.models.transformer import (
-    Context,
-    InfiniteTalkTransformer,
-    Rotary,
-    person_attention,
-    rotate_pairs,
-)
+from infinitetalk.models.people import person_attention
+from infinitetalk.models.rotary import rotate_pairs
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.models.video_transformer import Context, Rotary
 from infinitetalk.shapes import TEMPORAL_STRIDE, latent_frames
 from training.conditions import Conditioner
 from training.data import SIZES, Maker
@@ -176,7 +173,7 @@ class Lesson:
         self, people: int, told: dict[str, Tensor], voices: Tensor, masks: Tensor | None
     ) -> tuple[Tensor, Context]:
         """The transformer's velocity in float32, and its context."""
-        audio = self.transformer.embed_audio(voices, "single" if people == 1 else "multi", masks)
+        audio = self.transformer.embed_audio(voices, self.transformer.adapter_for(people), masks)
         context = self.conditioner.context(audio, told["image"], told["prompt"], told["latents"])
         times = self.transformer.embed_timesteps(1000 * told["sigmas"])
         return self.transformer(torch.cat((told["latents"], told["condition"]), 1), times, context).float(), context

@@ -2,7 +2,6 @@
 
 import tomllib
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar, get_args
@@ -20,22 +19,6 @@ Size = tuple[int, int]
 
 class PresetError(ValueError):
     """A preset file is missing or wrong. The message names the file, the key and what is allowed."""
-
-
-@dataclass(frozen=True)
-class Constants:
-    """What no mode, profile or setting changes.
-
-    Attention is not among them: it is measured at start, or the setting ATTENTION_BACKEND names it.
-    """
-
-    vae_tiling: bool = False
-    block_swap: int = 0  # transformer blocks kept in host memory
-    offload: bool = False  # all models stay on the device between stages and jobs
-    prefetch_blocks: int = 10  # transformer blocks read ahead while the weights are loaded
-
-
-CONSTANTS = Constants()
 
 
 class _Table(BaseModel):
@@ -91,7 +74,7 @@ class Lora(_Table):
     scale: float
 
 
-class Source(_Table):
+class Repository(_Table):
     """A repository on Hugging Face and the files of it that a profile needs.
 
     The commit, not a branch: what a branch names changes under a running endpoint.
@@ -108,7 +91,7 @@ class Source(_Table):
 
 
 class ModelFiles(_Table):
-    """Paths below the models folder; the first part of each is the name of a source, unless embedded."""
+    """Paths below the models folder; the first part of each is the name of a source, unless the profile is embedded."""
 
     base: str
     audio_encoder: str
@@ -119,19 +102,19 @@ class ModelFiles(_Table):
 class Profile(Preset):
     """One set of weights: where the files are, how they run, and the sizes they make."""
 
-    embedded: bool  # True: the files are part of the package
+    is_embedded: bool  # the files are part of the package
     dtype: DtypeName
     min_vram_gib: float = Field(ge=0)  # of the whole GPU; 0: runs without one
     negative_prompt: str  # what text guidance moves away from unless the job says otherwise
     sizes: dict[Resolution, dict[AspectRatio, Annotated[Size, Field(strict=False)]]]  # (width, height)
     files: ModelFiles
     loras: Annotated[tuple[Lora, ...], Field(strict=False)] = ()
-    sources: Annotated[tuple[Source, ...], Field(strict=False)] = ()
+    sources: Annotated[tuple[Repository, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_complete("sizes", self.sizes, get_args(Resolution))
-        if not self.embedded:
+        if not self.is_embedded:
             _check_complete("sources", [source.name for source in self.sources], self.source_names)
         for resolution, by_ratio in self.sizes.items():
             _check_complete(f"sizes.{resolution}", by_ratio, get_args(AspectRatio))

@@ -1,17 +1,18 @@
 """The job a caller sends: every field, its limits, and which fields go together."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
+from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import combinations
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
+from infinitetalk.contract.wording import TOO_LARGE, URL_RULE, field_problems, show, unknown_fields
 from infinitetalk.errors import InvalidInput, TooLarge
 from infinitetalk.shapes import FPS
 
@@ -22,6 +23,8 @@ AspectRatio = Literal["16:9", "9:16"]
 Resolution = Literal["480p", "720p"]
 SpeakerOrder = Literal["together", "first_then_second", "second_then_first"]
 Output = Literal["url", "base64", "volume"]
+MediaField = Literal["image_url", "video_url", "wav_url", "wav_url_2"]
+MediaKind = Literal["image", "video", "audio"]
 
 MAX_DURATION_S = 86_400  # a day: far more than any worker accepts, and still a number of samples
 MAX_SEED = 2**63 - 1  # the largest that torch.Generator takes as it is
@@ -32,10 +35,28 @@ MAX_DATA_URI_CHARS = 14_000_000
 
 LOCAL_FILES = "local files"
 
-_TOO_LARGE = "too_large"
-_URL_RULE = "an http(s) URL or a base64 data: URI"
-_BOXES_RULE = "two boxes [x0, y0, x1, y1] in fractions of the picture: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1"
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,(?=.)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Media:
+    """A field that names a file.
+
+    kind: what the file holds; `Settings.max_bytes` has the limit of its size.
+    option: the field's name where files take the place of URLs.
+    """
+
+    kind: MediaKind
+    option: str
+
+
+MEDIA: Mapping[MediaField, Media] = {
+    "image_url": Media("image", "image"),
+    "video_url": Media("video", "video"),
+    "wav_url": Media("audio", "audio"),
+    "wav_url_2": Media("audio", "audio_2"),
+}
+VOICES: tuple[MediaField, ...] = tuple(field for field, media in MEDIA.items() if media.kind == "audio")
 
 
 def _check_url(url: str, info: ValidationInfo) -> str:
@@ -45,7 +66,7 @@ def _check_url(url: str, info: ValidationInfo) -> str:
     if url[:5].lower() == "data:":
         if len(url) > MAX_DATA_URI_CHARS:
             raise PydanticCustomError(
-                _TOO_LARGE,
+                TOO_LARGE,
                 "must have at most {limit} characters; give larger media as an http(s) URL",
                 {"limit": MAX_DATA_URI_CHARS},
             )
@@ -53,16 +74,16 @@ def _check_url(url: str, info: ValidationInfo) -> str:
             raise ValueError("must look like data:image/png;base64,iVBORw0KGgo=")
         return url
     if len(url) > MAX_URL_CHARS:
-        raise ValueError(f"must be {_URL_RULE} of at most {MAX_URL_CHARS} characters")
+        raise ValueError(f"must be {URL_RULE} of at most {MAX_URL_CHARS} characters")
     if re.search(r"[\s\x00-\x1f\x7f]", url):
-        raise ValueError(f"must be {_URL_RULE} without spaces or line breaks")
+        raise ValueError(f"must be {URL_RULE} without spaces or line breaks")
     try:
         parts = urlsplit(url)
         complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a bad port or a broken IPv6 address
         complete = False
     if not complete:
-        raise ValueError(f"must be {_URL_RULE}")
+        raise ValueError(f"must be {URL_RULE}")
     return url
 
 
@@ -77,6 +98,14 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Url = Annotated[str, AfterValidator(_check_url), Field(json_schema_extra={"format": "uri"})]
 # A JSON array arrives as a list, which a strict tuple would refuse; its numbers stay strict.
 Box = Annotated[tuple[Fraction, Fraction, Fraction, Fraction], Field(strict=False), AfterValidator(_check_box)]
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One who speaks: the field of the voice, and where in the picture they are; None: the job does not say."""
+
+    voice: MediaField
+    box: Box | None
 
 
 class Request(BaseModel):
@@ -163,25 +192,66 @@ class Request(BaseModel):
     def parse(cls, job_input: object, context: object = None) -> Self:
         """The request in a job's `input`.
 
-        Raises InvalidInput with one message that lists every problem, or TooLarge where over-long data: URIs are all
-        that is wrong.
+        Args:
+            context: LOCAL_FILES where the caller is this machine's user, whose file: URLs are accepted too.
 
-        context: LOCAL_FILES where the caller is this machine's user, whose file: URLs are accepted too.
+        Raises:
+            InvalidInput: with one message that lists every problem.
+            TooLarge: over-long data: URIs are all that is wrong.
         """
         if not isinstance(job_input, Mapping):
-            raise InvalidInput(f"input is {_shown(job_input)}: must be an object with the job's fields.")
+            raise InvalidInput(f"input is {show(job_input)}: must be an object with the job's fields.")
         known = {name: job_input[name] for name in cls.model_fields if name in job_input}
-        problems = list(_unknown_fields(job_input, len(job_input) - len(known)))
+        problems = list(unknown_fields(job_input, len(job_input) - len(known), cls.model_fields))
         n_too_large = 0
         try:
             request = cls.model_validate(known, context=context)
         except ValidationError as error:
-            problems += _field_problems(error, known)
-            n_too_large = sum(problem["type"] == _TOO_LARGE for problem in error.errors(include_url=False))
+            problems += cls._problems(error, known)
+            n_too_large = sum(problem["type"] == TOO_LARGE for problem in error.errors(include_url=False))
         if problems:
             kind = TooLarge if n_too_large == len(problems) else InvalidInput
             raise kind(f"{'; '.join(problems)}.")
         return request
+
+    @classmethod
+    def of_files(
+        cls,
+        audio: Path | str,
+        image: Path | str | None = None,
+        video: Path | str | None = None,
+        audio_2: Path | str | None = None,
+        **fields: object,
+    ) -> Self:
+        """The request of this machine's user: files in place of URLs, the other fields as in a job.
+
+        input_type and person_count follow from the files. Raises like `parse`.
+        """
+        files = {"audio": audio, "image": image, "video": video, "audio_2": audio_2}
+        given = {name: Path(file).resolve().as_uri() for name, file in files.items() if file is not None}
+        job = fields | {field: given[media.option] for field, media in MEDIA.items() if media.option in given}
+        job["input_type"] = "image" if video is None else "video"
+        job["person_count"] = "single" if audio_2 is None else "multi"
+        return cls.parse(job, LOCAL_FILES)
+
+    @classmethod
+    def _problems(cls, error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
+        """Each wrong field's problem, then the conflicts between the fields that are fine each for itself."""
+        wrong: set[str | None] = set()
+        for name, sentence in field_problems(error, _properties()):
+            wrong.add(name)
+            yield sentence
+        if None not in wrong:  # where it is, the conflicts are what was wrong
+            rest = {name: field.default for name, field in cls.model_fields.items() if name not in wrong}
+            yield from _conflicts(rest | {name: given[name] for name in rest if name in given})
+
+    @property
+    def speakers(self) -> tuple[Speaker, ...]:
+        """Who speaks, in the order of their voices."""
+        voices = [field for field in VOICES if getattr(self, field) is not None]
+        return tuple(
+            Speaker(voice, box) for voice, box in zip(voices, self.speaker_boxes or [None] * len(voices), strict=True)
+        )
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -199,31 +269,6 @@ _BELONGS_TO: tuple[tuple[str, str, str, bool], ...] = (
     ("speaker_boxes", "person_count", "multi", False),
 )
 
-# What callers of other services send, and where it went here.
-_SIZE_ADVICE = "the size follows from aspect_ratio and resolution"
-_MODE_ADVICE = "speed_mode chooses it"
-_LENGTH_ADVICE = "the length is the audio's, or max_duration_s"
-_ADVICE = {
-    "width": _SIZE_ADVICE,
-    "height": _SIZE_ADVICE,
-    "size": _SIZE_ADVICE,
-    "fps": f"the video has {FPS} frames a second",
-    "frame_rate": f"the video has {FPS} frames a second",
-    "steps": _MODE_ADVICE,
-    "num_inference_steps": _MODE_ADVICE,
-    "scheduler": _MODE_ADVICE,
-    "shift": _MODE_ADVICE,
-    "frames": _LENGTH_ADVICE,
-    "num_frames": _LENGTH_ADVICE,
-    "max_frames": _LENGTH_ADVICE,
-    "duration": _LENGTH_ADVICE,
-    "audio": "did you mean wav_url?",
-    "audio_url": "did you mean wav_url?",
-    "audio_url_2": "did you mean wav_url_2?",
-}
-_MAX_UNKNOWN_LISTED = 10
-_MAX_SHOWN_CHARS = 60
-
 
 def _conflicts(values: Mapping[str, Any]) -> Iterator[str]:
     """Problems between fields that are fine each for itself. Rules about absent fields are skipped."""
@@ -238,116 +283,14 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[str]:
     if values.get("negative_prompt") is not None and values.get("text_guidance") == 1:
         yield "negative_prompt is only read with text_guidance above 1: raise that or leave this out"
     if values.get("speaker_boxes") is not None:
-        (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = values["speaker_boxes"]
-        if max(ax0, bx0) < min(ax1, bx1) and max(ay0, by0) < min(ay1, by1):
-            yield "speaker_boxes overlap: each place can belong to one speaker only"
-
-
-def _unknown_fields(job_input: Mapping[object, object], n_unknown: int) -> Iterator[str]:
-    fields = Request.model_fields
-    unknown = (name for name in job_input if name not in fields)
-    lost = False
-    for name in islice(unknown, _MAX_UNKNOWN_LISTED):
-        key = name.lower() if isinstance(name, str) and len(name) <= 64 else ""
-        nearest = get_close_matches(key, fields, n=1, cutoff=0.5)
-        if key in _ADVICE:
-            yield f"{_shown(name)} is not a field: {_ADVICE[key]}"
-        elif nearest:
-            yield f"{_shown(name)} is not a field: did you mean {nearest[0]}?"
-        else:
-            yield f"{_shown(name)} is not a field"
-            lost = True
-    if n_unknown > _MAX_UNKNOWN_LISTED:
-        yield f"{n_unknown - _MAX_UNKNOWN_LISTED} more fields are unknown"
-    if lost:
-        yield f"the fields are {', '.join(fields)}"
-
-
-def _field_problems(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
-    """The first problem of each wrong field, then the conflicts between the others."""
-    wrong: set[str] = set()
-    for problem in error.errors(include_url=False):
-        if not problem["loc"]:  # from _check_together: each field is fine for itself
-            yield str(problem["ctx"]["error"])
-            return
-        name = str(problem["loc"][0])
-        if name in wrong:
-            continue
-        wrong.add(name)
-        missing = problem["type"] == "missing"
-        # A missing item is a fault of the list it is missing from.
-        steps = problem["loc"][1:-1] if missing else problem["loc"][1:]
-        place = name + "".join(f"[{step}]" for step in steps)
-        value = problem["input"]
-        shown = _shown_url(value) if isinstance(value, str) and _allowed(name) == _URL_RULE else _shown(value)
-        if missing and len(problem["loc"]) == 1:
-            yield f"{name} is missing: must be {_allowed(name)}"
-        elif problem["type"] == "value_error":
-            yield f"{place} is {shown}: {problem['ctx']['error']}"
-        elif problem["type"] == _TOO_LARGE:
-            yield f"{place} is {shown}: {problem['msg']}"
-        else:
-            subject = "" if place == name else f"{name} "
-            yield f"{place} is {shown}: {subject}must be {_allowed(name)}"
-    rest = {name: field.default for name, field in Request.model_fields.items() if name not in wrong}
-    yield from _conflicts(rest | {name: given[name] for name in rest if name in given})
+        for (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) in combinations(values["speaker_boxes"], 2):
+            if max(ax0, bx0) < min(ax1, bx1) and max(ay0, by0) < min(ay1, by1):
+                yield "speaker_boxes overlap: each place can belong to one speaker only"
+                break
 
 
 @cache
 def _properties() -> dict[str, Any]:
+    """The fields' JSON schemas."""
     properties: dict[str, Any] = Request.json_schema()["properties"]
     return properties
-
-
-def _allowed(name: str) -> str:
-    """What a field may hold, in words, from its JSON schema."""
-    schema = _properties()[name]
-    schema = schema | next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), {})
-    if "enum" in schema:
-        return " or ".join([", ".join(schema["enum"][:-1]), schema["enum"][-1]])
-    if schema.get("format") == "uri":
-        return _URL_RULE
-    low, above, high = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
-    bounds = f"above {above}" if above is not None else f"from {low}"
-    bounds += "" if high is None else f" to {high}"
-    kinds = {
-        "boolean": "true or false",
-        "integer": f"a whole number {bounds}",
-        "number": f"a number {bounds}",
-        "string": f"text of at most {schema.get('maxLength')} characters",
-        "array": _BOXES_RULE,
-    }
-    return kinds[schema["type"]]
-
-
-def _shown(value: object) -> str:
-    """A value as an error may show it: short JSON, without a data: URI's contents or a URL's secrets."""
-    if isinstance(value, str):
-        return _shown_text(value)
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"a number of {value.bit_length()} bits"
-    if value is None or isinstance(value, bool | int | float):
-        return json.dumps(value)
-    if isinstance(value, list | tuple):
-        if len(value) <= 4 and all(isinstance(item, int | float) for item in value):
-            return f"[{', '.join(map(_shown, value))}]"
-        return f"a list of {len(value)} items"
-    if isinstance(value, Mapping):
-        return f"an object of {len(value)} fields"
-    return f"of type {type(value).__name__}"
-
-
-def _shown_text(text: str) -> str:
-    # Media, an address or a path in the wrong field is as secret as in its own.
-    if len(text) > _MAX_SHOWN_CHARS or re.search(r"[/?#@]|data:", text, re.IGNORECASE):
-        return _shown_url(text)
-    return json.dumps(text.encode("utf-8", "backslashreplace").decode(), ensure_ascii=False)
-
-
-def _shown_url(text: str) -> str:
-    """What came where a URL belongs: its scheme and host if it has them. All else may be secret, or the media."""
-    if text[:20].lstrip()[:5].lower() == "data:":
-        return f"a data: URI of {len(text)} characters"
-    address = re.match(r"([a-z][a-z0-9+.-]{0,19}://[a-z0-9.-]{1,80})(?=[:/?#]|$)", text, re.IGNORECASE)
-    where = f' at "{address[1]}"' if address and "@" not in text else ""  # before an @ may stand a password
-    return f"a text of {len(text)} characters{where}"

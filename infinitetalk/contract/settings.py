@@ -7,10 +7,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from infinitetalk.contract.request import Output
+from infinitetalk.arithmetic import AUTO, Arithmetic
+from infinitetalk.contract.request import MediaKind, Output
 
-EXACT = "exact"  # the lane that changes no result
-AUTO = "auto"  # the attention kernel is chosen at start
 _BUCKET = ("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_key")
 
 
@@ -138,12 +137,14 @@ class Settings(BaseModel):
         return rows
 
     @property
-    def lane(self) -> str:
-        """The transformer's arithmetic: "exact", "fp8", "sparse_20" (20 % of the self-attention) or "fp8_sparse_20"."""
-        parts = ["fp8"] if self.fp8 else []
-        if self.experimental_sparse_attention is not None:
-            parts.append(f"sparse_{100 * self.experimental_sparse_attention:g}")
-        return "_".join(parts) or EXACT
+    def arithmetic(self) -> Arithmetic:
+        """How the transformer is to compute; the attention kernel may still be `AUTO`."""
+        return Arithmetic(self.attention_backend, self.fp8, self.experimental_sparse_attention)
+
+    def max_bytes(self, kind: MediaKind) -> int:
+        """The largest file of that kind that is accepted."""
+        limits_mb = {"image": self.max_image_mb, "audio": self.max_audio_mb, "video": self.max_video_mb}
+        return int(limits_mb[kind] * 1e6)
 
     @property
     def default_output(self) -> Output:

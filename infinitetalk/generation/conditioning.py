@@ -11,11 +11,26 @@ from torch import Tensor
 from infinitetalk.generation.guidance import Drop
 from infinitetalk.generation.pixels import to_picture
 from infinitetalk.models.image_encoder import embed_picture
-from infinitetalk.models.loading import Models
+from infinitetalk.models.opening import Models
 from infinitetalk.models.text_encoder import embed_prompt
-from infinitetalk.models.transformer import Context, KeyValue
-from infinitetalk.models.vae import encode_picture_then_grey, encode_video
+from infinitetalk.models.vae import picture_then_grey_to_latents, to_latents
+from infinitetalk.models.video_transformer import Context, KeyValue
 from infinitetalk.shapes import TEMPORAL_STRIDE
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the steps of one window are told.
+
+    Args:
+        latents: (1, 4 + 16, T, h, w), mask and condition latents.
+        motion: (1, 16, m, h, w), the latents that the first m latent frames are held at.
+        contexts: one for each forward pass that guidance needs.
+    """
+
+    latents: Tensor
+    motion: Tensor
+    contexts: Mapping[Drop, Context]
 
 
 @dataclass(frozen=True)
@@ -23,7 +38,7 @@ class Reference:
     """One reference frame, encoded.
 
     picture: (3, height, width) in [-1, 1].
-    motion: (1, 16, 1, h, w) its latents alone; the first window holds them as its first latent frame.
+    motion: (1, 16, 1, h, w) its latents alone, a still picture; the first window holds them as its first latent frame.
     image: per block, keys and values of its CLIP features.
     """
 
@@ -32,23 +47,23 @@ class Reference:
     image: tuple[KeyValue, ...]
 
 
-def encode_reference(models: Models, frame: NDArray[np.uint8]) -> Reference:
-    """Encode a reference frame of RGB bytes (height, width, 3)."""
+def embed_reference(models: Models, frame: NDArray[np.uint8]) -> Reference:
+    """Latents and features of a reference frame of RGB bytes (height, width, 3)."""
     picture = to_picture(frame, models.device)
     features = embed_picture(models.image_encoder, picture).to(models.dtype)
     return Reference(
         picture=picture,
-        motion=encode_video(models.vae, picture.view(1, 3, 1, *picture.shape[1:])),
+        motion=to_latents(models.vae, picture.view(1, 3, 1, *picture.shape[1:])),
         image=models.transformer.embed_image(features),
     )
 
 
-def condition_latents(models: Models, reference: Reference, frames: int) -> Tensor:
-    """Mask and condition latents (1, 4 + 16, T, h, w) of a window: the reference frame, then zeros.
+def condition_latents(models: Models, reference: Reference, n_frames: int) -> Tensor:
+    """Mask and condition latents (1, 4 + 16, T, h, w) of a window of n_frames: the reference frame, then zeros.
 
     The mask's four channels are one in the first latent frame: one for each video frame it could stand for.
     """
-    latents = encode_picture_then_grey(models.vae, reference.picture, frames)
+    latents = picture_then_grey_to_latents(models.vae, reference.picture, n_frames)
     mask = latents.new_zeros(1, TEMPORAL_STRIDE, *latents.shape[2:])
     mask[:, :, 0] = 1
     return torch.cat((mask, latents), dim=1)
@@ -87,12 +102,12 @@ def window_contexts(
     """The context of each forward pass that the steps of a window need.
 
     Args:
-        audio: (P, 4T-3+4, layers, channels); two people are heard through the adapter "multi". A pass without
-            audio hears one person's silence: zeros, and no masks.
+        audio: (P, 4T-3+4, layers, channels). A pass without audio hears one person's silence: zeros, and no masks.
+        person_masks: (1, P + 1, S) with several people; see `masks.person_masks`.
         latents: of the window; only their shape counts.
     """
     transformer = models.transformer
-    adapter = "multi" if audio.shape[0] == 2 else "single"
+    adapter = transformer.adapter_for(audio.shape[0])  # silence is heard through the same one
     audio = audio.unsqueeze(0).to(models.dtype)
     heard = transformer.embed_audio(audio, adapter, person_masks)
     silence = heard

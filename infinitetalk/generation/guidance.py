@@ -11,7 +11,7 @@ from infinitetalk.contract.presets import Apg
 
 
 class Drop(Enum):
-    """What a forward pass is made without."""
+    """What a forward pass is made without; NOTHING: the fully conditioned pass."""
 
     NOTHING = "nothing"
     TEXT = "text"

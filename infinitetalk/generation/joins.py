@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-STILL = 0.5 / 127.5
-"""A pixel that changes by no more from a frame to the next stands still: half of one of 255 levels."""
+STILL = 0.5 / 127.5  # largest change of a still pixel from one frame to the next: half of one of 255 levels
 
 
 @dataclass(frozen=True)
@@ -21,16 +20,27 @@ class Handover:
     last_frame: Tensor
 
     def to(self, device: torch.device | str) -> "Handover":
+        """The same on that device."""
         return Handover(self.motion.to(device), self.last_frame.to(device))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the loop over the windows begins: after `windows` of them, with what the last one handed over."""
+
+    windows: int = 0
+    handover: Handover | None = None
 
 
 def fade_in(frames: Tensor, overlap: int, last_frame: Tensor, fade_frames: int) -> None:
     """Let a window begin where the one before it ended, in place.
 
     The overlapping frames have been through the autoencoder once more than in the window before, and look a little
-    different; the frames after them, which are not held, differ a little from them again: cut hard, the clip jumps. The
-    difference in the last overlapping frame, and what of the change to the next is too small to be motion, are added
-    to the frames that follow, from all but one part in `fade_frames + 1` down to one.
+    different. The frames after them, which are not held, differ a little from them again. Cut hard, the clip jumps.
+
+    Added to frame k = 1, 2, ... of the fade, with weight 1 - k / (fade_frames + 1): the change from this window's last
+    overlapping frame to the same frame in the window before, minus this window's next step as far as it is below STILL,
+    which is too small to be motion.
 
     Args:
         frames: (3, T, height, width) in [-1, 1], a decoded window.

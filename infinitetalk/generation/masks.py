@@ -1,4 +1,7 @@
-"""Where the two people are, as masks over the tokens of the first latent frame."""
+"""Where the speakers are, as masks over the tokens of the first latent frame."""
+
+from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -8,15 +11,21 @@ from infinitetalk.shapes import SIDE_MULTIPLE, cover_crop
 
 Box = tuple[float, float, float, float]
 
-# The left and the right half of the picture, each less a border of 5 %: what the model was made with.
-DEFAULT_BOXES: tuple[Box, Box] = ((0.025, 0.05, 0.475, 0.95), (0.525, 0.05, 0.975, 0.95))
+# Of the column of the picture that a speaker without a box gets, this part is a border on each side, and likewise of
+# the picture's height: for two people what the model was made with.
+_BORDER = 0.05
 
 
-def person_masks(boxes: tuple[Box, Box] | None, source_size: tuple[int, int], target_size: tuple[int, int]) -> Tensor:
-    """Masks (1, 3, S) float32: the tokens of the first person, of the second and of the background.
+def default_boxes(speakers: int) -> list[Box]:
+    """Where speakers are if nothing is said: side by side in columns of equal width, the first one to the left."""
+    return [((i + _BORDER) / speakers, _BORDER, (i + 1 - _BORDER) / speakers, 1 - _BORDER) for i in range(speakers)]
+
+
+def person_masks(boxes: Sequence[Box], source_size: tuple[int, int], target_size: tuple[int, int]) -> Tensor:
+    """Masks (1, P + 1, S) float32: the tokens of each of P people, and of the background.
 
     Args:
-        boxes: fractions (x0, y0, x1, y1) of the source picture; None for its left and right half.
+        boxes: one for each person, in fractions (x0, y0, x1, y1) of the source picture.
         source_size: (width, height) of the picture that the boxes refer to.
         target_size: (width, height) of the video, which shows the source's centre crop of that shape.
 
@@ -24,8 +33,8 @@ def person_masks(boxes: tuple[Box, Box] | None, source_size: tuple[int, int], ta
         InvalidInput: the centre crop leaves nothing of a box.
     """
     crop = cover_crop(source_size, target_size)
-    masks = [_box_mask(box, index, source_size, target_size, crop) for index, box in enumerate(boxes or DEFAULT_BOXES)]
-    background = torch.ones_like(masks[0]) - torch.maximum(*masks)
+    masks = [_box_mask(box, index, source_size, target_size, crop) for index, box in enumerate(boxes)]
+    background = 1 - reduce(torch.maximum, masks)
     return torch.stack((*masks, background)).flatten(1).unsqueeze(0)
 
 

@@ -18,6 +18,7 @@ def make_sigmas(name: str, steps: int, shift: float, start: float = 1.0) -> Tens
 
     Evenly spaced times u become shift*u / (1 + (shift-1)*u). "euler" and "dpm++_sde" leave out the end of an even
     spacing to 0, as Wan and diffusers do; "infinitetalk" spaces from 1000 to timestep 1, as the authors' code does.
+    (No mode in presets/modes uses the last one; it is there to be compared with the authors' numbers.)
 
     Args:
         name: "dpm++_sde", "euler" or "infinitetalk".

@@ -29,14 +29,15 @@ def within_memory(plan: Plan, work: Callable[[], T]) -> T:
     # Only now is the exception gone, and with it its traceback, whose frames held the tensors.
     gc.collect()
     torch.cuda.empty_cache()
+    width, height = plan.size
     raise OutOfMemory(
-        f"The worker has too little memory for {plan.width}x{plan.height} in windows of {plan.window_frames} frames; "
+        f"The worker has too little memory for {width}x{height} in windows of {plan.mode.window_frames} frames; "
         "choose a smaller resolution or a quicker speed_mode."
     )
 
 
-def name_failure(error: Exception) -> JobError:
-    """What an exception that nothing foresaw is to the caller: a fault of the worker, or the end of its GPU.
+def classify_failure(error: Exception) -> JobError:
+    """The JobError that a caller gets for an exception of any other kind: a fault of the worker, or of its GPU.
 
     After an illegal memory access, a failed assertion on the device and their like, every further CUDA call of the
     process fails. torch names most of them by the type; libraries below it (cuBLAS, cuDNN) do not, so the GPU is asked.

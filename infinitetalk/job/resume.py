@@ -14,7 +14,6 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -24,10 +23,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import infinitetalk
+from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Cancelled, JobError
 from infinitetalk.generation.joins import Handover
-from infinitetalk.models.loading import Models
+from infinitetalk.job.sinks import FinishedWindow
+from infinitetalk.models.opening import Models
 from infinitetalk.planning.plan import Plan, draw_seed
 from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER
 from infinitetalk.transfer.volume import plain_name, sweep_parts, write_whole
@@ -43,28 +44,19 @@ _SAMPLE = 16  # values of each tensor: weights that were exchanged or merged oth
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Finished:
-    """The windows that need not be made again.
-
-    windows: their number, from the first on; `KeptWindows.piece` has their frames.
-    handover: of the last of them to the next window; None with no windows, or with all.
-    """
-
-    windows: int = 0
-    handover: Handover | None = None
-
-
 class KeptWindows:
-    """The finished windows of one job. Without a folder nothing is kept and nothing found."""
+    """The finished windows of one job: a `WindowSink`. Without a folder nothing is kept and nothing found."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._fingerprint = b""
+        self._n_windows = 0
         self._is_writable = True
 
-    def seed(self) -> int:
-        """A drawn seed: the one of the broken-off run of this job, if there was one."""
+    def seed(self, given: int | None) -> int:
+        """The job's seed: the given one, or that of the broken-off run of this job, or else a new one."""
+        if given is not None:
+            return given
         seed = draw_seed()
         if self._folder is not None:
             path = self._folder / "seed"
@@ -75,48 +67,39 @@ class KeptWindows:
             self._write(path, str(seed).encode("ascii"))
         return seed
 
-    def find(self, plan: Plan, files: Iterable[Path], models: Models, settings: Settings) -> Finished:
-        """What an earlier run of this job has finished; from here on `keep` adds to it.
+    def identify(self, plan: Plan, files: Iterable[Path], models: Models, settings: Settings) -> None:
+        """Say what job this is: only windows that would have the same bytes count. files: the job's media."""
+        if self._folder is not None:
+            self._fingerprint = fingerprint(plan, files, models, settings)
+            self._n_windows = len(plan.windows)
 
-        files: the job's media.
+    def finished(self) -> Iterator[FinishedWindow]:
+        """The windows that an earlier run of this job has finished, from the first on, each read and checked.
+
+        They end before the first one that is missing, damaged or of another job: it and all that follow it are to be
+        made anew.
         """
-        if self._folder is None:
-            return Finished()
-        self._fingerprint = fingerprint(plan, files, models, settings)
-        done, handover = 0, None
-        for index in range(len(plan.windows)):
+        for index in range(self._n_windows):
             path = self._path(index)
             try:
                 tensors = self._unpack(index, path.read_bytes())
             except FileNotFoundError:
-                break
+                return
             except (OSError, ValueError, SafetensorError) as error:
-                logger.warning("%s of job %r is not used: %s", path.name, self._folder.name, _reason(error))
-                break
-            done += 1
-            handover = None
-            if "motion" in tensors:
-                handover = Handover(tensors["motion"], tensors["last_frame"]).to(models.device)
-        if done:
-            logger.info("Job %r goes on after %d of %d windows", self._folder.name, done, len(plan.windows))
-        return Finished(done, handover)
+                logger.warning("%s of job %r is not used: %s", path.name, path.parent.name, _reason(error))
+                return
+            handover = Handover(tensors["motion"], tensors["last_frame"]) if "motion" in tensors else None
+            yield FinishedWindow(index, tensors["piece"].numpy().tobytes(), handover)
 
-    def piece(self, index: int) -> bytes:
-        """The frames of window `index`, as `keep` was given them. Raises OSError or ValueError if they are gone."""
-        return self._unpack(index, self._path(index).read_bytes())["piece"].numpy().tobytes()
-
-    def keep(self, index: int, piece: bytes, handover: Handover | None) -> None:
-        """Keep window `index`. A failure is logged, and no further window is kept.
-
-        piece: its frames, as `VideoWriter` packs them. handover: in host memory.
-        """
+    def take(self, window: FinishedWindow) -> None:
+        """Keep a window (`WindowSink.take`). A failure is logged, and no further window is kept."""
         if self._folder is None:
             return
-        tensors = {"piece": torch.frombuffer(bytearray(piece), dtype=torch.uint8)}
-        if handover is not None:
+        tensors = {"piece": torch.frombuffer(bytearray(window.piece), dtype=torch.uint8)}
+        if (handover := window.handover) is not None:
             tensors |= {"motion": handover.motion.contiguous(), "last_frame": handover.last_frame.contiguous()}
         body = safetensors.torch.save(tensors)
-        self._write(self._path(index), self._digest(index, body) + body)
+        self._write(self._path(window.index), self._digest(window.index, body) + body)
 
     def remove(self) -> None:
         """Remove everything of this job."""
@@ -156,14 +139,14 @@ class KeptWindows:
 
 @contextmanager
 def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
-    """The job's finished windows, on the volume if there is one. They go when the `with` block ends, and stay if the
-    process is killed, or the job stopped or failed in a way that may pass.
+    """The job's finished windows, on the volume if there is one.
 
-    Those of other jobs are removed when they are older than settings.resume_hours.
+    They go when the `with` block ends. They stay if the process is killed, and if the job is stopped or fails in a way
+    that may pass. Those of other jobs are removed when they are older than settings.resume_hours.
     """
     root = settings.volume_dir / FOLDER
     if settings.resume_hours == 0 or not settings.volume_dir.is_dir():
-        yield KeptWindows(None)
+        yield KeptWindows()
         return
     sweep(settings)
     kept = KeptWindows(root / plain_name(job_id))
@@ -194,7 +177,7 @@ def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Set
     def add(*parts: object) -> None:
         digest.update(repr(parts).encode())
 
-    add(plan, models.profile, models.transformer.attention_names, settings.lane, settings.compile)
+    add(plan, load_profile(settings.model_profile), models.arithmetic, settings.compile)
     for file in files:
         with file.open("rb") as content:
             add(hashlib.file_digest(content, "sha256").digest())

@@ -9,7 +9,6 @@ import numpy as np
 import pyloudnorm
 from numpy.typing import NDArray
 
-from infinitetalk.contract.request import SpeakerOrder
 from infinitetalk.errors import Internal, MediaUnreadable, TooLarge
 from infinitetalk.media.container import is_cut_off
 from infinitetalk.media.ffmpeg import FfmpegError, MediaInfo, decode, open_input, probe, run, truncated
@@ -101,19 +100,13 @@ def normalise_loudness(wave: Wave) -> Wave:
     return np.asarray(wave * 10 ** ((LOUDNESS_LUFS - loudness) / 20), np.float32)
 
 
-def arrange_speakers(first: Wave, second: Wave, order: SpeakerOrder) -> tuple[Wave, Wave]:
-    """The two speakers' waves at equal length: at the same time or in turns, silent where it is not their turn."""
-    if order == "together":
-        length = max(len(first), len(second))
-        return _placed(first, 0, length), _placed(second, 0, length)
-    length = len(first) + len(second)
-    if order == "first_then_second":
-        return _placed(first, 0, length), _placed(second, len(first), length)
-    return _placed(first, len(second), length), _placed(second, 0, length)
+def place_voices(waves: Sequence[Wave], starts: Sequence[int]) -> tuple[Wave, ...]:
+    """The speakers' waves at equal length, each silent but from its start on.
 
-
-def _placed(wave: Wave, start: int, length: int) -> Wave:
-    return np.pad(wave, (start, length - start - len(wave)))
+    starts: samples before each voice, see `planning.speakers.speaker_starts`.
+    """
+    stop = max(start + len(wave) for wave, start in zip(waves, starts, strict=True))
+    return tuple(np.pad(wave, (start, stop - start - len(wave))) for wave, start in zip(waves, starts, strict=True))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""The finished video: each window's frames become a lossless piece while the next window is made, and one run of the
-encoder reads the pieces as they come.
+"""The finished video: each window's frames become a lossless piece, and one run of the encoder reads the pieces.
 
 One run, because a window that begins with a key frame of its own is seen to begin: the picture jumps by 1 or 2 of 255.
 Lossless pieces, because one that an earlier process made is then as good as a new one: same frames, same bytes.
@@ -8,10 +7,8 @@ Lossless pieces, because one that an earlier process made is then as good as a n
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,10 +30,10 @@ _REPEATABLE = ("-flags", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "
 
 
 class VideoWriter:
-    """Writes frames to an mp4 file: H.264, yuv420p, BT.709, index at the front.
+    """Writes an mp4 file: H.264, yuv420p, BT.709, index at the front.
 
         with VideoWriter(path, 480, 848, soundtrack=sound) as writer:
-            writer.write(frames)
+            writer.append(writer.pack(frames))
             writer.finish()
 
     The file appears under its name when it is finished. Nothing else is left behind.
@@ -48,37 +45,54 @@ class VideoWriter:
         self._fps = fps
         self._soundtrack = soundtrack
         self._frame_shape = (height, width, 3)
-        self._pending: Future[None] | None = None
         self._encoder: _Ffmpeg | None = None
         self._children: list[_Ffmpeg] = []
         self._given_up = threading.Event()
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix=f"{self._path.name}-", dir=self._path.parent)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
         return self
 
-    def write(self, frames: NDArray[np.uint8], when_packed: Callable[[bytes], None] | None = None) -> None:
-        """Append frames, (n, height, width, 3) uint8 RGB, at least one. Returns while they are encoded.
+    def pack(self, frames: NDArray[np.uint8]) -> bytes:
+        """Frames, (n, height, width, 3) uint8 RGB, as a piece: H.264 without loss, in the finished video's colours.
 
-        Waits until the frames before are encoded: those of two windows at most are held.
-        when_packed: called with the frames as a piece, from another thread.
-        Raises Internal where the frames before could not be encoded.
+        Raises Internal where ffmpeg fails, ValueError for frames of another kind, or none.
         """
         if frames.dtype != np.uint8 or frames.shape[1:] != self._frame_shape or len(frames) == 0:
             raise ValueError(f"frames must be uint8 (n, {self._frame_shape}), not {frames.dtype} {frames.shape}")
-        self._wait()
-        self._pending = self._thread.submit(self._encode, partial(self._pack, frames), when_packed)
+        # Matrix and range are converted to, primaries and transfer only named: sRGB's are close to BT.709's.
+        convert = "scale=out_color_matrix=bt709:out_range=tv:flags=lanczos+accurate_rnd,format=yuv420p"
+        packer = self._start(
+            *[*self._raw, "-pix_fmt", "rgb24", "-i", "pipe:0", "-vf", f"{convert},{_NAMED_COLORS}"],
+            *["-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-threads", str(_THREADS)],
+            *[*_REPEATABLE, f"file:{self._piece}"],
+        )
+        packer.end(frames)
+        return self._piece.read_bytes()
 
-    def append(self, read_piece: Callable[[], bytes]) -> None:
-        """Append a piece that a writer of the same size has made before. Returns at once; it is read in its turn."""
-        before, self._pending = self._pending, self._thread.submit(self._encode, read_piece, None)
-        if before is not None and before.done():
-            before.result()
+    def append(self, piece: bytes) -> None:
+        """Append a piece that this writer, or an earlier one of the same size, has packed.
+
+        Raises Internal where ffmpeg fails.
+        """
+        self._piece.write_bytes(piece)
+        if self._encoder is None:
+            self._encoder = self._start(
+                *[*self._raw, "-pix_fmt", "yuv420p", "-i", "pipe:0", "-vf", _NAMED_COLORS],
+                *["-c:v", "libx264", "-preset", "medium", "-crf", "18", "-threads", str(_THREADS)],
+                *[*_REPEATABLE, f"file:{self._silent}"],
+            )
+        frames = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "yuv420p", "pipe:1"]
+        reader = self._start("-i", f"file:{self._piece}", *frames, output=self._encoder)
+        try:
+            reader.end()
+        except Internal:
+            self._encoder.end()  # if it has failed, it says why the reader did
+            raise
+        self._piece.unlink()
 
     def finish(self) -> None:
         """Complete the file. Raises Internal where ffmpeg fails."""
-        self._wait()
         if self._encoder is None:
             raise Internal(_FAILED) from FfmpegError("no frames")
         self._encoder.end()
@@ -88,13 +102,16 @@ class VideoWriter:
         self._start("-i", f"file:{self._silent}", *sound, *copy).end()
         whole.replace(self._path)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def give_up(self) -> None:
+        """End what runs, from any thread: a call in another thread raises Internal soon."""
         self._given_up.set()
         for child in list(self._children):
             child.kill()
-        self._thread.shutdown()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.give_up()
         for child in self._children:
             child.close()
         self._folder.cleanup()
@@ -111,43 +128,6 @@ class VideoWriter:
     def _raw(self) -> list[str]:
         height, width, _ = self._frame_shape
         return ["-f", "rawvideo", "-s", f"{width}x{height}", "-r", str(self._fps)]
-
-    def _wait(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
-
-    def _encode(self, read_piece: Callable[[], bytes], when_packed: Callable[[bytes], None] | None) -> None:
-        """Give one piece to the encoder."""
-        piece = read_piece()
-        self._piece.write_bytes(piece)
-        if self._encoder is None:
-            self._encoder = self._start(
-                *[*self._raw, "-pix_fmt", "yuv420p", "-i", "pipe:0", "-vf", _NAMED_COLORS],
-                *["-c:v", "libx264", "-preset", "medium", "-crf", "18", "-threads", str(_THREADS)],
-                *[*_REPEATABLE, f"file:{self._silent}"],
-            )
-        frames = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "yuv420p", "pipe:1"]
-        reader = self._start("-i", f"file:{self._piece}", *frames, output=self._encoder)
-        try:
-            reader.end()
-        except Internal:
-            self._encoder.end()  # if it has failed, it says why the reader did
-            raise
-        self._piece.unlink()
-        if when_packed is not None:
-            when_packed(piece)
-
-    def _pack(self, frames: NDArray[np.uint8]) -> bytes:
-        """Frames as a piece: H.264 without loss, in the colours of the finished video."""
-        # Matrix and range are converted to, primaries and transfer only named: sRGB's are close to BT.709's.
-        convert = "scale=out_color_matrix=bt709:out_range=tv:flags=lanczos+accurate_rnd,format=yuv420p"
-        packer = self._start(
-            *[*self._raw, "-pix_fmt", "rgb24", "-i", "pipe:0", "-vf", f"{convert},{_NAMED_COLORS}"],
-            *["-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-threads", str(_THREADS)],
-            *[*_REPEATABLE, f"file:{self._piece}"],
-        )
-        packer.end(frames)
-        return self._piece.read_bytes()
 
     def _start(self, *args: str, output: "_Ffmpeg | None" = None) -> "_Ffmpeg":
         self._children = [child for child in self._children if child.is_running]

@@ -46,7 +46,7 @@ class Picture:
     pixels: NDArray[np.uint8]
     source_size: tuple[int, int]
 
-    still = True  # the same frame at every time
+    is_still = True  # the same frame at every time
 
     def frame(self, _index: int) -> NDArray[np.uint8]:
         """The picture: (height, width, 3) uint8 RGB."""

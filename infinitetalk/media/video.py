@@ -38,7 +38,7 @@ class SourceVideo:
     last_frame_s: float  # when the last stored frame begins
     color_matrix: str  # ffmpeg's name of the matrix from YUV, or auto
 
-    still = False  # its frames differ from window to window
+    is_still = False  # its frames differ from window to window
 
     @classmethod
     def open(cls, path: Path, field: str, width: int, height: int) -> "SourceVideo":

@@ -15,11 +15,12 @@ from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_a
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from infinitetalk.arithmetic import FLASH_3, NATIVE
+
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-NATIVE, FLASH_3 = "native", "_flash_3"
-# The exact kernels that are measured at start, in the order in which they are taken where they are as good as equal:
-# jobs that go on where another worker stopped need the same choice there.
+# The exact kernels that are measured at start. Of those within EQUAL_WITHIN of the fastest the first one is taken:
+# a job that goes on where another worker stopped needs the same choice there.
 MEASURED = (FLASH_3, "_native_cudnn", "_native_flash")
 EQUAL_WITHIN = 0.03
 TRIAL_TOKENS = 32_768

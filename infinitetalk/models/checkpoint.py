@@ -3,8 +3,9 @@
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,7 +14,7 @@ from torch import Tensor
 from infinitetalk.errors import ModelMissing
 
 Shape = tuple[int, ...]
-LISTED = 8  # names shown of each kind of mismatch
+LISTED = 8  # names that an error shows
 
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})$")
 
@@ -75,6 +76,12 @@ class Checkpoint:
         return self._readers[name]()
 
 
+def listed(names: Sequence[str]) -> str:
+    """Names for an error: the first of them, and how many more there are."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{', '.join(names[:LISTED])}{more}"
+
+
 def weight_files(folder: Path, stem: str) -> list[Path]:
     """The safetensors files of a model: one file, or all shards.
 
@@ -112,9 +119,22 @@ def check_shapes(what: str, expected: Mapping[str, Shape], found: Mapping[str, S
         if name in found and found[name] != shape
     ]
     problems = [
-        f"{kind}: {', '.join(names[:LISTED])}" + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+        f"{kind}: {listed(names)}"
         for kind, names in (("missing", missing), ("unexpected", extra), ("of another shape", misshaped))
         if names
     ]
     if problems:
         raise ModelMissing(f"{what}: the tensors do not fit this model; {'; '.join(problems)}.")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file beside weights. Raises ModelMissing."""
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ModelMissing(f"{path} is missing; fetch the model again.") from error
+    except ValueError as error:
+        raise ModelMissing(f"{path} is not valid JSON; fetch the model again.") from error
+    if not isinstance(config, dict):
+        raise ModelMissing(f"{path} holds no settings; fetch the model again.")
+    return config

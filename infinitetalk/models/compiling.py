@@ -8,13 +8,15 @@ from pathlib import Path
 import diffusers
 import torch
 
-from infinitetalk.models.transformer import TEXT_TOKENS, Context, InfiniteTalkTransformer
+from infinitetalk.arithmetic import Arithmetic
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.models.video_transformer import TEXT_TOKENS, Context
 from infinitetalk.transfer.volume import write_whole
 
 FOLDER = "infinitetalk-compiled"  # on the volume
 
-# The warm-up's window: 25 video frames, 7 latent frames of 8x22 latents. Sizes that are equal while torch.compile looks
-# on are taken to be always equal, so all of these differ, from one another and from the three rows of the masks.
+# The warm-up's window: 25 video frames, 7 latent frames of 8x22 latents. torch.compile takes sizes that are equal in
+# its first pass to be always equal, so all of these differ, from one another and from the three rows of the masks.
 _FRAMES, _LATENT_FRAMES, _HEIGHT, _WIDTH, _IMAGE_TOKENS = 25, 7, 8, 22, 13
 
 _CACHEABLE = {f"torch.nn.attention.{name}": torch.__version__ for name in ("_backend_from_string", "_sdpa_kernel")}
@@ -22,17 +24,24 @@ _CACHEABLE = {f"torch.nn.attention.{name}": torch.__version__ for name in ("_bac
 logger = logging.getLogger(__name__)
 
 
-def compile_transformer(transformer: InfiniteTalkTransformer, volume: Path | None = None) -> None:
+def compile_transformer(
+    transformer: InfiniteTalkTransformer, arithmetic: Arithmetic, volume: Path | None = None
+) -> None:
     """Compile the blocks for one person and for two, once for windows of all sizes and lengths.
 
     One graph serves all blocks (they differ in weights only). It is compiled here, in a small pass, so that no job
     waits for it.
 
     Args:
+        arithmetic: of the transformer; what was compiled holds for it alone.
         volume: where it exists, what was compiled is kept there for the workers that start later.
     """
     started_s = time.monotonic()
-    kept = volume / FOLDER / f"{_fingerprint(transformer)}.bin" if volume is not None and volume.is_dir() else None
+    kept = (
+        volume / FOLDER / f"{_fingerprint(transformer, arithmetic)}.bin"
+        if volume is not None and volume.is_dir()
+        else None
+    )
     found = kept is not None and _load(kept)
     # The blocks' numbers (eps of the norms) never change; left open, they would have every graph traced twice.
     torch._dynamo.config.specialize_float = True
@@ -54,14 +63,14 @@ def _warm_up(transformer: InfiniteTalkTransformer) -> None:
     image = transformer.embed_image(torch.randn(1, _IMAGE_TOKENS, config.image_dim, **place))
     time_embedding = transformer.embed_timesteps(torch.tensor([500.0], device=transformer.device))
     tokens = _HEIGHT * _WIDTH // 4
-    for people, adapter in ((1, "single"), (2, "multi")):
+    for people in range(1, transformer.max_speakers + 1):
         audio = torch.randn(1, people, _FRAMES + 4, config.audio_layers, config.audio_channels, **place)
-        masks = torch.eye(3, tokens, device=transformer.device).unsqueeze(0) if people == 2 else None
-        voices = transformer.embed_audio(audio, adapter, masks)
+        masks = torch.eye(people + 1, tokens, device=transformer.device).unsqueeze(0) if people > 1 else None
+        voices = transformer.embed_audio(audio, transformer.adapter_for(people), masks)
         transformer(latents, time_embedding, Context(text, image, voices, transformer.rotary_embedding(latents)))
 
 
-def _fingerprint(transformer: InfiniteTalkTransformer) -> str:
+def _fingerprint(transformer: InfiniteTalkTransformer, arithmetic: Arithmetic) -> str:
     """Names what was compiled: the same code, libraries, GPU, sizes and kernels."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     parts = (
@@ -69,7 +78,7 @@ def _fingerprint(transformer: InfiniteTalkTransformer) -> str:
         (torch.__version__, diffusers.__version__),
         torch.cuda.get_device_name(transformer.device) if transformer.device.type == "cuda" else "CPU",
         sorted((name, value) for name, value in transformer.config.items() if not name.startswith("_")),
-        transformer.attention_names,
+        arithmetic,
         [(name, tensor.dtype) for name, tensor in transformer.blocks[0].state_dict().items()],
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]

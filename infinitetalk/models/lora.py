@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from infinitetalk.errors import ModelMissing
-from infinitetalk.models.checkpoint import LISTED, Checkpoint
+from infinitetalk.models.checkpoint import Checkpoint, listed
 
 _PREFIX = re.compile(r"^(diffusion_model|transformer|base_model\.model|model\.diffusion_model)\.")
 _ENTRY = re.compile(
@@ -91,8 +91,7 @@ class LoraSet:
             if bool(change.down) != bool(change.up) or (change.alpha and not change.down)
         ]
         if unknown:
-            more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
-            raise ModelMissing(f"{path.name}: nothing to apply these entries to: {', '.join(unknown[:LISTED])}{more}.")
+            raise ModelMissing(f"{path.name}: nothing to apply these entries to: {listed(unknown)}.")
         for target, change in found.items():
             self.changes.setdefault(target, []).append(change)
 

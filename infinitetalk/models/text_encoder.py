@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
-from infinitetalk.models.transformer import TEXT_TOKENS
+from infinitetalk.models.video_transformer import TEXT_TOKENS
 
 
 def clean_prompt(prompt: str) -> str:

@@ -11,11 +11,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from infinitetalk.arithmetic import AUTO, Arithmetic
 from infinitetalk.contract.presets import Preset, list_presets, load_preset, read_preset
 from infinitetalk.contract.result import Estimate
-from infinitetalk.contract.settings import AUTO, EXACT
 from infinitetalk.planning.plan import Plan
 
+DEFAULT = Arithmetic()
 _SECONDS_PER_HOUR = 3600
 
 
@@ -23,54 +24,60 @@ _SECONDS_PER_HOUR = 3600
 class Work:
     """What a plan amounts to, by what its stages take time for.
 
-    tokens, tokens_squared: of the transformer's passes, summed. second_person_tokens: of those with two people.
-    decoded, encoded: video frames through the autoencoder, times megapixels. frames: of the clip.
+    Args:
+        tokens, tokens_squared: of the transformer's passes, summed.
+        shared_tokens: of the passes in which several people speak and each token is bound to one of them.
+        to_video, to_latents: video frames through the autoencoder's decoder and encoder, times megapixels.
+        frames: of the clip.
     """
 
     tokens: int
     tokens_squared: int
-    second_person_tokens: int
-    decoded: float
-    encoded: float
+    shared_tokens: int
+    to_video: float
+    to_latents: float
     frames: int
 
     @classmethod
     def of(cls, plan: Plan) -> "Work":
-        megapixels = plan.width * plan.height / 1e6
+        """The work of a plan."""
+        width, height = plan.size
+        megapixels = width * height / 1e6
         lengths = [window.length for window in plan.windows]
-        passes, tokens = plan.steps * plan.forwards_per_step, [plan.tokens(window) for window in plan.windows]
-        # A picture's reference clip is encoded once; a video's differs from window to window.
+        passes, tokens = plan.mode.steps * plan.forwards_per_step, [plan.tokens(window) for window in plan.windows]
+        # A picture's reference clip becomes latents once; a video's differs from window to window.
         reference = max(lengths) if plan.input_type == "image" else sum(lengths)
         noised = sum(lengths) if plan.video_strength < 1 else 0
         overlaps = sum(window.overlap for window in plan.windows)
         return cls(
             tokens=passes * sum(tokens),
             tokens_squared=passes * sum(n**2 for n in tokens),
-            second_person_tokens=(plan.speakers - 1) * passes * sum(tokens),
-            decoded=megapixels * sum(lengths),
-            encoded=megapixels * (reference + noised + overlaps),
+            shared_tokens=passes * sum(tokens) if plan.speakers > 1 else 0,
+            to_video=megapixels * sum(lengths),
+            to_latents=megapixels * (reference + noised + overlaps),
             frames=plan.n_frames,
         )
 
 
 class Lane(BaseModel):
-    """Seconds that the transformer's passes take in one lane of its arithmetic (`Settings.lane`) with one attention.
+    """Seconds that the transformer's passes take in one lane (`Arithmetic.lane`) with one attention kernel.
 
     A pass over N tokens takes s_per_token * N (linear layers) and s_per_token_squared * N^2 (self-attention).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    attention: str  # the kernels it was measured with, as `InfiniteTalkTransformer.attention_names` names them
+    attention: str  # the kernel it was measured with, by diffusers' name
     s_per_token: float = Field(ge=0)
     s_per_token_squared: float = Field(ge=0)
-    second_person_s_per_token: float = Field(ge=0)  # in addition, where two people speak
+    shared_s_per_token: float = Field(ge=0)  # in addition, where several people speak
 
     def seconds(self, work: Work) -> float:
+        """Seconds of all passes of a job."""
         return (
             self.s_per_token * work.tokens
             + self.s_per_token_squared * work.tokens_squared
-            + self.second_person_s_per_token * work.second_person_tokens
+            + self.shared_s_per_token * work.shared_tokens
         )
 
 
@@ -80,11 +87,11 @@ class Hardware(Preset):
     profile: str
     gpus: tuple[str, ...] = Field(strict=False)  # parts of the device names it holds for; none: any CPU
     source: str  # where the coefficients come from
-    decode_s_per_megapixel: float = Field(ge=0)  # of a frame: decoding, colour, bytes
-    encode_s_per_megapixel: float = Field(ge=0)  # of a frame: reference, overlap, noised source
+    to_video_s_per_megapixel: float = Field(ge=0)  # of a frame: the autoencoder's decoder, colour, bytes
+    to_latents_s_per_megapixel: float = Field(ge=0)  # of a frame: reference, overlap, noised source
     s_per_frame: float = Field(ge=0)  # of the clip: reading and hearing the sound
     s_per_job: float = Field(ge=0)  # everything else
-    # By arithmetic; of each, one for every attention kernel it was measured with, the one that is always there first.
+    # By lane; in each, one for every attention kernel it was measured with, the one that is always there first.
     lanes: dict[str, Annotated[tuple[Lane, ...], Field(strict=False, min_length=1)]] = Field(min_length=1)
 
     def holds_for(self, gpu_name: str | None) -> bool:
@@ -93,21 +100,21 @@ class Hardware(Preset):
             return not self.gpus
         return any(part in gpu_name for part in self.gpus)
 
-    def lane(self, name: str, attention: str = AUTO) -> Lane:
-        """That lane with that attention. Another attention's, or the file's first lane, where it was not measured."""
-        lanes = self.lanes[self.nearest_lane(name)]
-        return next((lane for lane in lanes if lane.attention == attention), lanes[0])
+    def lane(self, arithmetic: Arithmetic) -> Lane:
+        """The times of that arithmetic. Where its kernel or its lane was not measured: of the first one that was."""
+        lanes = self.lanes[self.nearest_lane(arithmetic)]
+        return next((lane for lane in lanes if lane.attention == arithmetic.attention), lanes[0])
 
-    def nearest_lane(self, name: str) -> str:
-        """That lane, or the file's first where it was not measured."""
-        return name if name in self.lanes else next(iter(self.lanes))
+    def nearest_lane(self, arithmetic: Arithmetic) -> str:
+        """The lane of that arithmetic, or the file's first where it was not measured."""
+        return arithmetic.lane if arithmetic.lane in self.lanes else next(iter(self.lanes))
 
-    def seconds(self, work: Work, lane: str, attention: str = AUTO) -> float:
-        """Of a whole job; lane and attention as `lane` takes them."""
+    def seconds(self, work: Work, arithmetic: Arithmetic) -> float:
+        """Seconds of a whole job."""
         return (
-            self.lane(lane, attention).seconds(work)
-            + self.decode_s_per_megapixel * work.decoded
-            + self.encode_s_per_megapixel * work.encoded
+            self.lane(arithmetic).seconds(work)
+            + self.to_video_s_per_megapixel * work.to_video
+            + self.to_latents_s_per_megapixel * work.to_latents
             + self.s_per_frame * work.frames
             + self.s_per_job
         )
@@ -120,8 +127,15 @@ def load_hardware(name: str) -> Hardware:
 
 
 def find_hardware(profile_name: str, gpu_name: str | None, file: Path | None = None) -> Hardware | None:
-    """The profile's coefficients for this device (None: a CPU), or else for another one; None if it was measured on
-    no machine. Those in `file` go before the package's own. Raises PresetError."""
+    """The profile's coefficients for a device, or else for another one; None if the profile was measured nowhere.
+
+    Args:
+        gpu_name: the device; None for a CPU.
+        file: coefficients that are asked before the package's own.
+
+    Raises:
+        PresetError: a file of coefficients is wrong.
+    """
     candidates = [] if file is None else [read_preset(file, Hardware)]
     candidates += [load_hardware(name) for name in list_presets("hardware")]
     candidates = [hardware for hardware in candidates if hardware.profile == profile_name]
@@ -135,18 +149,19 @@ def estimate(
     hardware: Hardware | None,
     gpu_name: str | None,
     gpu_price_per_hour: float,
-    lane: str = EXACT,
-    attention: str = AUTO,
+    arithmetic: Arithmetic = DEFAULT,
 ) -> Estimate:
     """Seconds and US dollars for a plan, and what they stand on. Without hardware both are unknown, and it says so.
 
-    gpu_name: the device that would run it, None for a CPU. gpu_price_per_hour: US dollars. lane, attention: of the
-        transformer; `AUTO` while the kernels are not chosen.
+    Args:
+        gpu_name: the device that would run it; None for a CPU.
+        gpu_price_per_hour: US dollars.
+        arithmetic: of the transformer.
     """
-    basis = basis_of(hardware, gpu_name, lane, attention)
+    basis = basis_of(hardware, gpu_name, arithmetic)
     if hardware is None:
         return Estimate(seconds=None, cost_usd=None, basis=basis)
-    seconds = hardware.seconds(Work.of(plan), lane, attention)
+    seconds = hardware.seconds(Work.of(plan), arithmetic)
     return Estimate(
         seconds=round(seconds, 1),
         cost_usd=round(seconds / _SECONDS_PER_HOUR * gpu_price_per_hour, 4),
@@ -154,16 +169,17 @@ def estimate(
     )
 
 
-def basis_of(hardware: Hardware | None, gpu_name: str | None, lane: str = EXACT, attention: str = AUTO) -> str:
+def basis_of(hardware: Hardware | None, gpu_name: str | None, arithmetic: Arithmetic = DEFAULT) -> str:
     """On which measurements an estimate stands, and what of this worker was not measured."""
     if hardware is None:
         return "Unknown: jobs of this profile were measured on no machine."
     basis = hardware.source
     if not hardware.holds_for(gpu_name):
         basis += f" This device ({gpu_name or 'CPU'}) was not measured."
-    measured = hardware.lane(lane, attention).attention
-    if lane not in hardware.lanes:
-        basis += f" The lane {lane} was not measured: these are the times of {hardware.nearest_lane(lane)}."
-    elif attention not in (AUTO, measured):
-        basis += f" The attention {attention} was not measured: these are the times of {measured}."
+    measured = hardware.lane(arithmetic).attention
+    if arithmetic.lane not in hardware.lanes:
+        nearest = hardware.nearest_lane(arithmetic)
+        basis += f" The lane {arithmetic.lane} was not measured: these are the times of {nearest}."
+    elif arithmetic.attention not in (AUTO, measured):
+        basis += f" The attention {arithmetic.attention} was not measured: these are the times of {measured}."
     return basis

@@ -15,9 +15,10 @@ from rich import box
 from rich.table import Table
 
 from infinitetalk.contract.request import SpeakerOrder
-from infinitetalk.media.audio import arrange_speakers, load_audio
+from infinitetalk.media.audio import load_audio, place_voices
 from infinitetalk.media.ffmpeg import probe
 from infinitetalk.media.video import SourceVideo
+from infinitetalk.planning.speakers import speaker_starts
 from infinitetalk.quality.measures import (
     Drift,
     Identity,
@@ -175,8 +176,7 @@ def _voices(
     if not audio and not probe(video, "video").has_audio:
         return (), None, ["The video has no sound and no voice was given: lip sync and stillness are not measured."]
     waves = [load_audio(path, "audio", None, MAX_DURATION_S) for path in audio or [video]]
-    if len(waves) == 2:
-        waves = list(arrange_speakers(waves[0], waves[1], order))
+    waves = list(place_voices(waves, speaker_starts([len(wave) for wave in waves], order)))
     notes = []
     difference = len(waves[0]) / SAMPLES_PER_FRAME - n_frames
     if abs(difference) > FPS / 5:

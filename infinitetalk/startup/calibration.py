@@ -2,31 +2,34 @@
 
 import json
 import tempfile
-import wave
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from infinitetalk.contract.presets import Profile, SpeedMode, load_mode
+from infinitetalk.arithmetic import Arithmetic
+from infinitetalk.contract.presets import Profile, SpeedMode, load_mode, load_profile
 from infinitetalk.contract.request import LOCAL_FILES, Request, Resolution
 from infinitetalk.contract.result import Result
 from infinitetalk.contract.settings import Settings
+from infinitetalk.job.control import Control
 from infinitetalk.job.run import run_job
-from infinitetalk.models.loading import Models
+from infinitetalk.models.opening import Models
 from infinitetalk.planning.estimate import Hardware, Lane, Work
 from infinitetalk.planning.plan import make_plan
+from infinitetalk.progress import Stage
 from infinitetalk.shapes import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-from infinitetalk.transfer.exchange import LocalExchange
+from infinitetalk.transfer.exchange import local_exchange
 
-# Stages of a job's timings_s by the work that they are proportional to; all others are the clip's and the job's.
-_PASSES = ("denoise",)
-_DECODED = ("decode", "color", "bytes")
-_ENCODED = ("image", "condition", "overlap")
+# A job's stages by the work that they are proportional to; all others are the clip's and the job's.
+_PASSES: tuple[Stage, ...] = ("denoise",)
+_TO_VIDEO: tuple[Stage, ...] = ("decode", "color", "bytes")
+_TO_LATENTS: tuple[Stage, ...] = ("image", "condition", "overlap")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Trial:
 
     resolution: Resolution
     window_frames: int
-    people: int
+    speakers: int
     windows: int = 1
 
 
@@ -48,24 +51,34 @@ TRIALS = (
     Trial("720p", 121, 2),
 )
 # The first pass over a size also tunes and builds kernels.
-WARM_UP = tuple(Trial(resolution, 13, people) for resolution in ("480p", "720p") for people in (1, 2))
+WARM_UP = tuple(Trial(resolution, 13, speakers) for resolution in ("480p", "720p") for speakers in (1, 2))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A job that was measured: its work, the lane it ran in with which attention kernels, and seconds per stage."""
+    """A job that was measured: its work, the arithmetic it ran in, and seconds per stage.
+
+    other: seconds between the stages.
+    """
 
     work: Work
-    lane: str
-    attention: str
-    seconds: Mapping[str, float]
+    arithmetic: Arithmetic
+    seconds: Mapping[Stage, float]
+    other: float
 
-    def sum(self, stages: Iterable[str]) -> float:
+    def sum(self, stages: Iterable[Stage]) -> float:
+        """Seconds of these stages."""
         return sum(self.seconds.get(stage, 0.0) for stage in stages)
 
     @property
+    def total(self) -> float:
+        """Seconds of the whole job."""
+        return sum(self.seconds.values()) + self.other
+
+    @property
     def rest(self) -> float:
-        return sum(self.seconds.values()) - self.sum((*_PASSES, *_DECODED, *_ENCODED))
+        """Seconds that are proportional neither to the transformer's work nor to the autoencoder's."""
+        return self.total - self.sum((*_PASSES, *_TO_VIDEO, *_TO_LATENTS))
 
 
 def run_sample(
@@ -73,27 +86,17 @@ def run_sample(
 ) -> tuple[Sample, Result]:
     """Run a job whose files are file: URLs, in the windows and steps of `mode`. Leaves the video at `output`."""
     request = Request.parse(dict(job), LOCAL_FILES)
-    result = run_job(
-        request,
-        job_id=output.stem,
-        models=models,
-        settings=settings,
-        on_progress=lambda _: None,
-        should_stop=lambda: False,
-        exchange=LocalExchange(output),
-        mode=mode,
-    )
+    result = run_job(request, models, settings, local_exchange(output), Control(output.stem), mode)
     assert isinstance(result, Result)
-    plan = make_plan(request, models.profile, mode, result.settings.frames, result.seed)
-    seconds = {**result.timings_s, "other": result.gpu_seconds - sum(result.timings_s.values())}
-    return Sample(Work.of(plan), settings.lane, models.transformer.attention_names, seconds), result
+    plan = make_plan(request, load_profile(settings.model_profile), mode, result.settings.frames, result.seed)
+    seconds = {stage: result.timings_s[stage] for stage in get_args(Stage) if stage in result.timings_s}
+    other = result.gpu_seconds - sum(seconds.values())
+    return Sample(Work.of(plan), models.arithmetic, seconds, other), result
 
 
 def write_voice(samples: NDArray[Any], path: Path) -> None:
     """Write samples in [-1, 1], 16,000 a second, as a WAV file."""
-    with wave.open(str(path), "wb") as sound:
-        sound.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
-        sound.writeframes((samples * 32767).astype("<i2").tobytes())
+    soundfile.write(path, samples, SAMPLE_RATE_HZ, "PCM_16")
 
 
 def measure(models: Models, settings: Settings, trials: Sequence[Trial] = TRIALS) -> Iterator[tuple[Trial, Sample]]:
@@ -107,7 +110,7 @@ def measure(models: Models, settings: Settings, trials: Sequence[Trial] = TRIALS
             n_frames = trial.window_frames + (trial.windows - 1) * (trial.window_frames - mode.overlap_frames)
             write_voice(generator.uniform(-0.1, 0.1, n_frames * SAMPLES_PER_FRAME), voice)
             job = {"image_url": picture.as_uri(), "wav_url": voice.as_uri(), "resolution": trial.resolution, "seed": 1}
-            if trial.people == 2:
+            if trial.speakers == 2:
                 job |= {"person_count": "multi", "wav_url_2": voice.as_uri()}
             sample, _ = run_sample(job, mode, models, settings, output)
             if trial in trials:
@@ -117,37 +120,37 @@ def measure(models: Models, settings: Settings, trials: Sequence[Trial] = TRIALS
 def fit(samples: Sequence[Sample]) -> dict[str, Any]:
     """The coefficients of `Hardware`, none negative, that come nearest to the samples in relative terms.
 
-    What a set of samples cannot tell (the second person's share without jobs of one person and of two) comes out as 0.
+    What a set of samples cannot tell comes out as 0: without jobs of one speaker and of two, the part of the second.
     """
 
-    def one(quantity: Callable[[Work], float], stages: Iterable[str]) -> float:
+    def one(quantity: Callable[[Work], float], stages: Iterable[Stage]) -> float:
         return _least_squares([(quantity(s.work),) for s in samples], [s.sum(stages) for s in samples])[0]
 
     per_frame, per_job = _least_squares([(s.work.frames, 1) for s in samples], [s.rest for s in samples])
-    lanes = dict.fromkeys(s.lane for s in samples)
+    lanes = dict.fromkeys(s.arithmetic.lane for s in samples)
     return {
-        "decode_s_per_megapixel": one(lambda work: work.decoded, _DECODED),
-        "encode_s_per_megapixel": one(lambda work: work.encoded, _ENCODED),
+        "to_video_s_per_megapixel": one(lambda work: work.to_video, _TO_VIDEO),
+        "to_latents_s_per_megapixel": one(lambda work: work.to_latents, _TO_LATENTS),
         "s_per_frame": per_frame,
         "s_per_job": per_job,
-        "lanes": {name: fit_lanes([s for s in samples if s.lane == name]) for name in lanes},
+        "lanes": {name: fit_lanes([s for s in samples if s.arithmetic.lane == name]) for name in lanes},
     }
 
 
 def fit_lanes(samples: Sequence[Sample]) -> tuple[Lane, ...]:
-    """The coefficients of one arithmetic, for each attention that the samples were measured with."""
-    kernels = dict.fromkeys(sample.attention for sample in samples)
-    return tuple(_fit_lane([sample for sample in samples if sample.attention == name]) for name in kernels)
+    """The coefficients of one lane, for each attention kernel that the samples were measured with."""
+    kernels = dict.fromkeys(sample.arithmetic.attention for sample in samples)
+    return tuple(_fit_lane([sample for sample in samples if sample.arithmetic.attention == name]) for name in kernels)
 
 
 def _fit_lane(samples: Sequence[Sample]) -> Lane:
-    amounts = [(s.work.tokens, s.work.tokens_squared, s.work.second_person_tokens) for s in samples]
+    amounts = [(s.work.tokens, s.work.tokens_squared, s.work.shared_tokens) for s in samples]
     found = _least_squares(amounts, [s.sum(_PASSES) for s in samples])
     return Lane(
-        attention=samples[0].attention,
+        attention=samples[0].arithmetic.attention,
         s_per_token=found[0],
         s_per_token_squared=found[1],
-        second_person_s_per_token=found[2],
+        shared_s_per_token=found[2],
     )
 
 

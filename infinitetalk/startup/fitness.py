@@ -11,10 +11,11 @@ import torch
 
 from infinitetalk.contract.presets import Profile, load_profile
 from infinitetalk.contract.settings import Settings
-from infinitetalk.job.run import choose_device, gpu_name
 from infinitetalk.models.checkpoint import Checkpoint
-from infinitetalk.models.loading import load_models
+from infinitetalk.models.device import choose_device, gpu_name
+from infinitetalk.models.opening import load_models
 from infinitetalk.planning.estimate import basis_of, find_hardware
+from infinitetalk.startup.opening import dtype_of
 from infinitetalk.startup.weights import find_weights
 
 FFMPEG_TIME_LIMIT_S = 60.0
@@ -57,7 +58,7 @@ def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
 def check_gpu(profile: Profile, settings: Settings) -> str:
     """The GPU is there, torch has code for it, and it has the memory that the profile or MIN_VRAM_GIB asks for."""
     needed_gib = profile.min_vram_gib if settings.min_vram_gib is None else settings.min_vram_gib
-    device = choose_device(settings)
+    device = choose_device(settings.device)
     if device.type == "cpu":
         if needed_gib > 0:
             raise Unfit(
@@ -137,9 +138,9 @@ def check_work_dir(settings: Settings) -> str:
 
 def check_estimates(profile: Profile, settings: Settings) -> str:
     """HARDWARE_FILE can be read, where it is set; says whether this device was measured."""
-    gpu = gpu_name(choose_device(settings))
+    gpu = gpu_name(choose_device(settings.device))
     hardware = find_hardware(profile.name, gpu, settings.hardware_file)
-    return basis_of(hardware, gpu, settings.lane, settings.attention_backend)
+    return basis_of(hardware, gpu, settings.arithmetic)
 
 
 def check_model_files(profile: Profile, settings: Settings) -> str:
@@ -154,5 +155,5 @@ def check_model_files(profile: Profile, settings: Settings) -> str:
 
 def check_shapes(profile: Profile, settings: Settings) -> str:
     """Every tensor has the name and shape of this model, by the headers of the files. Takes some ten seconds."""
-    load_models(profile, find_weights(profile, settings), torch.device("meta"))
+    load_models(find_weights(profile, settings).files, torch.device("meta"), dtype_of(profile))
     return f"{profile.name}: every tensor has its place"

@@ -17,9 +17,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError
 
 import infinitetalk
-from infinitetalk.contract.presets import Profile, Source
+from infinitetalk.contract.presets import Profile, Repository
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import ModelMissing
+from infinitetalk.models.opening import WeightFiles
+from infinitetalk.models.transformer import MULTI, SINGLE
 
 LISTED = 4  # missing files shown by name
 EQUIVALENTS = {"pytorch_model.bin": "model.safetensors"}  # transformers reads either
@@ -31,17 +33,29 @@ logger = logging.getLogger(__name__)
 class Weights:
     """Where each of a profile's repositories lies; a path in the profile starts with a repository's name."""
 
+    profile: Profile
     folders: Mapping[str, Path]
 
     @classmethod
     def below(cls, folder: Path, profile: Profile) -> "Weights":
         """All of them in one folder."""
-        return cls({name: folder / name for name in profile.source_names})
+        return cls(profile, {name: folder / name for name in profile.source_names})
 
     def path(self, file: str) -> Path:
         """Where a file of the profile is."""
         name, _, rest = file.partition("/")
         return self.folders[name] / rest
+
+    @property
+    def files(self) -> WeightFiles:
+        """The profile's files, as the models are opened from them."""
+        files = self.profile.files
+        return WeightFiles(
+            base=self.path(files.base),
+            audio_encoder=self.path(files.audio_encoder),
+            adapters={SINGLE: self.path(files.adapter_single), MULTI: self.path(files.adapter_multi)},
+            loras=tuple((self.path(lora.file), lora.scale) for lora in self.profile.loras),
+        )
 
 
 def find_weights(profile: Profile, settings: Settings) -> Weights:
@@ -49,9 +63,9 @@ def find_weights(profile: Profile, settings: Settings) -> Weights:
 
     Raises ModelMissing saying where was looked, what was missing there and what to do.
     """
-    if profile.embedded:
+    if profile.is_embedded:
         return Weights.below(Path(infinitetalk.__file__).parent, profile)
-    return Weights({source.name: _find(source, settings) for source in profile.sources})
+    return Weights(profile, {source.name: _find(source, settings) for source in profile.sources})
 
 
 def fetch_weights(profile: Profile, folder: Path) -> None:
@@ -75,7 +89,7 @@ def volume_folder(settings: Settings) -> Path:
     return settings.volume_dir / "models"
 
 
-def missing_files(source: Source, folder: Path) -> list[str]:
+def missing_files(source: Repository, folder: Path) -> list[str]:
     """The files of a source that a folder lacks.
 
     A Wan model in diffusers' layout, put there by hand under the name of the original, counts as whole: its loader
@@ -90,7 +104,7 @@ def missing_files(source: Source, folder: Path) -> list[str]:
     ]
 
 
-def _find(source: Source, settings: Settings) -> Path:
+def _find(source: Repository, settings: Settings) -> Path:
     looked = []
     for place, folder in _places(source, settings):
         missing = missing_files(source, folder)
@@ -113,7 +127,7 @@ def _find(source: Source, settings: Settings) -> Path:
     return _fetch(source, target / source.name)
 
 
-def _places(source: Source, settings: Settings) -> Iterator[tuple[str, Path]]:
+def _places(source: Repository, settings: Settings) -> Iterator[tuple[str, Path]]:
     if settings.models_dir is not None:
         yield "MODELS_DIR", settings.models_dir / source.name
     yield "the volume", volume_folder(settings) / source.name
@@ -128,7 +142,7 @@ def _lack(missing: list[str], folder: Path) -> str:
     return f"lacks {', '.join(missing[:LISTED])}{more}"
 
 
-def _fetch(source: Source, folder: Path) -> Path:
+def _fetch(source: Repository, folder: Path) -> Path:
     logger.info("%s: fetching commit %s into %s", source.name, source.revision, folder)
     try:
         snapshot_download(

@@ -1,4 +1,7 @@
-"""How the finished video reaches the caller: as a URL, inside the answer, or on the network volume."""
+"""How the finished video reaches the caller: as a URL, inside the answer, on the network volume, or as a local file.
+
+One small class a way; `choose_delivery` takes the one that a job asks for.
+"""
 
 import base64
 import logging
@@ -6,8 +9,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, get_args
 
 from infinitetalk.contract.request import Output
 from infinitetalk.contract.settings import Settings
@@ -43,101 +47,187 @@ class Delivered:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """A way of handing over that this worker can go. bucket: where a URL leads to; None for the other ways."""
-
-    output: Output
-    settings: Settings
-    bucket: Bucket | None = None
+class Delivery(Protocol):
+    """A way to hand over a finished video."""
 
     def check_fits(self, video_bytes: int) -> None:
-        """Find out before the work that a video of that size could not be handed over.
+        """Find out before the work that a video of about that size could not be handed over.
 
-        Raises TooLarge, DeliveryFailed (no room on the volume, the bucket refuses) or InvalidInput (the job's bucket).
+        Raises JobError: TooLarge, DeliveryFailed, or InvalidInput where the job chose what does not work.
         """
-        if self.output == "base64":
-            self._check_answer(video_bytes)
-        elif self.output == "volume":
-            free_bytes = shutil.disk_usage(self.settings.volume_dir).free
-            if free_bytes < video_bytes:
-                raise DeliveryFailed(
-                    f"output volume: the video will take {video_bytes / 1e6:.1f} MB or more and the volume has "
-                    f"{free_bytes / 1e6:.1f} MB left; make room there, or choose another output."
-                )
-        elif self.bucket is not None:
-            self.bucket.check()
+        ...
 
-    def deliver(self, video: Path, job_id: str, should_stop: Callable[[], bool] = lambda: False) -> Delivered:
-        """Hand over the finished video.
+    def deliver(self, video: Path) -> Delivered:
+        """Hand over the finished video. Raises TooLarge, DeliveryFailed, or Cancelled where the job was stopped."""
+        ...
 
-        Where that fails and a volume is there, the video is left on it with a warning: it has cost GPU time. Raises
-        TooLarge, DeliveryFailed, or Cancelled when `should_stop` says so.
-        """
+
+@dataclass(frozen=True)
+class ToBucket:
+    """An upload, answered with a signed URL.
+
+    key: the video's name in the bucket. should_stop: True ends the upload.
+    """
+
+    bucket: Bucket
+    key: str
+    timeout_s: float
+    should_stop: Callable[[], bool]
+
+    def check_fits(self, video_bytes: int) -> None:
+        """Ask the bucket once: a missing one and wrong keys are known before the work."""
+        self.bucket.check()
+
+    def deliver(self, video: Path) -> Delivered:
+        """See `Delivery.deliver`."""
+        return Delivered(video_url=self.bucket.upload(video, self.key, MIME_TYPE, self.timeout_s, self.should_stop))
+
+
+@dataclass(frozen=True)
+class ToVolume:
+    """A file on the network volume, which appears when it is whole."""
+
+    path: Path
+
+    def check_fits(self, video_bytes: int) -> None:
+        """The volume has room."""
+        free_bytes = shutil.disk_usage(self.path.parents[1]).free
+        if free_bytes < video_bytes:
+            raise DeliveryFailed(
+                f"output volume: the video will take {video_bytes / 1e6:.1f} MB or more and the volume has "
+                f"{free_bytes / 1e6:.1f} MB left; make room there, or choose another output."
+            )
+
+    def deliver(self, video: Path) -> Delivered:
+        """See `Delivery.deliver`."""
         try:
-            return self._hand_over(video, job_id, should_stop)
-        except (DeliveryFailed, TooLarge) as error:
-            if self.output == "volume" or _volume_problem(self.settings) is not None:
-                raise
-            logger.warning("Job %r: %s", job_id, error)
-            try:
-                path = _store(video, job_id, self.settings.volume_dir)
-            except DeliveryFailed as second:
-                logger.warning("Job %r: %s", job_id, second)
-                raise error from second
-            return Delivered(video_path=str(path), warnings=(f"{error} The video was left on the volume instead.",))
+            write_whole(self.path, video)
+        except OSError as error:
+            raise DeliveryFailed(
+                f"output volume: the video could not be written to {self.path.parent} ({error.strerror}); make room "
+                "there, or choose another output."
+            ) from error
+        return Delivered(video_path=str(self.path))
 
-    def _hand_over(self, video: Path, job_id: str, should_stop: Callable[[], bool]) -> Delivered:
-        if self.output == "url":
-            assert self.bucket is not None
-            key, limit_s = f"{FOLDER}/{plain_name(job_id)}.mp4", self.settings.upload_timeout_s
-            return Delivered(video_url=self.bucket.upload(video, key, MIME_TYPE, limit_s, should_stop))
-        if self.output == "volume":
-            return Delivered(video_path=str(_store(video, job_id, self.settings.volume_dir)))
-        self._check_answer(video.stat().st_size)
-        content = base64.b64encode(video.read_bytes()).decode("ascii")
-        return Delivered(video=f"data:{MIME_TYPE};base64,{content}")
 
-    def _check_answer(self, video_bytes: int) -> None:
+@dataclass(frozen=True)
+class InAnswer:
+    """A data: URI in the answer itself.
+
+    advice: what to do where the video is too large for that.
+    """
+
+    advice: str
+
+    def check_fits(self, video_bytes: int) -> None:
+        """RunPod passes on an answer of that size."""
         if video_bytes > MAX_BASE64_VIDEO_BYTES:
-            others = "choose output url or volume"
-            if self.settings.bucket_endpoint_url is None and not self.settings.volume_dir.is_dir():
-                others = f"give the worker a bucket ({_BUCKET_VARIABLES}) or a volume (at {self.settings.volume_dir})"
             raise TooLarge(
                 f"output base64: a video of about {video_bytes / 1e6:.1f} MB is over the "
-                f"{MAX_BASE64_VIDEO_BYTES / 1e6:.1f} MB that fit into an answer; {others}, "
+                f"{MAX_BASE64_VIDEO_BYTES / 1e6:.1f} MB that fit into an answer; {self.advice}, "
                 "or make a shorter or smaller video."
             )
 
+    def deliver(self, video: Path) -> Delivered:
+        """See `Delivery.deliver`."""
+        self.check_fits(video.stat().st_size)
+        content = base64.b64encode(video.read_bytes()).decode("ascii")
+        return Delivered(video=f"data:{MIME_TYPE};base64,{content}")
 
-def choose_delivery(output: Output | None, settings: Settings, s3_config: object = None) -> Delivery:
-    """The way the job asks for, or else the worker's own.
 
-    s3_config: the bucket that came beside the job's input, if one did.
-    Raises InvalidInput for a wrong s3_config and, if the worker is not set up for that way, InvalidInput where the
-    job chose and DeliveryFailed where the worker did.
+@dataclass(frozen=True)
+class ToFile:
+    """A file on this machine, for the command line."""
+
+    path: Path
+
+    def check_fits(self, video_bytes: int) -> None:
+        """The file can be made: better known before the work than after it."""
+        if self.path.is_dir():
+            raise InvalidInput(f"{self.path} is a folder; name the file to write, such as {self.path / 'out.mp4'}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def deliver(self, video: Path) -> Delivered:
+        """See `Delivery.deliver`."""
+        shutil.move(video, self.path)
+        return Delivered(video_path=str(self.path))
+
+
+@dataclass(frozen=True)
+class OrVolume:
+    """Another way, and the volume where that fails in the end: the video has cost GPU time."""
+
+    way: Delivery
+    volume: ToVolume
+
+    def check_fits(self, video_bytes: int) -> None:
+        """See `Delivery.check_fits`; what is known not to work fails, volume or not."""
+        self.way.check_fits(video_bytes)
+
+    def deliver(self, video: Path) -> Delivered:
+        """See `Delivery.deliver`; a video left on the volume comes with a warning."""
+        try:
+            return self.way.deliver(video)
+        except (DeliveryFailed, TooLarge) as error:
+            logger.warning("%s: %s", self.volume.path.name, error)
+            try:
+                left = self.volume.deliver(video)
+            except DeliveryFailed as second:
+                logger.warning("%s: %s", self.volume.path.name, second)
+                raise error from second
+            return replace(left, warnings=(f"{error} The video was left on the volume instead.",))
+
+
+def choose_delivery(
+    output: Output | None,
+    settings: Settings,
+    job_id: str,
+    should_stop: Callable[[], bool] = lambda: False,
+    s3_config: object = None,
+) -> Delivery:
+    """The way that a job asks for, or else the worker's own.
+
+    Args:
+        output: what the job says.
+        job_id: names the video.
+        should_stop: True ends an upload.
+        s3_config: the bucket that came beside the job's input, if one did.
+
+    Raises:
+        InvalidInput: s3_config is wrong, or the worker is not set up for the way that the job chose.
+        DeliveryFailed: the worker is not set up for its own way.
     """
+    name = f"{FOLDER}/{plain_name(job_id)}.mp4"
+    volume = ToVolume(settings.volume_dir / name)
     if s3_config:
         if output not in (None, "url"):
             raise InvalidInput(f"s3Config is read with output url only, and output is {output}; leave out one of them.")
-        return Delivery("url", settings, job_bucket(s3_config))
-    chosen = output or settings.default_output
-    bucket = _worker_bucket(settings) if chosen == "url" else None
+        chosen: Output = "url"
+        bucket: Bucket | None = job_bucket(s3_config)
+    else:
+        chosen = output or settings.default_output
+        bucket = _worker_bucket(settings) if chosen == "url" else None
+    volume_problem = _volume_problem(settings)
     problem = None
     if chosen == "url" and bucket is None:
         problem = f"this worker has no bucket: set {_BUCKET_VARIABLES}, or send s3Config"
     elif chosen == "volume":
-        problem = _volume_problem(settings)
-    if problem is None:
-        return Delivery(chosen, settings, bucket)
-    others = ", ".join(way for way in ("url", "base64", "volume") if way != chosen)
-    message = f"output is {chosen}, but {problem}; or choose another output ({others})."
-    raise InvalidInput(message) if output else DeliveryFailed(message)
+        problem = volume_problem
+    if problem is not None:
+        others = ", ".join(way for way in get_args(Output) if way != chosen)
+        message = f"output is {chosen}, but {problem}; or choose another output ({others})."
+        raise InvalidInput(message) if output else DeliveryFailed(message)
+    if chosen == "volume":
+        return volume
+    way: Delivery = InAnswer(_base64_advice(settings))
+    if bucket is not None:
+        way = ToBucket(bucket, name, settings.upload_timeout_s, should_stop)
+    return way if volume_problem else OrVolume(way, volume)
 
 
-def estimate_video_bytes(width: int, height: int, n_frames: int) -> int:
-    """The least a video is likely to take: width, height in pixels. Real ones are up to ten times as large."""
-    picture_bits = width * height * n_frames * _LEAST_BITS_PER_PIXEL
+def estimate_video_bytes(size: tuple[int, int], n_frames: int) -> int:
+    """The least that a video of that (width, height) is likely to take. Real ones are up to ten times as large."""
+    picture_bits = size[0] * size[1] * n_frames * _LEAST_BITS_PER_PIXEL
     return int((picture_bits + n_frames / FPS * _LEAST_AUDIO_BITS_PER_S) / 8)
 
 
@@ -157,13 +247,7 @@ def _volume_problem(settings: Settings) -> str | None:
     return None
 
 
-def _store(video: Path, job_id: str, volume_dir: Path) -> Path:
-    path = volume_dir / FOLDER / f"{plain_name(job_id)}.mp4"
-    try:
-        write_whole(path, video)
-    except OSError as error:
-        raise DeliveryFailed(
-            f"output volume: the video could not be written to {path.parent} ({error.strerror}); make room there, "
-            "or choose another output."
-        ) from error
-    return path
+def _base64_advice(settings: Settings) -> str:
+    if settings.bucket_endpoint_url is None and not settings.volume_dir.is_dir():
+        return f"give the worker a bucket ({_BUCKET_VARIABLES}) or a volume (at {settings.volume_dir})"
+    return "choose output url or volume"

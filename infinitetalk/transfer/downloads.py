@@ -1,4 +1,4 @@
-"""A job's inputs: from their URLs to files in a folder that lives as long as the job.
+"""A job's inputs: from their URLs to files.
 
 No message holds more of a URL than the field it came in: addresses carry keys, data: URIs the media itself.
 """
@@ -6,22 +6,17 @@ No message holds more of a URL than the field it came in: addresses carry keys, 
 import base64
 import binascii
 import dataclasses
-import fcntl
-import os
 import random
 import re
-import shutil
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.client import responses
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.parse import unquote
 
 import requests
@@ -30,6 +25,7 @@ from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader
 
 from infinitetalk import __version__
+from infinitetalk.contract.request import MediaField
 from infinitetalk.errors import Cancelled, DownloadFailed, Internal, InvalidInput, MediaUnreadable, TooLarge
 from infinitetalk.transfer.safe_http import MAX_REDIRECTS, Line
 
@@ -39,9 +35,6 @@ RETRY_PAUSES_S = (0.5, 2.0, 8.0)  # each times 0.5 to 1.5: clients that failed t
 POLL_S = 0.1
 # Compressed answers would hide how large a file is until it is unpacked.
 HEADERS = {"User-Agent": f"infinitetalk/{__version__}", "Accept-Encoding": "identity"}
-
-_FOLDER_PREFIX = "infinitetalk-job-"
-_YOUNGEST_LEFTOVER_S = 60.0
 
 _DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 _WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
@@ -55,46 +48,12 @@ class Source:
     max_bytes: the largest file accepted.
     """
 
-    field: str
+    field: MediaField
     url: str = dataclasses.field(repr=False)
     max_bytes: int
 
 
-@contextmanager
-def job_folder(work_dir: Path, job_id: str) -> Iterator[Path]:
-    """A new folder for one job's files, removed with all it holds however the job ends.
-
-    The folders of workers that were killed are removed first: a job holds a lock on its folder, which ends with its
-    process.
-    """
-    work_dir.mkdir(parents=True, exist_ok=True)
-    _sweep(work_dir)
-    plain = re.sub(r"[^A-Za-z0-9_-]", "_", job_id)[:64]  # ids come from outside
-    with TemporaryDirectory(prefix=f"{_FOLDER_PREFIX}{plain}-", dir=work_dir, ignore_cleanup_errors=True) as folder:
-        lock = os.open(folder, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # a file system without locks: nothing there is swept either
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield Path(folder)
-        finally:
-            os.close(lock)
-
-
-def _sweep(work_dir: Path) -> None:
-    """Remove job folders whose process has died. One just made may not be locked yet, so young ones stay."""
-    for folder in work_dir.glob(f"{_FOLDER_PREFIX}*"):
-        with suppress(OSError):  # in use, another worker swept it, or it is not ours
-            if time.time() - folder.stat().st_mtime < _YOUNGEST_LEFTOVER_S:
-                continue
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
-
-
-def fetch(url: str, field: str, folder: Path, max_bytes: int, timeout_s: float) -> Path:
+def fetch(url: str, field: MediaField, folder: Path, max_bytes: int, timeout_s: float) -> Path:
     """Bring one input into `folder`; returns its file. Raises like fetch_all."""
     return fetch_all([Source(field, url, max_bytes)], folder, timeout_s)[field]
 
@@ -104,7 +63,7 @@ def fetch_all(
     folder: Path,
     timeout_s: float,
     should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Path]:
+) -> dict[MediaField, Path]:
     """Bring all inputs of a job into `folder`, side by side; returns the file of each field.
 
     timeout_s: for everything together, retries included. The first failure ends the others too.

@@ -3,7 +3,6 @@ from typing import get_args
 import pytest
 
 from infinitetalk.contract.presets import (
-    CONSTANTS,
     PresetError,
     Profile,
     SpeedMode,
@@ -67,12 +66,7 @@ def test_the_14b_profile_makes_the_published_sizes():
     profile = load_profile("infinitetalk-14b")
     assert profile.size("480p", "16:9") == (848, 480)
     assert profile.size("720p", "9:16") == (720, 1280)
-    assert not profile.embedded
-
-
-def test_nothing_is_tiled_swapped_or_offloaded():
-    assert (CONSTANTS.vae_tiling, CONSTANTS.block_swap, CONSTANTS.offload) == (False, 0, False)
-    assert CONSTANTS.prefetch_blocks == 10
+    assert not profile.is_embedded
 
 
 def test_an_unknown_preset_is_named_with_the_known_ones():

@@ -62,7 +62,7 @@ def test_the_environment_sets_every_field():
     ],
 )
 def test_the_lane_names_what_changes_results(environment: dict[str, str], lane: str):
-    assert Settings.from_env(environment).lane == lane
+    assert Settings.from_env(environment).arithmetic.lane == lane
 
 
 def test_every_variable_is_documented():

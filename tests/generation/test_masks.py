@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from infinitetalk.errors import InvalidInput
-from infinitetalk.generation.masks import person_masks
+from infinitetalk.generation.masks import default_boxes, person_masks
 
 
 def grid(masks: torch.Tensor, width: int, height: int) -> torch.Tensor:
@@ -12,7 +12,7 @@ def grid(masks: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def test_default_is_left_and_right_half_less_a_border() -> None:
-    masks = grid(person_masks(None, (1280, 720), (1280, 720)), 1280, 720)
+    masks = grid(person_masks(default_boxes(2), (1280, 720), (1280, 720)), 1280, 720)
     left, right, background = masks
     assert left[:, :40].sum() == left.sum() > 0
     assert right[:, 40:].sum() == right.sum() == left.sum()

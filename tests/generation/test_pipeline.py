@@ -14,13 +14,13 @@ from infinitetalk.contract.request import Request
 from infinitetalk.generation import pipeline
 from infinitetalk.generation.color import match_color
 from infinitetalk.generation.joins import STILL
-from infinitetalk.generation.masks import person_masks
-from infinitetalk.generation.pipeline import Noise, Voices, generate
+from infinitetalk.generation.masks import default_boxes, person_masks
+from infinitetalk.generation.pipeline import Material, SeededNoise, VoiceFeatures, generate
 from infinitetalk.media.image import Picture
 from infinitetalk.models.audio_encoder import embed_voice
 from infinitetalk.models.compiling import compile_transformer
-from infinitetalk.models.loading import Models, load_models
-from infinitetalk.models.vae import encode_video
+from infinitetalk.models.opening import Models, load_models
+from infinitetalk.models.vae import to_latents
 from infinitetalk.planning.plan import make_plan
 from infinitetalk.planning.windows import Window
 from infinitetalk.progress import Stopwatch
@@ -71,10 +71,7 @@ def test_loop_gives_the_authors_latents_and_video(
         atol = tolerances["final_latent_per_window"][window.index]
         torch.testing.assert_close(latents[0], stored, rtol=0, atol=atol, msg=lambda m: f"w{window.index}.{step} {m}")
 
-    rendered = [
-        part.frames
-        for part in generate(plan, models, loop, loop, loop.person_masks, loop, check_step, Stopwatch(models.device))
-    ]
+    rendered = [part.frames for part in generate(plan, models, loop.material, loop, check_step, Stopwatch())]
     video = torch.cat(rendered, dim=1)
     assert video.shape[1] == loop.info["output_frames"]
     torch.testing.assert_close(video[..., ::4, ::4], loop.stored["video_sub4"], rtol=0, atol=tolerances["video"])
@@ -98,9 +95,8 @@ def test_a_window_begins_where_the_one_before_ended_and_hands_on_faded_frames(
     monkeypatch.setattr(pipeline, "match_color", record)
     loop = Loop("loop_multi_image", "b_bbox_text5_audio4_cc1")
     loop.replace_encoders(monkeypatch, models)
-    plan = replace(loop.plan, join_fade_frames=3)
-    watch = Stopwatch(models.device)
-    parts = list(generate(plan, models, loop, loop, loop.person_masks, loop, lambda *_: None, watch))
+    plan = replace(loop.plan, mode=loop.plan.mode.model_copy(update={"join_fade_frames": 3}))
+    parts = list(generate(plan, models, loop.material, loop, lambda *_: None, Stopwatch()))
     assert len(parts) == 3
     assert torch.equal(parts[0].frames, cut[0])
     assert parts[-1].handover is None
@@ -119,7 +115,7 @@ def test_a_window_begins_where_the_one_before_ended_and_hands_on_faded_frames(
     for part, whole in zip(parts[1:-1], cut[1:], strict=False):
         assert part.handover is not None
         finished = torch.cat([whole[:, :9], part.frames], dim=1)
-        assert torch.equal(part.handover.motion, encode_video(models.vae, finished[None, :, -9:].clone()))
+        assert torch.equal(part.handover.motion, to_latents(models.vae, finished[None, :, -9:].clone()))
 
 
 @pytest.mark.requires_cuda
@@ -143,13 +139,14 @@ def test_a_gpu_gives_the_cpus_video(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(plan.windows) == 2
     videos = []
     for device in ("cpu", "cuda"):
-        models = load_models(profile, Weights.below(Path(infinitetalk.__file__).parent, profile), torch.device(device))
+        files = Weights.below(Path(infinitetalk.__file__).parent, profile).files
+        models = load_models(files, torch.device(device), torch.float32)
         if device == "cuda":
-            compile_transformer(models.transformer)
+            compile_transformer(models.transformer, models.arithmetic)
         features = [embed_voice(models.audio_encoder, models.audio_extractor, wave, 21) for wave in waves]
-        masks = person_masks(None, picture.source_size, (plan.width, plan.height))
-        voices, watch = Voices(torch.stack(features)), Stopwatch(models.device)
-        parts = generate(plan, models, picture, voices, masks, Noise(1), lambda *_: None, watch)
+        masks = person_masks(default_boxes(2), picture.source_size, plan.size)
+        material = Material(picture, VoiceFeatures(torch.stack(features)), masks)
+        parts = generate(plan, models, material, SeededNoise(1), lambda *_: None, Stopwatch())
         videos.append(torch.cat([part.frames.cpu() for part in parts], dim=1))
     assert videos[0].shape == (3, 21, 96, 160)
     torch.testing.assert_close(videos[1], videos[0], rtol=0, atol=0.02)

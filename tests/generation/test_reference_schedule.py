@@ -2,8 +2,8 @@ from itertools import pairwise
 
 import pytest
 
-from infinitetalk.generation.reference_schedule import reference_audio_frames_read, reference_windows
 from infinitetalk.planning.windows import audio_frames_read, plan_windows
+from tests.support.reference_schedule import reference_audio_frames_read, reference_windows
 
 # What the authors' code did: audio frames per speaker, overlap, frame limit -> window starts, frames of the
 # video. Windows of 17 frames.

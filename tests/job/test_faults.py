@@ -7,7 +7,7 @@ import torch
 from infinitetalk.contract.presets import load_mode, load_profile
 from infinitetalk.contract.request import Request
 from infinitetalk.errors import DeviceFailed, Internal, OutOfMemory
-from infinitetalk.job.faults import CUDA_OUT_OF_MEMORY, name_failure, within_memory
+from infinitetalk.job.faults import CUDA_OUT_OF_MEMORY, classify_failure, within_memory
 from infinitetalk.planning.plan import make_plan
 
 REQUEST = Request.parse({"image_url": "https://example.com/a.png", "wav_url": "https://example.com/a.wav"})
@@ -49,13 +49,13 @@ def test_what_the_work_returns_is_returned():
 
 @pytest.mark.parametrize("wrap", [lambda error: error, lambda error: caused(RuntimeError("later"), error)])
 def test_an_error_of_the_gpu_means_a_new_worker_also_as_a_cause(wrap):
-    failure = name_failure(wrap(accelerator_error(700)))
+    failure = classify_failure(wrap(accelerator_error(700)))
     assert isinstance(failure, DeviceFailed)
     assert failure.refresh_worker
 
 
 def test_any_other_failure_leaves_the_worker_as_it_is():
-    failure = name_failure(caused(RuntimeError("a"), KeyError("b")))
+    failure = classify_failure(caused(RuntimeError("a"), KeyError("b")))
     assert type(failure) is Internal
     assert not failure.refresh_worker
     assert "b" not in str(failure).split()
@@ -68,16 +68,16 @@ def caused(error, cause):
 
 POISON = """
 import torch
-from infinitetalk.job.faults import name_failure
+from infinitetalk.job.faults import classify_failure
 row = torch.zeros(4, device="cuda")
 try:
     print(row[torch.tensor([9], device="cuda")])
 except RuntimeError as error:
-    failure = name_failure(error)
+    failure = classify_failure(error)
 try:
     torch.mm(row.view(2, 2), row.view(2, 2))
 except RuntimeError:
-    print(type(failure).__name__, type(name_failure(RuntimeError("by a library"))).__name__)
+    print(type(failure).__name__, type(classify_failure(RuntimeError("by a library"))).__name__)
 """
 
 

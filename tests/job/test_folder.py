@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infinitetalk.transfer import downloads
-from infinitetalk.transfer.downloads import job_folder
+import infinitetalk
+from infinitetalk.job.folder import job_folder
 
 
 def test_the_job_folder_is_gone_after_success_and_failure(tmp_path):
@@ -30,7 +30,7 @@ def test_no_job_id_leads_out_of_the_work_folder(tmp_path, job_id):
 LEFT_BEHIND = """
 import os, signal, sys
 from pathlib import Path
-from infinitetalk.transfer.downloads import job_folder
+from infinitetalk.job.folder import job_folder
 with job_folder(Path(sys.argv[1]), "killed") as folder:
     (folder / "large").write_bytes(bytes(9))
     os.kill(os.getpid(), signal.SIGKILL)
@@ -38,7 +38,9 @@ with job_folder(Path(sys.argv[1]), "killed") as folder:
 
 
 def test_the_folder_of_a_killed_worker_is_removed_by_the_next_job(tmp_path):
-    subprocess.run([sys.executable, "-c", LEFT_BEHIND, tmp_path], check=False, cwd=Path(downloads.__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", LEFT_BEHIND, tmp_path], check=False, cwd=Path(infinitetalk.__file__).parents[1]
+    )
     (left,) = tmp_path.iterdir()
     with job_folder(tmp_path, "next"):
         assert left.exists()  # so young that its owner might be about to lock it

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from infinitetalk.contract.presets import load_mode
+from infinitetalk.arithmetic import Arithmetic
+from infinitetalk.contract.presets import load_mode, load_profile
 from infinitetalk.contract.request import LOCAL_FILES, Request
 from infinitetalk.contract.result import Result
 from infinitetalk.contract.settings import Settings
@@ -24,12 +25,15 @@ from infinitetalk.errors import Cancelled, DeliveryFailed, InvalidInput, TimedOu
 from infinitetalk.generation.joins import Handover
 from infinitetalk.job import resume
 from infinitetalk.job import run as job
-from infinitetalk.job.resume import FOLDER, Finished, KeptWindows, fingerprint, kept_windows, sweep
-from infinitetalk.job.run import open_models, run_job
-from infinitetalk.models.loading import Models
+from infinitetalk.job.control import Control
+from infinitetalk.job.resume import FOLDER, KeptWindows, fingerprint, kept_windows, sweep
+from infinitetalk.job.run import run_job
+from infinitetalk.job.sinks import FinishedWindow
+from infinitetalk.models.opening import Models
 from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.progress import Progress
-from infinitetalk.transfer.exchange import LocalExchange
+from infinitetalk.startup.opening import open_models
+from infinitetalk.transfer.exchange import local_exchange
 from tests.support.media_samples import write_picture, write_tone
 
 MODE = load_mode("turbo").model_copy(update={"window_frames": 9, "overlap_frames": 5, "steps": 1})
@@ -82,12 +86,10 @@ def run(
         output = tmp_path / "out.mp4"
         result = run_job(
             Request.parse({"seed": 1, "speed_mode": "turbo"} | media | fields, LOCAL_FILES),
-            job_id="job-1",
-            models=models,
-            settings=settings,
-            on_progress=on_progress,
-            should_stop=lambda: False,
-            exchange=LocalExchange(output),
+            models,
+            settings,
+            local_exchange(output),
+            Control("job-1", on_progress),
         )
         assert isinstance(result, Result)
         return result, hashlib.sha256(output.read_bytes()).hexdigest(), made
@@ -222,7 +224,7 @@ def test_the_last_gigabyte_is_left_to_finished_videos(
 ) -> None:
     space = shutil.disk_usage("/")._replace(free=resume.RESERVE_BYTES)
     monkeypatch.setattr(resume.shutil, "disk_usage", lambda _: space)
-    KeptWindows(folder).keep(0, b"piece", None)
+    KeptWindows(folder).take(FinishedWindow(0, b"piece", None))
     assert not folder.exists()
     assert "the volume has 1.0 GB left" in caplog.text
 
@@ -232,9 +234,10 @@ def test_without_a_volume_nothing_is_computed_or_kept(folder: Path, monkeypatch:
     settings = Settings.from_env({"VOLUME_DIR": str(folder / "none")})
     for off in (settings, settings.model_copy(update={"volume_dir": folder.parents[1], "resume_hours": 0.0})):
         with kept_windows(off, "job-1") as kept:
-            kept.seed()
-            assert kept.find(None, [], None, off).windows == 0  # type: ignore[arg-type]  # reads nothing
-            kept.keep(0, b"piece", Handover(torch.zeros(1), torch.zeros(1)))
+            kept.seed(None)
+            kept.identify(None, [], None, off)  # type: ignore[arg-type]  # reads nothing
+            assert list(kept.finished()) == []
+            kept.take(FinishedWindow(0, b"piece", Handover(torch.zeros(1), torch.zeros(1))))
         assert list(folder.parents[1].iterdir()) == []
 
 
@@ -255,7 +258,7 @@ def test_windows_stay_where_the_job_may_come_back(
 ) -> None:
     def broken_off() -> None:
         with kept_windows(settings, "job-1") as kept:
-            kept.keep(0, b"piece", None)
+            kept.take(FinishedWindow(0, b"piece", None))
             if error is not None:
                 raise error
 
@@ -272,7 +275,7 @@ def test_jobs_that_did_not_come_back_are_swept(settings: Settings, folder: Path)
     outputs.mkdir()
     old, young = time.time() - 25 * 3600, time.time() - 23 * 3600
     for name, age in (("old", old), ("young", young)):
-        KeptWindows(folder.with_name(name)).keep(0, b"piece", None)
+        KeptWindows(folder.with_name(name)).take(FinishedWindow(0, b"piece", None))
         os.utime(folder.with_name(name), (age, age))
         for output in (outputs / f".{name}.part", outputs / f"{name}.mp4"):
             output.write_bytes(b"")
@@ -284,7 +287,7 @@ def test_jobs_that_did_not_come_back_are_swept(settings: Settings, folder: Path)
 
 def test_no_job_id_leads_out_of_the_folder(settings: Settings, folder: Path) -> None:
     with pytest.raises(Killed), kept_windows(settings, "../../etc") as kept:
-        kept.keep(0, b"piece", None)
+        kept.take(FinishedWindow(0, b"piece", None))
         raise Killed
     (inside,) = folder.parent.iterdir()
     assert inside.name.startswith("______etc-")
@@ -298,10 +301,13 @@ def test_what_a_window_hands_over_is_kept_without_loss(
 ) -> None:
     motion, last_frame = torch.randn(1, 16, 2, 4, 6), torch.rand(3, 32, 48) * 2 - 1
     kept = KeptWindows(folder)
-    assert kept.find(*inputs) == Finished()
-    kept.keep(0, b"piece", Handover(motion, last_frame))
-    found = KeptWindows(folder).find(*inputs)
-    assert found.windows == 1
+    kept.identify(*inputs)
+    assert list(kept.finished()) == []
+    kept.take(FinishedWindow(0, b"piece", Handover(motion, last_frame)))
+    again = KeptWindows(folder)
+    again.identify(*inputs)
+    (found,) = again.finished()
+    assert (found.index, found.piece) == (0, b"piece")
     assert found.handover is not None
     assert torch.equal(found.handover.motion, motion)
     assert torch.equal(found.handover.last_frame, last_frame)
@@ -312,7 +318,7 @@ def inputs(models: Models, tmp_path: Path) -> tuple[Plan, list[Path], Models, Se
     media = tmp_path / "media"
     media.write_bytes(b"voice")
     urls = {"image_url": "https://example.com/a.png", "wav_url": "https://example.com/a.wav"}
-    return make_plan(Request.parse(urls), models.profile, MODE, N_FRAMES, 1), [media], models, Settings()
+    return make_plan(Request.parse(urls), load_profile("miniature"), MODE, N_FRAMES, 1), [media], models, Settings()
 
 
 def test_the_same_job_has_the_same_fingerprint(inputs: tuple[Plan, list[Path], Models, Settings]) -> None:
@@ -324,18 +330,19 @@ def test_everything_that_decides_the_bytes_changes_the_fingerprint(
 ) -> None:
     plan, files, models, settings = inputs
     seen = {fingerprint(*inputs)}
-    values = {"seed": 2, "prompt": "x", "steps": 9, "shift": 5.0, "color_correction": 0.5, "width": 112, "windows": ()}
-    values["join_fade_frames"] = 0
-    for field, value in values.items():
-        seen.add(fingerprint(dataclasses.replace(plan, **{field: value}), files, models, settings))
-    for update in ({"experimental_sparse_attention": 0.2}, {"compile": False}):
-        seen.add(fingerprint(plan, files, models, settings.model_copy(update=update)))
+    values = {"seed": 2, "prompt": "x", "shift": 5.0, "color_correction": 0.5, "size": (112, 160), "windows": ()}
+    changes: list[dict[str, Any]] = [{name: value} for name, value in values.items()]
+    changes += [{"mode": MODE.model_copy(update=update)} for update in ({"steps": 9}, {"join_fade_frames": 0})]
+    for change in changes:
+        seen.add(fingerprint(dataclasses.replace(plan, **change), files, models, settings))
+    for arithmetic in (Arithmetic("native", density=0.2), Arithmetic("_native_cudnn")):
+        seen.add(fingerprint(plan, files, dataclasses.replace(models, arithmetic=arithmetic), settings))
+    seen.add(fingerprint(plan, files, models, settings.model_copy(update={"compile": False})))
     with monkeypatch.context() as patch:
-        patch.setattr(models.transformer, "attention_names", "_native_cudnn")
+        profile = load_profile("miniature").model_copy(update={"dtype": "bfloat16"})
+        patch.setattr(resume, "load_profile", lambda _: profile)
         seen.add(fingerprint(*inputs))
-    profile = models.profile.model_copy(update={"dtype": "bfloat16"})
-    seen.add(fingerprint(plan, files, dataclasses.replace(models, profile=profile), settings))
-    expected = 1 + len(values) + 4
+    expected = 1 + len(changes) + 4
 
     with torch.no_grad():
         weight = models.vae.decoder.conv_in.weight
@@ -360,6 +367,6 @@ def test_everything_that_decides_the_bytes_changes_the_fingerprint(
 def test_warnings_name_no_path(settings: Settings, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     folder.parent.write_text("a file where the folder should be")
-    KeptWindows(folder).keep(0, b"piece", None)
+    KeptWindows(folder).take(FinishedWindow(0, b"piece", None))
     assert "no further window is kept" in caplog.text
     assert str(folder.parent) not in caplog.text

@@ -24,11 +24,13 @@ from infinitetalk.errors import (
     TimedOut,
     TooLarge,
 )
-from infinitetalk.job.run import open_models, run_job
+from infinitetalk.job.control import Control
+from infinitetalk.job.run import run_job
 from infinitetalk.media.ffmpeg import probe
-from infinitetalk.models.loading import Models
+from infinitetalk.models.opening import Models
 from infinitetalk.progress import Progress, TimeLimit
-from infinitetalk.transfer.exchange import LocalExchange
+from infinitetalk.startup.opening import open_models
+from infinitetalk.transfer.exchange import local_exchange
 from tests.support.media_samples import read_frames, write_picture, write_talking_video, write_tone
 
 SETTINGS = Settings.from_env({})
@@ -69,13 +71,10 @@ def run(models: Models, media: dict[str, str], tmp_path: Path) -> Callable[..., 
         output = tmp_path / "out.mp4"
         result = run_job(
             Request.parse(job, LOCAL_FILES),
-            job_id="job",
-            models=models,
-            settings=settings,
-            on_progress=on_progress,
-            should_stop=should_stop,
-            exchange=LocalExchange(output),
-            time_limit=time_limit,
+            models,
+            settings,
+            local_exchange(output),
+            Control("job", on_progress, should_stop, time_limit),
         )
         return result, output
 
@@ -283,7 +282,9 @@ def test_a_job_past_its_time_stops_before_the_next_step(
 
     with monkeypatch.context() as patch, pytest.raises(TimedOut, match="timeout of 50 s"):
         clock = time.monotonic
-        patch.setattr("infinitetalk.job.run.time.monotonic", lambda: clock() + 49.5 * any(p.step == 2 for p in seen))
+        patch.setattr(
+            "infinitetalk.job.control.time.monotonic", lambda: clock() + 49.5 * any(p.step == 2 for p in seen)
+        )
         run(on_progress=seen.append, time_limit=TimeLimit(50.0, is_certain=True))
     assert (seen[-1].stage, seen[-1].step) == ("denoise", 2)
 
@@ -304,7 +305,7 @@ def test_a_dry_run_warns_of_a_job_that_takes_longer_than_it_may(
 def test_a_job_measured_nowhere_has_no_estimate_and_runs(
     run: Callable[..., tuple[DryRun, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infinitetalk.job.run.find_hardware", lambda *_: None)
+    monkeypatch.setattr("infinitetalk.job.forecast.find_hardware", lambda *_: None)
     result, _ = run(dry_run=True, time_limit=TimeLimit(0.01, is_certain=True))
     assert result.estimate.seconds is None
     assert not any("estimated" in warning for warning in result.warnings)
@@ -368,7 +369,7 @@ def test_unreadable_media_name_their_field_before_anything_runs(
 ) -> None:
     bad = tmp_path / "bad"
     bad.write_bytes(content)
-    monkeypatch.setattr("infinitetalk.job.run.generate", lambda *_: pytest.fail("the model ran"))
+    monkeypatch.setattr("infinitetalk.job.render.generate", lambda *_: pytest.fail("the model ran"))
     kind = {"input_type": "video"} if field == "video_url" else {}
     with pytest.raises(error, match=f"^{field}: "):
         run(**kind, **{field: bad.as_uri()})

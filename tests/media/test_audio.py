@@ -9,8 +9,9 @@ import soundfile
 from safetensors.numpy import load_file
 
 from infinitetalk.errors import JobError, MediaUnreadable, TooLarge
-from infinitetalk.media.audio import Track, arrange_speakers, load_audio, normalise_loudness, write_soundtrack
+from infinitetalk.media.audio import Track, load_audio, normalise_loudness, place_voices, write_soundtrack
 from infinitetalk.media.ffmpeg import open_input, probe, run
+from infinitetalk.planning.speakers import speaker_starts
 from tests.support.golden import GOLDEN
 from tests.support.media_samples import cut_off, ffmpeg, write_picture, write_talking_video, write_tone
 
@@ -266,10 +267,15 @@ def test_a_short_sound_gets_the_loudness_of_its_repetition():
 # --- two speakers
 
 
+def arrange(waves, order):
+    """The speakers' waves as a job of that speaker_order hears them."""
+    return place_voices(waves, speaker_starts([len(wave) for wave in waves], order))
+
+
 def test_one_after_the_other_equals_the_authors_values():
     """Their name for it is `add`; the fixture's clips are a and b, 9600 and 12800 samples."""
     first, second = (REFERENCE[f"multi.clip_{clip}.normalized"] for clip in "ab")
-    arranged = arrange_speakers(first, second, "first_then_second")
+    arranged = arrange((first, second), "first_then_second")
     for wave, person in zip(arranged, ("person1", "person2"), strict=True):
         np.testing.assert_array_equal(wave, REFERENCE[f"multi.add_unequal.{person}"])
     np.testing.assert_array_equal(sum(arranged), REFERENCE["multi.add_unequal.sum"])
@@ -278,17 +284,17 @@ def test_one_after_the_other_equals_the_authors_values():
 def test_together_equals_the_authors_values_and_pads_the_shorter():
     """Their name for it is `para`; with unequal lengths it fails."""
     first, second = (REFERENCE[f"multi.clip_{clip}.normalized"] for clip in "cb")
-    for wave, person in zip(arrange_speakers(first, second, "together"), ("person1", "person2"), strict=True):
+    for wave, person in zip(arrange((first, second), "together"), ("person1", "person2"), strict=True):
         np.testing.assert_array_equal(wave, REFERENCE[f"multi.para_equal.{person}"])
     short = REFERENCE["multi.clip_a.normalized"]
-    padded, whole = arrange_speakers(short, second, "together")
+    padded, whole = arrange((short, second), "together")
     np.testing.assert_array_equal(padded, np.r_[short, np.zeros(3200, np.float32)])
     np.testing.assert_array_equal(whole, second)
 
 
 def test_the_second_speaker_may_come_first():
     first, second = np.ones(3, np.float32), np.full(2, 2, np.float32)
-    wave_1, wave_2 = arrange_speakers(first, second, "second_then_first")
+    wave_1, wave_2 = arrange((first, second), "second_then_first")
     assert wave_1.tolist() == [0, 0, 1, 1, 1]
     assert wave_2.tolist() == [2, 2, 0, 0, 0]
     assert wave_1.dtype == wave_2.dtype == np.float32

@@ -1,7 +1,6 @@
 import itertools
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -13,7 +12,7 @@ from infinitetalk.media.audio import Track, load_audio, write_soundtrack
 from infinitetalk.media.encode import VideoWriter
 from infinitetalk.media.ffmpeg import FfmpegError, probe
 from infinitetalk.media.video import SourceVideo
-from tests.support.media_samples import DARKEST, write_tone
+from tests.support.media_samples import DARKEST, write_frames, write_tone
 
 
 def moving(n_frames, width=96, height=64):
@@ -26,7 +25,7 @@ def write(path, frames, soundtrack=None):
     _, height, width, _ = frames.shape
     with VideoWriter(path, width, height, soundtrack=soundtrack) as writer:
         for chunk in np.array_split(frames, min(3, len(frames))):
-            writer.write(chunk)
+            write_frames(writer, chunk)
         writer.finish()
     return path
 
@@ -116,7 +115,7 @@ def test_same_frames_same_bytes(tmp_path):
 def test_the_file_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "video.mp4"
     with VideoWriter(path, 96, 64) as writer:
-        writer.write(moving(5))
+        write_frames(writer, moving(5))
         assert not path.exists()
         writer.finish()
     assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
@@ -125,11 +124,10 @@ def test_the_file_appears_when_it_is_whole(tmp_path):
 def test_an_exception_leaves_nothing(tmp_path):
     path = tmp_path / "video.mp4"
     with pytest.raises(KeyError), VideoWriter(path, 96, 64) as writer:
-        writer.write(moving(5))
+        write_frames(writer, moving(5))
         raise KeyError
     assert list(tmp_path.iterdir()) == []
     assert not any(child.is_running for child in writer._children)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
 
 
 def test_a_failure_of_ffmpeg_is_an_internal_error_with_its_log(tmp_path):
@@ -137,7 +135,7 @@ def test_a_failure_of_ffmpeg_is_an_internal_error_with_its_log(tmp_path):
     broken.write_bytes(b"no sound")
     path = tmp_path / "video.mp4"
     with pytest.raises(Internal) as failure, VideoWriter(path, 96, 64, soundtrack=broken) as writer:
-        writer.write(moving(25))
+        write_frames(writer, moving(25))
         writer.finish()
     assert isinstance(failure.value.__cause__, FfmpegError)
     assert "Invalid data" in str(failure.value.__cause__)
@@ -150,7 +148,7 @@ def test_windows_follow_each_other_without_a_gap(tmp_path):
     frames = moving(60)
     with VideoWriter(path, 96, 64, soundtrack=sound(tmp_path, 2.4)) as writer:
         for start, stop in ((0, 25), (25, 57), (57, 58), (58, 60)):
-            writer.write(frames[start:stop])
+            write_frames(writer, frames[start:stop])
         writer.finish()
     times = packet_times(path)
     assert {duration for _, _, duration in times} == {512}  # 1/25 s of 1/12800
@@ -179,7 +177,7 @@ def test_where_windows_join_nothing_is_seen(tmp_path):
     path = tmp_path / "video.mp4"
     with VideoWriter(path, 192, 128) as writer:
         for start in range(0, 60, 20):
-            writer.write(frames[start : start + 20])
+            write_frames(writer, frames[start : start + 20])
         writer.finish()
     returned = SourceVideo.open(path, "video", 192, 128).clip(0, 60).astype(float)
     change = np.abs(np.diff(returned, axis=0)).mean(axis=(1, 2, 3))
@@ -192,33 +190,15 @@ def test_a_piece_of_an_earlier_writer_is_as_good_as_a_new_one(tmp_path):
     whole, resumed = tmp_path / "whole.mp4", tmp_path / "resumed.mp4"
     with VideoWriter(whole, 96, 64, soundtrack=track) as writer:
         for chunk in np.array_split(frames, 3):
-            writer.write(chunk, pieces.append)
+            pieces.append(writer.pack(chunk))
+            writer.append(pieces[-1])
         writer.finish()
-    assert len(pieces) == 3
     with VideoWriter(resumed, 96, 64, soundtrack=track) as writer:
-        writer.append(lambda: pieces[0])
-        writer.append(lambda: pieces[1])
-        writer.write(frames[40:])
+        writer.append(pieces[0])
+        writer.append(pieces[1])
+        write_frames(writer, frames[40:])
         writer.finish()
     assert resumed.read_bytes() == whole.read_bytes()
-
-
-def test_the_next_window_can_be_made_while_one_is_encoded(tmp_path, monkeypatch):
-    go_on, encoded = threading.Event(), []
-    real = VideoWriter._encode
-
-    def slow(self, *args):
-        go_on.wait(10)
-        real(self, *args)
-        encoded.append(len(encoded))
-
-    monkeypatch.setattr(VideoWriter, "_encode", slow)
-    with VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
-        writer.write(moving(5))
-        assert encoded == []
-        threading.Timer(0.2, go_on.set).start()
-        writer.write(moving(5))  # waits: two windows of frames are enough memory
-        assert encoded == [0]
 
 
 def test_an_ffmpeg_that_hangs_is_ended(tmp_path, monkeypatch):
@@ -226,48 +206,18 @@ def test_an_ffmpeg_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(encode, "command", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
     started = time.monotonic()
     with pytest.raises(Internal), VideoWriter(tmp_path / "video.mp4", 960, 640) as writer:
-        writer.write(moving(5, 960, 640))  # more than a pipe holds
-        writer.write(moving(5, 960, 640))
-        pytest.fail("the first window's failure was not told")
+        writer.pack(moving(5, 960, 640))  # more than a pipe holds
+        pytest.fail("the failure was not told")
     assert time.monotonic() - started < 10
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_exception_ends_an_ffmpeg_that_hangs_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(encode, "command", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
-    started = time.monotonic()
-    with pytest.raises(KeyError), VideoWriter(tmp_path / "video.mp4", 960, 640) as writer:
-        writer.write(moving(5, 960, 640))
-        raise KeyError
-    assert time.monotonic() - started < 10
-
-
-def test_a_piece_that_cannot_be_read_is_told(tmp_path):
-    def gone():
-        raise FileNotFoundError
-
-    with pytest.raises(FileNotFoundError), VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
-        writer.append(gone)
-        writer.write(moving(5))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_piece_is_an_internal_error_with_its_log(tmp_path):
     with pytest.raises(Internal) as failure, VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
-        writer.write(moving(5))
-        writer.append(lambda: b"no piece")
+        write_frames(writer, moving(5))
+        writer.append(b"no piece")
         writer.finish()
     assert "Invalid data" in str(failure.value.__cause__)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_after_encoding_is_told(tmp_path):
-    def fail(_):
-        raise KeyError
-
-    with pytest.raises(KeyError), VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
-        writer.write(moving(5), fail)
-        writer.finish()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -283,4 +233,4 @@ def test_a_video_without_frames_is_an_error(tmp_path):
 )
 def test_frames_of_another_kind_are_refused(frames, tmp_path):
     with pytest.raises(ValueError, match="frames must be uint8"), VideoWriter(tmp_path / "v.mp4", 96, 64) as writer:
-        writer.write(frames)
+        write_frames(writer, frames)

@@ -284,7 +284,7 @@ def test_a_decoder_that_crashes_or_hangs_takes_nothing_with_it(tmp_path, monkeyp
 
 def test_a_picture_is_footage_that_stands_still(tmp_path):
     picture = load(write_picture(tmp_path / "picture.png"))
-    assert picture.still
+    assert picture.is_still
     np.testing.assert_array_equal(picture.frame(7), picture.pixels)
     np.testing.assert_array_equal(picture.clip(3, 2), np.stack([picture.pixels] * 2))
 

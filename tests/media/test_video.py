@@ -193,7 +193,7 @@ def test_damaged_videos_end_in_an_error_or_in_frames(tmp_path):
 
 def test_a_video_is_footage_that_moves(tmp_path):
     video = SourceVideo.open(write_talking_video(tmp_path / "video.mp4"), "video_url", 32, 32)
-    assert not video.still
+    assert not video.is_still
     assert video.frame(0).shape == (32, 32, 3)
 
 

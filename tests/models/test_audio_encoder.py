@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from infinitetalk.models.audio_encoder import embed_voice
-from infinitetalk.models.loading import load_audio_encoder
+from infinitetalk.models.encoder_loading import load_audio_encoder
 from tests.support.golden import CPU, GOLDEN, tensors
 
 ATOL = 5e-4

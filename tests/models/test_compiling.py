@@ -9,14 +9,18 @@ import torch
 from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache, check_cacheable
 from torch.nn.attention import SDPBackend
 
+from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.settings import Settings
-from infinitetalk.job.run import open_models
 from infinitetalk.models import compiling
 from infinitetalk.models.attention import sdpa_attention
 from infinitetalk.models.fp8 import quantise_block
-from infinitetalk.models.transformer import Context, InfiniteTalkTransformer
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.models.video_transformer import Context
+from infinitetalk.startup.opening import open_models
 from tests.models.test_transformer import Case
 from tests.support.golden import load_golden_transformer, wan_folder
+
+EXACT = Arithmetic("native")
 
 
 def small_model() -> InfiniteTalkTransformer:
@@ -49,7 +53,7 @@ def test_compiled_blocks_give_the_eager_results_at_other_sizes(monkeypatch: pyte
         return results
 
     eager = passes()
-    compiling.compile_transformer(model)
+    compiling.compile_transformer(model, EXACT)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for compiled, expected in zip(passes(), eager, strict=True):
         torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-5)
@@ -119,23 +123,23 @@ def test_choosing_an_attention_kernel_does_not_keep_a_graph_from_being_kept(monk
     torch.compile(lambda q: attend(q, q, q), fullgraph=True, backend=capture)(heads)
     with pytest.raises(BypassAOTAutogradCache, match="Unsupported call_function"):
         check_cacheable(graphs[0])
-    compiling.compile_transformer(small_model())
+    compiling.compile_transformer(small_model(), EXACT)
     check_cacheable(graphs[0])
 
 
 def test_what_one_worker_compiled_the_next_one_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler, model = Compiler(monkeypatch), small_model()
-    compiling.compile_transformer(model, tmp_path)
+    compiling.compile_transformer(model, EXACT, tmp_path)
     assert compiler.loads == []
     (kept,) = (tmp_path / compiling.FOLDER).iterdir()
     assert kept.read_bytes() == b"kernels"
 
-    compiling.compile_transformer(model, tmp_path)
+    compiling.compile_transformer(model, EXACT, tmp_path)
     assert compiler.loads == [b"kernels"]
 
     compiler.intact = False
     kept.write_bytes(b"damaged")
-    compiling.compile_transformer(model, tmp_path)
+    compiling.compile_transformer(model, EXACT, tmp_path)
     assert compiler.loads[1:] == [b"damaged"]
     assert kept.read_bytes() == b"kernels"
 
@@ -143,23 +147,22 @@ def test_what_one_worker_compiled_the_next_one_loads(tmp_path: Path, monkeypatch
 def test_other_kernels_and_types_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Compiler(monkeypatch)
     model = small_model()
-    compiling.compile_transformer(model, tmp_path)
-    model.attention_names = "_flash_3"
-    compiling.compile_transformer(model, tmp_path)
+    compiling.compile_transformer(model, EXACT, tmp_path)
+    compiling.compile_transformer(model, Arithmetic("_flash_3"), tmp_path)
     quantise_block(model, 0)
     monkeypatch.setattr(compiling, "_warm_up", lambda _: None)  # 8-bit layers give bfloat16, the others are float32
-    compiling.compile_transformer(model, tmp_path)
+    compiling.compile_transformer(model, EXACT, tmp_path)
     assert len(list((tmp_path / compiling.FOLDER).iterdir())) == 3
 
 
 def test_without_a_volume_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = Compiler(monkeypatch)
-    compiling.compile_transformer(small_model(), tmp_path / "volume")
-    compiling.compile_transformer(small_model())
+    compiling.compile_transformer(small_model(), EXACT, tmp_path / "volume")
+    compiling.compile_transformer(small_model(), EXACT)
     assert compiler.loads == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_only_a_gpu_is_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infinitetalk.job.run.compile_transformer", lambda *_: pytest.fail("compiled for a CPU"))
+    monkeypatch.setattr("infinitetalk.models.opening.compile_transformer", lambda *_: pytest.fail("compiled for a CPU"))
     open_models(Settings.from_env({"DEVICE": "cpu"}))

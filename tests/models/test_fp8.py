@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.settings import Settings
-from infinitetalk.job.run import open_models
-from infinitetalk.models import loading
+from infinitetalk.models import kernels
 from infinitetalk.models.fp8 import FP8, LARGEST, Fp8Linear, check_fp8, quantise_block, quantise_rows
-from infinitetalk.models.loading import set_attention_backend
-from infinitetalk.models.transformer import Context, InfiniteTalkTransformer
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.models.video_transformer import Context
+from infinitetalk.startup.opening import open_models
 
 SIZES = {"num_attention_heads": 2, "attention_head_dim": 48, "text_dim": 16, "freq_dim": 16, "ffn_dim": 64}
 AUDIO = {"audio_layers": 3, "audio_channels": 4, "audio_hidden": 8, "audio_tokens": 2, "audio_dim": 16}
@@ -93,16 +94,20 @@ def test_only_layers_that_every_token_passes_are_replaced(model: InfiniteTalkTra
 def test_self_attention_is_in_8_bits_where_flash_attention_3_is_the_kernel(
     model: InfiniteTalkTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "find_kernel", lambda name: name)
-    monkeypatch.setattr(loading, "flash_3_fp8_attention", lambda: "8 bits")
-    kernels = {}
+    monkeypatch.setattr(kernels, "find_kernel", lambda name: lambda *_: name)
+    monkeypatch.setattr(kernels, "flash_3_fp8_attention", lambda: lambda *_: "8 bits")
+    used = {}
+    query = torch.zeros(1, 4, 2, 8)
     for name, fp8 in (("_flash_3", True), ("_flash_3", False), ("native", True)):
-        set_attention_backend(model, name, fp8)
-        kernels[name, fp8] = (model.blocks[1].attention, model.blocks[1].self_attention, model.attention_names)
-    assert kernels == {
+        chosen, arithmetic = kernels.choose_kernels(model, Arithmetic(name, fp8))
+        model.use_kernels(chosen)
+        block = model.blocks[1].kernels
+        attention, self_attention = block.attention(query, query, query), block.self_attention(query, query, query, 1)
+        used[name, fp8] = (attention, self_attention, arithmetic.attention_text)
+    assert used == {
         ("_flash_3", True): ("_flash_3", "8 bits", "_flash_3 (self-attention in 8 bits)"),
-        ("_flash_3", False): ("_flash_3", None, "_flash_3"),
-        ("native", True): ("native", None, "native"),
+        ("_flash_3", False): ("_flash_3", "_flash_3", "_flash_3"),
+        ("native", True): ("native", "native", "native"),
     }
 
 

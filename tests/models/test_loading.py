@@ -15,22 +15,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from infinitetalk.contract.presets import CONSTANTS, load_profile
+from infinitetalk.contract.presets import load_profile
 from infinitetalk.errors import ModelMissing
-from infinitetalk.models import loading
+from infinitetalk.models import transformer_loading as loading
 from infinitetalk.models.checkpoint import Checkpoint, weight_files
-from infinitetalk.models.image_encoder import embed_picture
-from infinitetalk.models.loading import (
+from infinitetalk.models.encoder_loading import (
     CLIP_FILE,
     T5_FILE,
     VAE_FILE,
-    Models,
     load_audio_encoder,
     load_image_encoder,
-    load_models,
     load_text_encoder,
     load_vae,
 )
+from infinitetalk.models.image_encoder import embed_picture
+from infinitetalk.models.opening import Models, load_models
 from infinitetalk.models.text_encoder import embed_prompt
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.startup.weights import Weights
@@ -42,13 +41,21 @@ PACKAGE = Path(loading.__file__).parents[1]
 
 
 def load_miniature(device: torch.device) -> Models:
-    profile = load_profile("miniature")
-    return load_models(profile, Weights.below(PACKAGE, profile), device)
+    return load_models(Weights.below(PACKAGE, load_profile("miniature")).files, device, torch.float32)
 
 
 @pytest.fixture(scope="module")
 def miniature() -> Models:
     return load_miniature(CPU)
+
+
+def test_nothing_is_tiled_swapped_or_offloaded(miniature: Models) -> None:
+    assert not miniature.vae.use_tiling
+    parts = (miniature.transformer, miniature.vae, miniature.text_encoder, miniature.image_encoder)
+    for part in (*parts, miniature.audio_encoder):
+        assert {tensor.device for tensor in part.state_dict().values()} == {miniature.device}
+        assert not hasattr(part, "_hf_hook"), "accelerate would move it"
+    assert loading.PREFETCH_BLOCKS == 10
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:
@@ -118,12 +125,12 @@ def test_reading_is_ahead_by_the_promised_number_of_blocks(monkeypatch: pytest.M
         read.extend(group)
         return {group[0]: torch.zeros(1)}
 
-    taken = loading._read_ahead(groups, keep, CONSTANTS.prefetch_blocks)
+    taken = loading._read_ahead(groups, keep, loading.PREFETCH_BLOCKS)
     assert list(next(taken)) == ["0"]
     deadline_s = time.monotonic() + 10
-    while len(read) < CONSTANTS.prefetch_blocks + 1 and time.monotonic() < deadline_s:
+    while len(read) < loading.PREFETCH_BLOCKS + 1 and time.monotonic() < deadline_s:
         time.sleep(0.01)  # the reading thread catches up
-    assert len(read) == CONSTANTS.prefetch_blocks + 1 == 11
+    assert len(read) == loading.PREFETCH_BLOCKS + 1 == 11
     assert [next(iter(tensors_)) for tensors_ in taken] == [str(index) for index in range(1, 25)]
 
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.settings import Settings
-from infinitetalk.job.run import open_models
 from infinitetalk.models import sparse_attention as module
 from infinitetalk.models.sparse_attention import (
     BLOCK_TOKENS,
@@ -15,6 +15,7 @@ from infinitetalk.models.sparse_attention import (
     masked_attention,
     sparse_attention,
 )
+from infinitetalk.startup.opening import open_models
 
 FRAMES, PER_FRAME = 9, 400
 TOKENS = FRAMES * PER_FRAME  # 28 blocks and a short one
@@ -76,8 +77,12 @@ def test_density_is_the_part_of_the_blocks_that_is_read(density: float, count: i
 
 def test_the_setting_reaches_every_block() -> None:
     models = open_models(Settings.from_env({"EXPERIMENTAL_SPARSE_ATTENTION": "0.3", "DEVICE": "cpu"}))
-    assert {block.self_attention_density for block in models.transformer.blocks} == {0.3}
-    assert models.transformer.attention_names == "30 % of the self-attention by FlexAttention, native"
+    assert models.arithmetic == Arithmetic("native", density=0.3)
+    assert models.arithmetic.attention_text == "30 % of the self-attention by FlexAttention, native"
+    query, key, value = draw(1, TOKENS, 2, 8)
+    expected = sparse_attention(query, key, value, FRAMES, 0.3)
+    for block in models.transformer.blocks:
+        assert torch.equal(block.kernels.self_attention(query, key, value, FRAMES), expected)
 
 
 @pytest.mark.requires_cuda

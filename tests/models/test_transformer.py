@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from infinitetalk.models import transformer as module
-from infinitetalk.models.transformer import (
-    AudioProjection,
-    Context,
-    InfiniteTalkTransformer,
-    person_attention,
-    person_positions,
-)
+from infinitetalk.models.audio_adapter import AudioProjection
+from infinitetalk.models.people import person_attention, person_positions
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.models.video_transformer import Context
 from tests.support.golden import (
     audio_of,
     clip_features,

@@ -7,8 +7,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from infinitetalk.models.loading import load_vae
-from infinitetalk.models.vae import decode_video, encode_picture_then_grey, encode_video, optimise_vae
+from infinitetalk.models.encoder_loading import load_vae
+from infinitetalk.models.fast_vae import optimise_vae
+from infinitetalk.models.vae import picture_then_grey_to_latents, to_latents, to_video
 from tests.support.golden import CPU, tensors, wan_folder
 
 ATOL = 5e-5
@@ -33,17 +34,17 @@ def vae(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_encoding_is_met(name: str, frames: int, vae: AutoencoderKLWan) -> None:
     clip = tensors("vae/inputs")["clip"].unsqueeze(0)
     stored = output(f"encode.{name}")
-    torch.testing.assert_close(encode_video(vae, clip[:, :, :frames])[0], stored, rtol=0, atol=ATOL)
+    torch.testing.assert_close(to_latents(vae, clip[:, :, :frames])[0], stored, rtol=0, atol=ATOL)
 
 
 def test_condition_clip_is_met_and_its_prefix_is_exact(vae: AutoencoderKLWan) -> None:
     picture = tensors("vae/inputs")["clip"][None, :, :1]
     video = torch.cat((picture, picture.new_zeros(1, 3, 32, *picture.shape[3:])), dim=2)
-    latents = encode_video(vae, video)
+    latents = to_latents(vae, video)
     stored = tensors("vae/outputs")["encode.image_then_zeros"]
     torch.testing.assert_close(latents[0], stored, rtol=0, atol=ATOL)
-    assert torch.equal(encode_video(vae, video[:, :, :17]), latents[:, :, :5])
-    assert torch.equal(encode_picture_then_grey(vae, picture[0, :, 0], 33), latents)
+    assert torch.equal(to_latents(vae, video[:, :, :17]), latents[:, :, :5])
+    assert torch.equal(picture_then_grey_to_latents(vae, picture[0, :, 0], 33), latents)
 
 
 def test_layers_rest_once_grey_frames_have_settled(vae: AutoencoderKLWan) -> None:
@@ -55,7 +56,7 @@ def test_layers_rest_once_grey_frames_have_settled(vae: AutoencoderKLWan) -> Non
         calls[layer] += 1
 
     hooks = [layer.register_forward_hook(count) for layer in calls]
-    encode_picture_then_grey(vae, picture, 81)
+    picture_then_grey_to_latents(vae, picture, 81)
     for hook in hooks:
         hook.remove()
     assert calls[first] < 6
@@ -71,7 +72,7 @@ def test_decoding_is_met(name: str, vae: AutoencoderKLWan) -> None:
         latents = latents[:, :1]
     elif name == "encoded_clip":
         latents = output("encode.clip")
-    video = decode_video(vae, latents.unsqueeze(0))
+    video = to_video(vae, latents.unsqueeze(0))
     torch.testing.assert_close(video[0], stored, rtol=0, atol=ATOL)
     assert video.abs().max() <= 1
 
@@ -82,11 +83,11 @@ def test_one_compiled_activation_serves_all_widths_and_sizes(
     """With the captured graph, but not the kernel that is generated from it: that needs a C++ compiler here."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     latents = tensors("vae/inputs")["latent"].unsqueeze(0)
-    expected = decode_video(vae, latents)
+    expected = to_video(vae, latents)
     compiled = copy.deepcopy(vae)
     optimise_vae(compiled, compiled=True)
-    decode_video(compiled, latents[:, :, :1])
+    to_video(compiled, latents[:, :, :1])
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    torch.testing.assert_close(decode_video(compiled, latents), expected, rtol=0, atol=ATOL)
-    decode_video(compiled, latents[..., :3])
+    torch.testing.assert_close(to_video(compiled, latents), expected, rtol=0, atol=ATOL)
+    to_video(compiled, latents[..., :3])
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "a new size was compiled again"

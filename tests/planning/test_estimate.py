@@ -1,5 +1,6 @@
 import pytest
 
+from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.presets import list_presets, load_mode, load_profile
 from infinitetalk.contract.request import Request
 from infinitetalk.planning.estimate import Hardware, Lane, Work, estimate, find_hardware, load_hardware
@@ -49,12 +50,12 @@ def test_every_profile_can_be_estimated_on_any_device(profile, gpu):
         ("exact", "_flash_3", 32_760, 2.86),
         ("exact", "_flash_3", 75_600, 10.65),
         ("exact", "_flash_3", 111_600, 20.29),
-        ("fp8", "_flash_3 (self-attention in 8 bits)", 33_390, 2.20),
+        ("fp8", "_flash_3", 33_390, 2.20),
     ],
 )
 def test_one_pass_with_two_people_is_as_long_as_measured(lane, attention, tokens, measured_s):
-    work = Work(tokens, tokens**2, tokens, decoded=0.0, encoded=0.0, frames=0)
-    found = load_hardware("nvidia-h100").lane(lane, attention)
+    work = Work(tokens, tokens**2, tokens, to_video=0.0, to_latents=0.0, frames=0)
+    found = load_hardware("nvidia-h100").lane(Arithmetic(attention, fp8=lane == "fp8"))
     assert found.attention == attention
     assert found.seconds(work) == pytest.approx(measured_s, rel=0.05)
 
@@ -74,7 +75,7 @@ def test_whole_jobs_are_estimated_within_six_percent_of_what_was_measured(attent
         request = Request.parse(JOB | {"speed_mode": mode, "resolution": size})
         plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode(mode), 2000, 7)
         hardware = find_hardware("infinitetalk-14b", H100)
-        assert estimate(plan, hardware, H100, PRICE, "exact", attention).seconds == pytest.approx(seconds, rel=0.06)
+        assert estimate(plan, hardware, H100, PRICE, Arithmetic(attention)).seconds == pytest.approx(seconds, rel=0.06)
 
 
 def test_the_sum_over_a_plan_is_what_its_parts_take():
@@ -82,11 +83,11 @@ def test_the_sum_over_a_plan_is_what_its_parts_take():
     request = Request.parse(SINGLE | {"audio_guidance": 2})
     plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode("balanced"), 157, 7)
     assert [window.length for window in plan.windows] == [81, 81]
-    lane = h100.lane("exact")
+    lane = h100.lane(Arithmetic())
     forward_s = lane.s_per_token * 75_600 + lane.s_per_token_squared * 75_600**2
     megapixels = 720 * 1280 / 1e6
-    decode_s = h100.decode_s_per_megapixel * megapixels * 162
-    encode_s = h100.encode_s_per_megapixel * megapixels * (81 + 5)
+    decode_s = h100.to_video_s_per_megapixel * megapixels * 162
+    encode_s = h100.to_latents_s_per_megapixel * megapixels * (81 + 5)
     expected = 2 * 5 * 2 * forward_s + decode_s + encode_s + 157 * h100.s_per_frame + h100.s_per_job
     got = estimate(plan, h100, H100, PRICE)
     assert got.seconds == pytest.approx(expected, abs=0.06)
@@ -142,8 +143,8 @@ description = "Made up"
 profile = "infinitetalk-14b"
 gpus = ["RTX PRO 6000"]
 source = "Measured here."
-decode_s_per_megapixel = 0.0
-encode_s_per_megapixel = 0.0
+to_video_s_per_megapixel = 0.0
+to_latents_s_per_megapixel = 0.0
 s_per_frame = 0.0
 s_per_job = 1000.0
 
@@ -151,7 +152,7 @@ s_per_job = 1000.0
 attention = "native"
 s_per_token = 0.0
 s_per_token_squared = 0.0
-second_person_s_per_token = 0.0
+shared_s_per_token = 0.0
 """
 
 
@@ -169,16 +170,16 @@ def test_a_file_of_this_gpu_goes_before_the_packages_own(tmp_path):
 def test_a_lane_has_its_own_times_and_one_that_was_not_measured_says_so():
     plan = make_plan(Request.parse(JOB), load_profile("infinitetalk-14b"), load_mode("turbo"), 100, 7)
     slow, fast = (
-        Lane(attention="native", s_per_token=s, s_per_token_squared=0, second_person_s_per_token=0)
-        for s in (2e-4, 1e-4)
+        Lane(attention="native", s_per_token=s, s_per_token_squared=0, shared_s_per_token=0) for s in (2e-4, 1e-4)
     )
-    zeros = dict.fromkeys(("decode_s_per_megapixel", "encode_s_per_megapixel", "s_per_frame", "s_per_job"), 0.0)
+    zeros = dict.fromkeys(("to_video_s_per_megapixel", "to_latents_s_per_megapixel", "s_per_frame", "s_per_job"), 0.0)
     named = {"name": "x", "description": "x", "profile": "infinitetalk-14b", "source": "Measured."}
     hardware = Hardware(**named, **zeros, gpus=("H100",), lanes={"exact": (slow,), "fp8": (fast,)})
-    exact, fp8, other = (estimate(plan, hardware, H100, PRICE, lane) for lane in ("exact", "fp8", "sparse"))
+    lanes = Arithmetic(), Arithmetic(fp8=True), Arithmetic(density=0.5)
+    exact, fp8, other = (estimate(plan, hardware, H100, PRICE, lane) for lane in lanes)
     assert exact.seconds == pytest.approx(2 * fp8.seconds, rel=0.01)
     assert other.seconds == exact.seconds
-    assert "The lane sparse was not" in other.basis
+    assert "The lane sparse_50 was not" in other.basis
     assert exact.basis == fp8.basis == "Measured."
 
 
@@ -186,7 +187,7 @@ def test_an_attention_kernel_has_its_own_times_and_one_that_was_not_measured_say
     plan = make_plan(Request.parse(JOB), load_profile("infinitetalk-14b"), load_mode("turbo"), 100, 7)
     h100 = load_hardware("nvidia-h100")
     cudnn, flash_3, other, auto = (
-        estimate(plan, h100, H100, PRICE, "exact", name) for name in ("_native_cudnn", "_flash_3", "sage", "auto")
+        estimate(plan, h100, H100, PRICE, Arithmetic(name)) for name in ("_native_cudnn", "_flash_3", "sage", "auto")
     )
     assert flash_3.seconds < 0.95 * cudnn.seconds
     assert other.seconds == auto.seconds == cudnn.seconds

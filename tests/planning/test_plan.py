@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.presets import Apg, load_mode, load_profile
 from infinitetalk.contract.request import Request
 from infinitetalk.planning.plan import draw_seed, make_plan
@@ -13,7 +14,6 @@ PROFILE = load_profile("infinitetalk-14b")
 IMAGE = {"image_url": "https://example.com/face.png", "wav_url": "https://example.com/voice.wav"}
 VIDEO = {"input_type": "video", "video_url": "https://example.com/a.mp4", "wav_url": IMAGE["wav_url"]}
 MULTI = IMAGE | {"person_count": "multi", "wav_url_2": "https://example.com/voice2.wav"}
-BOXES = [[0, 0, 0.4, 1], [0.5, 0.1, 1, 1]]
 
 
 def plan_of(job, n_frames=200, seed=7):
@@ -22,19 +22,18 @@ def plan_of(job, n_frames=200, seed=7):
 
 
 # These change what is fetched, how long the clip is, or how it is handed over; the plan does not see them.
-NOT_PLANNED = {"image_url", "video_url", "wav_url", "wav_url_2", "max_duration_s", "speaker_order", "output"}
-NOT_PLANNED |= {"dry_run", "seed"}
+NOT_PLANNED = {"image_url", "video_url", "wav_url", "wav_url_2", "max_duration_s", "speaker_order", "speaker_boxes"}
+NOT_PLANNED |= {"output", "dry_run", "seed"}
 CHANGES = [
-    ("speed_mode", IMAGE, "turbo", {"speed_mode", "window_frames", "steps", "scheduler", "windows"}),
+    ("speed_mode", IMAGE, "turbo", {"mode", "windows"}),
     ("input_type", IMAGE, VIDEO, {"input_type"}),
     ("person_count", IMAGE, MULTI, {"speakers"}),
     ("prompt", IMAGE, "A man sings.", {"prompt"}),
-    ("aspect_ratio", IMAGE, "16:9", {"width", "height"}),
-    ("resolution", IMAGE, "720p", {"width", "height"}),
+    ("aspect_ratio", IMAGE, "16:9", {"size"}),
+    ("resolution", IMAGE, "720p", {"size"}),
     ("negative_prompt", IMAGE | {"text_guidance": 2}, "blurred", {"negative_prompt"}),
     ("text_guidance", IMAGE, 2, {"text_guidance", "negative_prompt"}),
     ("audio_guidance", IMAGE, 2, {"audio_guidance"}),
-    ("speaker_boxes", MULTI, BOXES, {"speaker_boxes"}),
     ("color_correction", IMAGE, 0.5, {"color_correction"}),
     ("video_strength", VIDEO, 0.5, {"video_strength"}),
 ]
@@ -53,18 +52,19 @@ def test_every_field_of_the_request_is_planned_or_known_not_to_be():
 
 def test_the_plan_has_the_presets_numbers():
     plan = plan_of(IMAGE | {"speed_mode": "fast", "resolution": "720p"}, n_frames=100)
-    assert (plan.window_frames, plan.overlap_frames, plan.steps, plan.scheduler) == (65, 5, 4, "euler")
-    assert plan.join_fade_frames == 8
-    assert (plan.width, plan.height, plan.shift) == (720, 1280, 11.0)
+    mode = plan.mode
+    assert (mode.window_frames, mode.overlap_frames, mode.steps, mode.scheduler) == (65, 5, 4, "euler")
+    assert mode.join_fade_frames == 8
+    assert (*plan.size, plan.shift) == (720, 1280, 11.0)
     assert plan.windows == plan_windows(100, 65, 5)
     assert (plan.n_frames, plan.duration_s, plan.seed) == (100, 4.0, 7)
-    assert plan.apg is None
+    assert mode.apg is None
 
 
 def test_shift_fade_and_projected_guidance_come_from_the_mode():
     changes = {"shift": {"480p": 7.0, "720p": 11.0}, "join_fade_frames": 0, "apg": Apg()}
     plan = make_plan(Request.parse(IMAGE), PROFILE, load_mode("fast").model_copy(update=changes), 100, 7)
-    assert (plan.shift, plan.join_fade_frames, plan.apg) == (7.0, 0, Apg())
+    assert (plan.shift, plan.mode.join_fade_frames, plan.mode.apg) == (7.0, 0, Apg())
 
 
 def test_the_models_own_negative_prompt_is_used_only_with_text_guidance():
@@ -89,7 +89,7 @@ def test_tokens_follow_the_windows_length_and_the_size():
 
 def test_the_report_repeats_the_plan():
     plan = plan_of(IMAGE)
-    assert plan.resolved(PROFILE, "native").to_json() == {
+    assert plan.resolved(PROFILE, Arithmetic("native")).to_json() == {
         "profile": "infinitetalk-14b",
         "window": 81,
         "overlap": 5,
@@ -106,7 +106,8 @@ def test_the_report_repeats_the_plan():
         "precision": "bfloat16",
         "attention": "native",
     }
-    assert replace(plan, steps=9).resolved(PROFILE, "flash").to_json()["steps"] == 9
+    longer = replace(plan, mode=plan.mode.model_copy(update={"steps": 9}))
+    assert longer.resolved(PROFILE, Arithmetic("flash")).to_json()["steps"] == 9
 
 
 def test_drawn_seeds_differ_and_survive_any_json_reader():

@@ -1,10 +1,10 @@
 """The benchmarks run on the miniature: what they print and write, not how fast they are."""
 
 import json
-import runpy
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """Runs a script of benchmarks/ as its command line does, in this process; returns what it printed."""
 
     def run(script: str, *arguments: object) -> str:
-        monkeypatch.syspath_prepend(str(BENCHMARKS))
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+        import_module(f"benchmarks.{script.removesuffix('.py')}").main()
         return capsys.readouterr().out
 
     return run
@@ -38,7 +37,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize("script", ALL)
 def test_every_benchmark_says_how_it_is_run(script: str) -> None:
     head = (BENCHMARKS / script).read_text("utf-8").split('"""')[1]
-    assert script in ("random_models.py", "reporting.py") or f"python benchmarks/{script}" in head
+    module = script.removesuffix(".py")
+    assert module in ("random_models", "reporting") or f"python -m benchmarks.{module}" in head
 
 
 def plan_of(mode: str, windows: int, steps: int, n_frames: int | None = None) -> Plan:

@@ -1,6 +1,7 @@
-"""Imports point down: a module imports only modules of lower layers."""
+"""Imports point down: a file imports only files above it in the tree of docs/architecture.md."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -9,75 +10,34 @@ import infinitetalk
 
 PACKAGE = Path(infinitetalk.__file__).parent
 ROOT = PACKAGE.parent
-
-LAYERS = (
-    (
-        "infinitetalk",
-        "errors",
-        "shapes",
-        "generation.pixels",
-        "logs",
-        "contract",
-        "generation",
-        "job",
-        "media",
-        "models",
-        "planning",
-        "startup",
-        "transfer",
-        "progress",
-        "transfer.safe_http",
-        "transfer.volume",
-        "media.child",
-        "quality",
-    ),
-    ("contract.request", "planning.windows"),
-    ("contract.settings", "contract.result", "generation.reference_schedule", "transfer.bucket"),
-    ("contract.presets",),
-    ("planning.plan",),
-    (
-        "planning.estimate",
-        "transfer.downloads",
-        "transfer.delivery",
-        "job.faults",
-        "media.container",
-        "startup.weights",
-    ),
-    ("media.ffmpeg", "transfer.exchange"),
-    ("media.audio", "media.image", "media.video", "media.encode"),
-    ("generation.schedule", "generation.guidance", "generation.masks", "generation.color", "generation.joins"),
-    ("models.checkpoint", "models.attention", "models.sparse_attention"),
-    ("models.transformer",),
-    (
-        "models.lora",
-        "models.original",
-        "models.text_encoder",
-        "models.image_encoder",
-        "models.audio_encoder",
-        "models.vae",
-    ),
-    ("models.fp8",),
-    ("models.loading", "models.compiling"),
-    ("generation.conditioning", "generation.denoise"),
-    ("generation.pipeline", "job.resume"),
-    ("job.run",),
-    ("startup.calibration", "startup.fitness", "quality.faces", "quality.speech", "quality.similarity"),
-    ("quality.tracking",),
-    ("quality.measures",),
-    ("quality.report",),
-    ("cli", "handler"),
-)
-LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
+TREE = (ROOT / "docs" / "architecture.md").read_text("utf-8").split("## The rooms")[1].split("```")[1]
 
 
 def module_name(path: Path) -> str:
-    if path == ROOT / "handler.py":
-        return "handler"
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__") or "infinitetalk"
+    """ "contract.request" of infinitetalk/contract/request.py; "contract" and "" of the rooms' own files."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part not in ("infinitetalk", "__init__"))
 
 
-MODULES = {module_name(path): path for path in [*PACKAGE.rglob("*.py"), *ROOT.glob("handler.py")]}
+def modules_in(tree: str) -> list[str]:
+    """The modules that a tree names, from top to bottom; a folder is a module too."""
+    names: list[str] = []
+    folders: dict[int, str] = {}
+    for line in tree.strip().splitlines():
+        indent, entry = re.match(r"( *)(\S+)", line).groups()  # type: ignore[union-attr]
+        above = [folder for depth, folder in sorted(folders.items()) if depth < len(indent)]
+        if entry.endswith("/"):
+            folders = {depth: folder for depth, folder in folders.items() if depth < len(indent)}
+            folders[len(indent)] = entry.rstrip("/")
+        path = Path(*above, entry)
+        name = module_name(ROOT / path)
+        if name not in names:
+            names.append(name)
+    return names
+
+
+ORDER = modules_in(TREE)
+MODULES = {module_name(path): path for path in [*PACKAGE.rglob("*.py"), ROOT / "handler.py"]}
 
 
 def imported_modules(source: str) -> set[str]:
@@ -93,23 +53,32 @@ def imported_modules(source: str) -> set[str]:
                 full if full.removeprefix("infinitetalk.") in MODULES else node.module
                 for full in (f"{node.module}.{alias.name}" for alias in node.names)
             }
-    return {name.removeprefix("infinitetalk.") for name in names if name.split(".")[0] in ("infinitetalk", "handler")}
+    ours = {name for name in names if name.split(".")[0] in ("infinitetalk", "handler")}
+    return {name.removeprefix("infinitetalk").removeprefix(".") for name in ours}
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_imports_point_down(name):
-    assert name in LAYER, f"add {name} to LAYERS, above everything it imports"
-    for imported in imported_modules(MODULES[name].read_text("utf-8")) & set(LAYER):
-        assert LAYER[imported] < LAYER[name], f"{name} imports {imported}, which is not below it"
+def test_the_tree_names_every_file() -> None:
+    assert sorted(ORDER) == sorted(MODULES)
 
 
-def test_imports_of_every_form_are_seen():
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {""}))
+def test_imports_point_down(name: str) -> None:
+    for imported in imported_modules(MODULES[name].read_text("utf-8")):
+        assert ORDER.index(imported) < ORDER.index(name), f"{name} imports {imported}, which is not above it"
+
+
+def test_models_know_neither_settings_nor_presets() -> None:
+    for name, path in MODULES.items():
+        if name.startswith("models."):
+            assert not {"contract.settings", "contract.presets"} & imported_modules(path.read_text("utf-8")), name
+
+
+def test_imports_of_every_form_are_seen() -> None:
     source = """
 import infinitetalk.planning.plan, torch
 from infinitetalk import errors, __version__
-from infinitetalk.models import loading
+from infinitetalk.models import opening
 def later():
     from infinitetalk.contract.request import Request
 """
-    modules = imported_modules(source)
-    assert modules == {"planning.plan", "errors", "infinitetalk", "models.loading", "contract.request"}
+    assert imported_modules(source) == {"planning.plan", "errors", "", "models.opening", "contract.request"}

@@ -207,7 +207,7 @@ def test_the_final_stage_has_no_build_tools_and_no_root() -> None:
 
 def test_the_code_comes_last_and_torch_before_the_other_packages() -> None:
     copied = [arguments.split()[-2] for kind, arguments in FINAL if kind == "COPY" and "--from" not in arguments]
-    assert copied == ["requirements-torch.lock", "requirements.lock", "presets", "infinitetalk", "handler.py"]
+    assert copied == ["requirements-torch.lock", "requirements.lock", "infinitetalk", "handler.py"]
     after_code = FINAL[[kind for kind, _ in FINAL].index("ENV", 10) :]
     assert not [arguments for kind, arguments in after_code if kind == "RUN"]
 

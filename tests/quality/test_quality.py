@@ -30,6 +30,7 @@ from infinitetalk.quality.similarity import similarity
 from infinitetalk.quality.speech import loudness, silent_frames
 from infinitetalk.quality.tracking import Tracked, track_mouths
 from infinitetalk.shapes import SAMPLES_PER_FRAME
+from tests.support.media_samples import write_frames
 from training.data import Maker
 from training.speech import Corpus, load_corpus
 
@@ -61,7 +62,7 @@ def draw(corpus: Corpus, people: int, size: tuple[int, int], seed: int, through:
     video = (clip.video[0].permute(1, 2, 3, 0) + 1).mul(127.5).round().clamp(0, 255).to(torch.uint8).numpy()
     path = through / f"drawn{people}-{seed}.mp4"
     with VideoWriter(path, *size) as writer:
-        writer.write(video)
+        write_frames(writer, video)
         writer.finish()
     frames, _ = read_frames(path, "video")
     starts = [int(start) * SAMPLES_PER_FRAME for start in clip.starts[0]]
@@ -286,7 +287,7 @@ def test_the_command_prints_numbers_and_draws_a_picture(
 ) -> None:
     video = tmp_path / "two people.mp4"
     with VideoWriter(video, 160, 96) as writer:
-        writer.write(two.frames)
+        write_frames(writer, two.frames)
         writer.finish()
     voices = []
     for i, wave in enumerate(two.waves):
@@ -307,7 +308,7 @@ def test_the_command_says_what_cannot_be_measured(
 ) -> None:
     video = tmp_path / "wall.mp4"
     with VideoWriter(video, 160, 96) as writer:
-        writer.write(_wall(np.random.default_rng(0)))
+        write_frames(writer, _wall(np.random.default_rng(0)))
         writer.finish()
     main(["quality", str(video), "--against", str(video), "--picture", str(tmp_path / "shown.png")])
     shown = " ".join(capsys.readouterr().out.split())

@@ -13,15 +13,16 @@ import pytest
 from benchmarks.quality import Task, above_shut, make, read
 from infinitetalk.contract.presets import load_mode
 from infinitetalk.contract.settings import Settings
-from infinitetalk.job.run import open_models
 from infinitetalk.media.encode import VideoWriter
-from infinitetalk.models.loading import Models
+from infinitetalk.models.opening import Models
 from infinitetalk.quality.measures import beyond_shared, correlation, lip_sync
 from infinitetalk.quality.report import Measured, read_frames
 from infinitetalk.quality.speech import Floats, loudness
 from infinitetalk.quality.tracking import Mouth, track_mouths
 from infinitetalk.shapes import FPS
 from infinitetalk.startup.calibration import run_sample
+from infinitetalk.startup.opening import open_models
+from tests.support.media_samples import write_frames
 from training.data import SIZES
 from training.held_out import HeldOutJob, held_out_job
 from training.speech import Corpus, load_corpus
@@ -150,7 +151,7 @@ def test_a_video_keeps_its_heads_motion(corpus: Corpus, models: Models, tmp_path
     fields = job.write(tmp_path) | {"input_type": "video", "video_strength": 0.6}
     del fields["image_url"]
     with VideoWriter(tmp_path / "source.mp4", *WIDE) as writer:
-        writer.write(job.drawn)
+        write_frames(writer, job.drawn)
         writer.finish()
     fields |= {"video_url": (tmp_path / "source.mp4").as_uri(), "speed_mode": "turbo", "seed": 1}
     run_sample(fields, load_mode("turbo"), models, SETTINGS, tmp_path / "video.mp4")

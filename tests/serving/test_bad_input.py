@@ -23,7 +23,8 @@ import handler as worker
 from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Internal
-from infinitetalk.job.run import open_models
+from infinitetalk.serving.jobs import make_handler
+from infinitetalk.startup.opening import open_models
 from infinitetalk.transfer import delivery, downloads
 from tests.support.golden import GOLDEN, wan_folder
 from tests.support.media_samples import cut_off, ffmpeg, write_picture, write_talking_video, write_tone
@@ -94,7 +95,7 @@ class Caller:
         self.ran = []
         site.pages = {f"/{name}": content for name, content in files.items()}
         for work in ("write_soundtrack", "embed_voice", "generate"):
-            monkeypatch.setattr(f"infinitetalk.job.run.{work}", lambda *_, work=work: self.begin(work))
+            monkeypatch.setattr(f"infinitetalk.job.render.{work}", lambda *_, work=work: self.begin(work))
 
     def begin(self, work):
         self.ran.append(work)
@@ -105,7 +106,7 @@ class Caller:
 
     def ask(self, job):
         settings = Settings.from_env({"WORK_DIR": str(self.work_dir)})
-        handler = worker.make_handler(lambda: self.models, settings, lambda *_: None, retire=lambda: None)
+        handler = make_handler(lambda: self.models, settings, lambda *_: None, retire=lambda: None)
         return asyncio.run(handler({"id": "job-1"} | job))
 
     def send(self, **fields):

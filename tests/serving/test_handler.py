@@ -17,10 +17,11 @@ from fastapi.testclient import TestClient
 from runpod.serverless.modules import rp_job
 from runpod.serverless.modules.rp_fastapi import WorkerAPI
 
-import handler as worker
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Cancelled, DownloadFailed, Internal, OutOfMemory
 from infinitetalk.progress import Progress, TimeLimit
+from infinitetalk.serving import jobs, updates
+from infinitetalk.transfer.delivery import ToBucket
 
 INPUT = {"image_url": "https://example.com/face.png", "wav_url": "https://example.com/voice.wav"}
 
@@ -45,7 +46,8 @@ class Play:
         self.calls = []
         self.act = lambda **_: RESULT
 
-    def __call__(self, request, **details):
+    def __call__(self, request, models, settings, exchange, control):
+        details = {"models": models, "settings": settings, "exchange": exchange, **vars(control)}
         self.calls.append((request, details))
         return self.act(**details)
 
@@ -53,7 +55,7 @@ class Play:
 @pytest.fixture
 def play(monkeypatch):
     play = Play()
-    monkeypatch.setattr(worker, "run_job", play)
+    monkeypatch.setattr(jobs, "run_job", play)
     return play
 
 
@@ -73,7 +75,7 @@ def handler(play, sent, retired):
 
 
 def make_handler(send, settings=None, retire=lambda: None):
-    return worker.make_handler(lambda: "the models", settings or Settings(), send, retire)
+    return jobs.make_handler(lambda: "the models", settings or Settings(), send, retire)
 
 
 def ask(handler, job_input=INPUT, **more):
@@ -148,7 +150,9 @@ def test_a_job_without_input_is_answered(handler):
 def test_a_bucket_given_with_the_job_is_used(handler, play):
     bucket = {"endpointUrl": "https://1.1.1.1", "bucketName": "videos", "accessId": "i", "accessSecret": "SECRET"}
     assert ask(handler, s3Config=bucket) == RESULT.to_json()
-    assert play.calls[0][1]["exchange"].delivery.bucket is not None
+    delivery = play.calls[0][1]["exchange"].delivery
+    assert isinstance(delivery, ToBucket)
+    assert delivery.bucket.of_job
 
 
 def test_half_a_bucket_given_with_the_job_is_refused(handler, play):
@@ -179,7 +183,7 @@ def test_an_unforeseen_failure_is_logged_by_type_and_place_without_its_text(hand
     answer = ask(handler)
     assert (answer["error_code"], answer["retryable"]) == ("internal", True)
     (record,) = [record for record in caplog.records if record.message == "job failed"]
-    assert re.fullmatch(r"KeyError at .*test_handler:\d+", record.fields["cause"][0])
+    assert re.fullmatch(r"KeyError at infinitetalk\.serving\.jobs:\d+", record.fields["cause"][0])
     assert "SECRET" not in json.dumps(answer) + repr(record.fields) + caplog.text
 
 
@@ -315,7 +319,7 @@ def test_progress_is_passed_on_as_json(handler, play, sent):
 
 
 def test_updates_are_spaced_and_the_latest_is_not_lost(handler, play, sent, monkeypatch):
-    monkeypatch.setattr(worker, "PROGRESS_INTERVAL_S", 0.2)
+    monkeypatch.setattr(updates, "PROGRESS_INTERVAL_S", 0.2)
 
     def act(on_progress, **_):
         for step in range(40):
@@ -330,7 +334,7 @@ def test_updates_are_spaced_and_the_latest_is_not_lost(handler, play, sent, monk
 
 
 def test_updates_arrive_in_order_and_none_after_the_result(play, monkeypatch):
-    monkeypatch.setattr(worker, "PROGRESS_INTERVAL_S", 0.0)
+    monkeypatch.setattr(updates, "PROGRESS_INTERVAL_S", 0.0)
     arrived = []
 
     def send(_, progress):
@@ -353,7 +357,7 @@ def test_updates_arrive_in_order_and_none_after_the_result(play, monkeypatch):
 
 
 def test_an_update_that_never_arrives_does_not_hold_the_result_forever(play, monkeypatch):
-    monkeypatch.setattr(worker, "PROGRESS_POST_S", 0.1)
+    monkeypatch.setattr(updates, "PROGRESS_POST_S", 0.1)
     stuck = threading.Event()
     began = threading.Event()
 
@@ -372,18 +376,18 @@ def test_an_update_that_never_arrives_does_not_hold_the_result_forever(play, mon
 
 
 def test_a_platform_that_does_not_answer_an_update_is_given_up_on(monkeypatch):
-    monkeypatch.setattr(worker, "PROGRESS_POST_S", 0.2)
+    monkeypatch.setattr(updates, "PROGRESS_POST_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         address = f"http://127.0.0.1:{deaf.getsockname()[1]}/job-done/$ID?gpu=none"
         monkeypatch.setattr("runpod.serverless.modules.rp_http.JOB_DONE_URL", address)
         started_s = time.monotonic()
-        worker.post_progress({"id": "job-1"}, {"stage": "denoise"})
+        updates.post_progress({"id": "job-1"}, {"stage": "denoise"})
         assert time.monotonic() - started_s < 5
 
 
 def test_without_runpod_progress_goes_to_the_log(caplog):
     caplog.set_level(logging.INFO, "infinitetalk")
-    worker.log_progress({"id": "job-1"}, {"stage": "denoise", "step": 2})
+    updates.log_progress({"id": "job-1"}, {"stage": "denoise", "step": 2})
     assert [(record.message, record.fields) for record in caplog.records] == [
         ("progress", {"stage": "denoise", "step": 2})
     ]

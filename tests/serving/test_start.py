@@ -13,6 +13,7 @@ from runpod.serverless.modules import rp_fitness
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
 import handler as worker
+from infinitetalk.serving import jobs
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_a_worker_that_retires_sets_the_sdks_own_flag(monkeypatch, started):
 
     worker.main()
     (config,) = started
-    monkeypatch.setattr(worker, "run_job", lose_gpu)
+    monkeypatch.setattr(jobs, "run_job", lose_gpu)
     assert "refresh_worker" not in config
     job = {"image_url": "https://example.com/face.png", "wav_url": "https://example.com/voice.wav"}
     asyncio.run(config["handler"]({"id": "job-1", "input": job}))

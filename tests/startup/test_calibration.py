@@ -4,34 +4,36 @@ from dataclasses import replace
 
 import pytest
 
+from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.cli import main
 from infinitetalk.contract.presets import load_mode, load_profile, read_preset
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.settings import Settings
-from infinitetalk.job.run import open_models
 from infinitetalk.planning.estimate import Hardware, Lane, Work, estimate, find_hardware
 from infinitetalk.planning.plan import make_plan
 from infinitetalk.startup import calibration
 from infinitetalk.startup.calibration import Sample, Trial, calibrated, fit, measure, to_toml
+from infinitetalk.startup.opening import open_models
 
 H100 = "NVIDIA H100 80GB HBM3"
 PROFILE = load_profile("infinitetalk-14b")
+A = Arithmetic("a")
 TRUE = Hardware(
     name="true",
     description="Made-up times",
     profile=PROFILE.name,
     gpus=(H100,),
     source='Made up, "all" of it.',
-    decode_s_per_megapixel=0.05,
-    encode_s_per_megapixel=0.03,
+    to_video_s_per_megapixel=0.05,
+    to_latents_s_per_megapixel=0.03,
     s_per_frame=0.002,
     s_per_job=2.5,
     lanes={
         "exact": (
-            Lane(attention="a", s_per_token=4e-5, s_per_token_squared=1.4e-9, second_person_s_per_token=5e-6),
-            Lane(attention="b", s_per_token=4e-5, s_per_token_squared=1.2e-9, second_person_s_per_token=4e-6),
+            Lane(attention="a", s_per_token=4e-5, s_per_token_squared=1.4e-9, shared_s_per_token=5e-6),
+            Lane(attention="b", s_per_token=4e-5, s_per_token_squared=1.2e-9, shared_s_per_token=4e-6),
         ),
-        "fp8": (Lane(attention="a", s_per_token=2e-5, s_per_token_squared=1e-9, second_person_s_per_token=5e-6),),
+        "fp8": (Lane(attention="a", s_per_token=2e-5, s_per_token_squared=1e-9, shared_s_per_token=5e-6),),
     },
 )
 
@@ -45,32 +47,32 @@ def plan_of(resolution="720p", people=1, windows=2, mode="turbo", **changes):
     return make_plan(Request.parse(job), PROFILE, preset, n_frames, 1)
 
 
-def sample_of(plan, lane="exact", attention="a", noise=1.0):
+def sample_of(plan, arithmetic=A, noise=1.0):
     """What TRUE says that a job takes, by stage. noise: a factor on every time."""
     work = Work.of(plan)
     seconds = {
         "read_media": TRUE.s_per_job / 2 + TRUE.s_per_frame * work.frames,
         "text": TRUE.s_per_job / 2,
-        "image": TRUE.encode_s_per_megapixel * work.encoded / 3,
-        "overlap": TRUE.encode_s_per_megapixel * work.encoded * 2 / 3,
-        "denoise": TRUE.lane(lane, attention).seconds(work),
-        "decode": TRUE.decode_s_per_megapixel * work.decoded * 0.9,
-        "bytes": TRUE.decode_s_per_megapixel * work.decoded * 0.1,
+        "image": TRUE.to_latents_s_per_megapixel * work.to_latents / 3,
+        "overlap": TRUE.to_latents_s_per_megapixel * work.to_latents * 2 / 3,
+        "denoise": TRUE.lane(arithmetic).seconds(work),
+        "decode": TRUE.to_video_s_per_megapixel * work.to_video * 0.9,
+        "bytes": TRUE.to_video_s_per_megapixel * work.to_video * 0.1,
     }
-    return Sample(work, lane, attention, {stage: noise * spent for stage, spent in seconds.items()})
+    return Sample(work, arithmetic, {stage: noise * spent for stage, spent in seconds.items()}, other=0.0)
 
 
 def trial_plans():
     return [
-        plan_of(t.resolution, t.people, t.windows, window_frames=t.window_frames, steps=1) for t in calibration.TRIALS
+        plan_of(t.resolution, t.speakers, t.windows, window_frames=t.window_frames, steps=1) for t in calibration.TRIALS
     ]
 
 
 def test_the_fit_finds_the_coefficients_that_made_the_times():
-    measured = [(name, lane.attention) for name, lanes in TRUE.lanes.items() for lane in lanes]
-    samples = [sample_of(plan, *lane) for plan in trial_plans() for lane in measured]
+    measured = [Arithmetic(lane.attention, name == "fp8") for name, lanes in TRUE.lanes.items() for lane in lanes]
+    samples = [sample_of(plan, arithmetic) for plan in trial_plans() for arithmetic in measured]
     found = fit(samples)
-    for name in ("decode_s_per_megapixel", "encode_s_per_megapixel", "s_per_frame", "s_per_job"):
+    for name in ("to_video_s_per_megapixel", "to_latents_s_per_megapixel", "s_per_frame", "s_per_job"):
         assert found[name] == pytest.approx(getattr(TRUE, name), rel=1e-6)
     assert list(found["lanes"]) == ["exact", "fp8"]
     for name, lanes in TRUE.lanes.items():
@@ -85,7 +87,7 @@ def test_jobs_of_two_people_alone_do_not_tell_the_second_ones_share():
     (lane,) = fit([sample_of(plan_of(size, 2, mode=mode)) for size in ("480p", "720p") for mode in ("fast", "turbo")])[
         "lanes"
     ]["exact"]
-    assert lane.second_person_s_per_token == 0
+    assert lane.shared_s_per_token == 0
     assert lane.s_per_token == pytest.approx(4.5e-5, rel=1e-6)
 
 
@@ -96,18 +98,17 @@ def test_times_that_vary_by_three_percent_still_estimate_every_mode_within_six()
     for mode in ("maximum_quality", "balanced", "fast", "turbo"):
         for resolution in ("480p", "720p"):
             work = Work.of(plan_of(resolution, 2, windows=10, mode=mode))
-            assert fitted.seconds(work, "exact") == pytest.approx(TRUE.seconds(work, "exact"), rel=0.06)
+            assert fitted.seconds(work, A) == pytest.approx(TRUE.seconds(work, A), rel=0.06)
 
 
 def test_no_coefficient_is_negative():
     samples = [sample_of(plan) for plan in trial_plans()]
     # Linear times, and shorter for two people than for one.
     odd = [
-        replace(s, seconds=s.seconds | {"denoise": 1e-4 * s.work.tokens - 1e-5 * s.work.second_person_tokens})
-        for s in samples
+        replace(s, seconds=s.seconds | {"denoise": 1e-4 * s.work.tokens - 1e-5 * s.work.shared_tokens}) for s in samples
     ]
     (lane,) = fit(odd)["lanes"]["exact"]
-    assert lane.second_person_s_per_token == 0
+    assert lane.shared_s_per_token == 0
     assert lane.s_per_token == pytest.approx(1e-4, rel=0.15)
 
 
@@ -125,14 +126,16 @@ def test_short_jobs_are_measured_and_say_where(monkeypatch):
     measured = list(measure(models, settings, trials))
     assert [trial for trial, _ in measured] == list(trials)
     for trial, sample in measured:
-        assert sample.lane == "exact"
+        assert sample.arithmetic == Arithmetic("native")
         assert sample.work.tokens == trial.windows * 3 * 60
-        assert bool(sample.work.second_person_tokens) is (trial.people == 2)
+        assert bool(sample.work.shared_tokens) is (trial.speakers == 2)
         assert {"read_media", "denoise", "decode"} <= set(sample.seconds)
-    hardware = calibrated("here", [sample for _, sample in measured], models.profile, None, "today", "a test")
+    hardware = calibrated(
+        "here", [sample for _, sample in measured], load_profile("miniature"), None, "today", "a test"
+    )
     assert (hardware.profile, hardware.gpus) == ("miniature", ())
     assert hardware.source == "Measured on one CPU, today, by a test."
-    assert hardware.decode_s_per_megapixel > 0
+    assert hardware.to_video_s_per_megapixel > 0
 
 
 def test_the_command_writes_the_file_that_estimates_then_stand_on(tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infinitetalk.contract.presets import PresetError, Profile, Source, load_profile, presets_dir, read_preset
+from infinitetalk.contract.presets import PresetError, Profile, Repository, load_profile, presets_dir, read_preset
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import ModelMissing
 from infinitetalk.startup.weights import Weights, find_weights, missing_files, volume_folder
@@ -24,7 +24,7 @@ PROFILE = load_profile("infinitetalk-14b")
 SOURCES = {source.name: source for source in PROFILE.sources}
 
 
-def put(source: Source, folder: Path) -> Path:
+def put(source: Repository, folder: Path) -> Path:
     """The files of a source, empty."""
     for file in source.files:
         path = folder / file
@@ -33,7 +33,7 @@ def put(source: Source, folder: Path) -> Path:
     return folder
 
 
-def cache_folder(volume: Path, source: Source) -> Path:
+def cache_folder(volume: Path, source: Repository) -> Path:
     owner, name = source.repository.split("/")
     return volume / "huggingface-cache" / "hub" / f"models--{owner}--{name}" / "snapshots" / source.revision
 
@@ -155,7 +155,7 @@ def test_fetching_takes_every_file_that_the_profile_reads() -> None:
 class Hub:
     """A repository of the hub: its listing, and its files with ranges; may break a file's first answers off."""
 
-    def __init__(self, site, source: Source) -> None:
+    def __init__(self, site, source: Repository) -> None:
         self.files = {file: f"{source.name}/{file}".encode() for file in source.files}
         self.ranges: list[str] = []
         self.cuts = 0
@@ -192,7 +192,7 @@ class Hub:
             request.close_connection = True
         request.wfile.write(whole)
 
-    def _file(self, source: Source, file: str):
+    def _file(self, source: Repository, file: str):
         def answer(request) -> None:
             body = self.files[file]
             etag = hashlib.sha256(body).hexdigest()

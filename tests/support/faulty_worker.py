@@ -3,7 +3,7 @@
 import torch
 
 import handler
-import infinitetalk.job.run
+import infinitetalk.job.render
 from infinitetalk.generation.pipeline import generate
 
 FAULTS = {
@@ -13,14 +13,14 @@ FAULTS = {
 }
 
 
-def faulty_generate(plan, models, footage, voices, masks, noise, on_step, *more):
+def faulty_generate(plan, models, material, noise, on_step, *more):
     def step(window, number, latents):
         on_step(window, number, latents)
         if number == 1 and plan.prompt in FAULTS:
             raise FAULTS[plan.prompt]
 
-    return generate(plan, models, footage, voices, masks, noise, step, *more)
+    return generate(plan, models, material, noise, step, *more)
 
 
-infinitetalk.job.run.generate = faulty_generate
+infinitetalk.job.render.generate = faulty_generate
 handler.main()

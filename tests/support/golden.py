@@ -17,12 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from infinitetalk.contract.presets import Apg
-from infinitetalk.generation.reference_schedule import reference_audio_frames_read, reference_windows
-from infinitetalk.models.loading import Models, load_transformer, load_vae
+from infinitetalk.arithmetic import NATIVE, Arithmetic
+from infinitetalk.contract.presets import Apg, SpeedMode
+from infinitetalk.generation.pipeline import Material
+from infinitetalk.models.encoder_loading import load_vae
+from infinitetalk.models.opening import Models
 from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.models.transformer_loading import load_transformer
 from infinitetalk.planning.plan import Plan
 from infinitetalk.planning.windows import Window
+from tests.support.reference_schedule import reference_audio_frames_read, reference_windows
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
 CPU = torch.device("cpu")
@@ -96,9 +100,9 @@ def load_golden_models(folder: Path) -> Models:
     """The tiny models with which the loops were computed; prompts and picture features come from files."""
     unused: Any = None
     return Models(
-        profile=unused,
         device=CPU,
         dtype=torch.float32,
+        arithmetic=Arithmetic(NATIVE),
         transformer=load_golden_transformer(folder),
         vae=load_vae(folder, CPU, torch.float32),
         text_encoder=unused,
@@ -120,7 +124,7 @@ def pad_text(context: Tensor) -> Tensor:
 
 
 class Loop:
-    """One stored run of the authors' loop, as arguments of `generate`."""
+    """One stored run of the authors' loop: it plays footage, voices and noise of `generate`."""
 
     def __init__(self, folder: str, variant: str) -> None:
         self.name = f"{folder}/{variant}"
@@ -129,7 +133,9 @@ class Loop:
         self.info = info(folder)[variant]
         self.settings = self.info["settings"]
         self.speakers = len(self.info["audio_frames"])
-        self.still = "video" not in folder
+        self.is_still = "video" not in folder
+        height, width = self.info["settings"]["size"]
+        self.source_size = (width, height)
         self.frames = self.inputs["resized_frames"].permute(0, 2, 3, 1).numpy()
 
     @property
@@ -140,29 +146,32 @@ class Loop:
         windows = reference_windows(
             self.info["audio_frames"], settings["frame_num"], settings["motion_frame"], settings["max_frames_num"]
         )
-        return Plan(
-            speed_mode="balanced",
+        shift = float(settings["shift"])
+        mode = SpeedMode(
+            name="authors",
+            description="As the authors' code ran.",
             window_frames=settings["frame_num"],
             overlap_frames=settings["motion_frame"],
             join_fade_frames=0,
             steps=settings["sampling_steps"],
             scheduler="infinitetalk",
-            shift=float(settings["shift"]),
+            shift={"480p": shift, "720p": shift},
             apg=apg,
-            width=width,
-            height=height,
-            n_frames=windows[-1].keep_stop,
+        )
+        return Plan(
+            mode=mode,
+            shift=shift,
+            size=(width, height),
             windows=windows,
             seed=0,
-            input_type="image" if self.still else "video",
-            speakers=2 if self.speakers == 2 else 1,
+            input_type="image" if self.is_still else "video",
+            speakers=self.speakers,
             prompt="prompt",
             negative_prompt="negative" if settings["text_guide_scale"] != 1 else None,
             text_guidance=float(settings["text_guide_scale"]),
             audio_guidance=float(settings["audio_guide_scale"]),
             color_correction=float(settings["color_correction_strength"]),
             video_strength=1.0,
-            speaker_boxes=None,
         )
 
     def frame(self, index: int) -> np.ndarray:
@@ -182,6 +191,10 @@ class Loop:
         return torch.stack(parts)
 
     @property
+    def material(self) -> Material:
+        return Material(self, self, self.person_masks)
+
+    @property
     def person_masks(self) -> Tensor | None:
         return token_masks(self.stored["ref_target_masks"]) if self.speakers == 2 else None
 
@@ -199,7 +212,7 @@ class Loop:
             return pad_text(self.inputs["context" if prompt == "prompt" else "context_null"])
 
         def embed_picture(_encoder: Any, _picture: Tensor) -> Tensor:
-            return clip_features(0 if next(calls) == 0 or self.still else 1)
+            return clip_features(0 if next(calls) == 0 or self.is_still else 1)
 
         monkeypatch.setattr("infinitetalk.generation.conditioning.embed_prompt", embed_prompt)
         monkeypatch.setattr("infinitetalk.generation.conditioning.embed_picture", embed_picture)

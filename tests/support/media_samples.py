@@ -78,3 +78,8 @@ def read_frames(path: Path, width: int, height: int) -> np.ndarray:
     """All frames of a video of that size: (n, height, width, 3) uint8 RGB."""
     data = ffmpeg("-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
     return np.frombuffer(data, np.uint8).reshape(-1, height, width, 3)
+
+
+def write_frames(writer, frames):
+    """Frames straight into a VideoWriter."""
+    writer.append(writer.pack(frames))

@@ -18,7 +18,7 @@ from infinitetalk.errors import Cancelled, DeliveryFailed, InvalidInput
 from infinitetalk.transfer import bucket as bucket_module
 from infinitetalk.transfer import safe_http
 from infinitetalk.transfer.bucket import Bucket, job_bucket
-from infinitetalk.transfer.delivery import choose_delivery
+from infinitetalk.transfer.delivery import ToBucket, choose_delivery
 
 KEYS = {"aws_access_key_id": "test-key", "aws_secret_access_key": "test-SECRET", "region_name": "us-east-1"}
 TYPE = "video/mp4"
@@ -412,9 +412,9 @@ def test_a_name_that_changes_its_address_leads_nowhere(
 
     monkeypatch.setattr("socket.getaddrinfo", look_up)
     config = {**S3_CONFIG, "endpointUrl": f"http://rebinding.example.com:{port}"}
-    way = choose_delivery(None, Settings(volume_dir=video.parent / "none"), config)
+    way = choose_delivery(None, Settings(volume_dir=video.parent / "none"), "job-1", s3_config=config)
     with pytest.raises(DeliveryFailed, match=r"the job's s3Config"):
-        way.deliver(video, "job-1")
+        way.deliver(video)
     assert len(asked) > 1
     monkeypatch.undo()
     assert "Contents" not in s3.list_objects_v2(Bucket="videos")
@@ -434,11 +434,11 @@ def test_a_jobs_bucket_is_dialled_at_the_address_that_was_checked(
     monkeypatch.setattr(bucket_module, "create_connection", to_loopback)
     monkeypatch.setattr(safe_http, "resolve_and_validate", lambda *_: ["93.184.215.14"])
     config = {**S3_CONFIG, "endpointUrl": f"http://localhost:{port}"}  # moto takes other names for buckets' names
-    way = choose_delivery("url", Settings(), config)
+    way = choose_delivery("url", Settings(), "job-1", s3_config=config)
     with monkeypatch.context() as patch:
         patch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # would do the look-up by itself
         way.check_fits(1)
-        delivered = way.deliver(video, "job-1")
+        delivered = way.deliver(video)
     assert set(dialled) == {("93.184.215.14", port)}
     assert delivered.video_url is not None
     assert delivered.video_url.startswith(f"http://localhost:{port}/videos/infinitetalk-output/job-1.mp4?")
@@ -449,13 +449,12 @@ def test_a_jobs_bucket_is_dialled_at_the_address_that_was_checked(
 @pytest.mark.usefixtures("public")
 def test_a_jobs_bucket_comes_before_the_workers_and_only_with_output_url() -> None:
     env = {"BUCKET_ENDPOINT_URL": "https://ours", "BUCKET_ACCESS_KEY_ID": "a", "BUCKET_SECRET_ACCESS_KEY": "b"}
-    way = choose_delivery(None, Settings.from_env(env | {"OUTPUT": "base64"}), S3_CONFIG)
-    assert way.output == "url"
-    assert way.bucket is not None
+    way = choose_delivery(None, Settings.from_env(env | {"OUTPUT": "base64"}), "job-1", s3_config=S3_CONFIG)
+    assert isinstance(way, ToBucket)
     assert way.bucket.endpoint_url == "https://s3.example.com"
     for output in ("base64", "volume"):
         with pytest.raises(InvalidInput, match="s3Config is read with output url only"):
-            choose_delivery(output, Settings(), S3_CONFIG)  # type: ignore[arg-type]
+            choose_delivery(output, Settings(), "job-1", s3_config=S3_CONFIG)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

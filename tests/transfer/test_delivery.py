@@ -14,6 +14,9 @@ from infinitetalk.transfer.delivery import (
     ANSWER_LIMIT_BYTES,
     MAX_BASE64_VIDEO_BYTES,
     Delivered,
+    InAnswer,
+    ToBucket,
+    ToVolume,
     choose_delivery,
     estimate_video_bytes,
 )
@@ -42,6 +45,10 @@ def volume(tmp_path):
 # ---- choosing ----
 
 
+def kind_of(way):
+    return {InAnswer: "base64", ToBucket: "url", ToVolume: "volume"}[type(way)]
+
+
 @pytest.mark.parametrize(
     ("asked", "env", "chosen"),
     [
@@ -53,38 +60,38 @@ def volume(tmp_path):
     ],
 )
 def test_the_job_chooses_before_the_worker(asked, env, chosen):
-    assert choose_delivery(asked, Settings.from_env(env)).output == chosen
+    assert kind_of(choose_delivery(asked, Settings.from_env(env), "job-1")) == chosen
 
 
 def test_a_mounted_volume_can_be_chosen(volume):
     settings = Settings.from_env({"VOLUME_DIR": str(volume)})
-    assert choose_delivery("volume", settings).output == "volume"
+    assert kind_of(choose_delivery("volume", settings, "job-1")) == "volume"
 
 
 def test_url_without_a_bucket_names_what_to_set():
     with pytest.raises(InvalidInput, match=r"output is url, .*BUCKET_ENDPOINT_URL.*base64, volume"):
-        choose_delivery("url", Settings.from_env({}))
+        choose_delivery("url", Settings.from_env({}), "job-1")
 
 
 def test_a_missing_volume_is_the_callers_error_only_if_the_caller_chose_it(tmp_path):
     env = {"VOLUME_DIR": str(tmp_path / "none")}
     with pytest.raises(InvalidInput, match=r"output is volume, .*VOLUME_DIR.*url, base64"):
-        choose_delivery("volume", Settings.from_env(env))
+        choose_delivery("volume", Settings.from_env(env), "job-1")
     with pytest.raises(DeliveryFailed, match=r"output is volume, .*VOLUME_DIR"):
-        choose_delivery(None, Settings.from_env(env | {"OUTPUT": "volume"}))
+        choose_delivery(None, Settings.from_env(env | {"OUTPUT": "volume"}), "job-1")
 
 
 def test_a_read_only_volume_is_refused(volume, monkeypatch):
     monkeypatch.setattr(delivery.os, "access", lambda *_: False)
     with pytest.raises(InvalidInput, match="read-only"):
-        choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}))
+        choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}), "job-1")
 
 
 # ---- base64 ----
 
 
 def test_base64_holds_the_videos_bytes(video):
-    delivered = choose_delivery("base64", Settings.from_env({})).deliver(video, "job-1")
+    delivered = choose_delivery("base64", Settings.from_env({}), "job-1").deliver(video)
     head, content = delivered.video.split(",")
     assert head == "data:video/mp4;base64"
     assert base64.b64decode(content) == video.read_bytes()
@@ -94,33 +101,33 @@ def test_base64_holds_the_videos_bytes(video):
 def test_the_largest_base64_video_fits_into_an_answer_with_room_for_the_rest(tmp_path):
     video = tmp_path / "large.mp4"
     video.write_bytes(bytes(MAX_BASE64_VIDEO_BYTES))
-    delivered = choose_delivery("base64", Settings.from_env({})).deliver(video, "job-1")
+    delivered = choose_delivery("base64", Settings.from_env({}), "job-1").deliver(video)
     answer = json.dumps({"output": {"video": delivered.video}})
     assert 0 < ANSWER_LIMIT_BYTES - len(answer) < 150_000
 
 
 def test_a_video_too_large_for_base64_is_refused_before_and_after_it_is_made(tmp_path):
-    way = choose_delivery("base64", Settings.from_env({}))
+    way = choose_delivery("base64", Settings.from_env({}), "job-1")
     way.check_fits(MAX_BASE64_VIDEO_BYTES)
     with pytest.raises(TooLarge, match=r"^output base64: .* 7.4 MB .*BUCKET_ENDPOINT_URL.*volume"):
         way.check_fits(MAX_BASE64_VIDEO_BYTES + 1)
     with pytest.raises(TooLarge, match="choose output url or volume"):
-        choose_delivery("base64", Settings.from_env(BUCKET)).check_fits(MAX_BASE64_VIDEO_BYTES + 1)
+        choose_delivery("base64", Settings.from_env(BUCKET), "job-1").check_fits(MAX_BASE64_VIDEO_BYTES + 1)
     video = tmp_path / "large.mp4"
     video.write_bytes(bytes(MAX_BASE64_VIDEO_BYTES + 1))
     with pytest.raises(TooLarge):
-        way.deliver(video, "job-1")
+        way.deliver(video)
 
 
 def test_other_ways_have_no_size_limit(volume, monkeypatch):
     monkeypatch.setattr(Bucket, "check", lambda _: None)
     monkeypatch.setattr(delivery.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**13, 0, 10**13))
     for way in ("url", "volume"):
-        choose_delivery(way, Settings.from_env(BUCKET | {"VOLUME_DIR": str(volume)})).check_fits(10**12)
+        choose_delivery(way, Settings.from_env(BUCKET | {"VOLUME_DIR": str(volume)}), "job-1").check_fits(10**12)
 
 
 def test_a_full_volume_is_told_before_the_work(volume, monkeypatch):
-    way = choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}))
+    way = choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}), "job-1")
     monkeypatch.setattr(delivery.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 2_000_000))
     way.check_fits(2_000_000)
     with pytest.raises(DeliveryFailed, match=r"^output volume: .* 3.0 MB or more .* 2.0 MB left"):
@@ -128,12 +135,12 @@ def test_a_full_volume_is_told_before_the_work(volume, monkeypatch):
 
 
 def test_the_estimate_lets_short_videos_pass_and_stops_hopeless_ones():
-    way = choose_delivery("base64", Settings.from_env({}))
-    way.check_fits(estimate_video_bytes(720, 1280, n_frames=60 * 25))
+    way = choose_delivery("base64", Settings.from_env({}), "job-1")
+    way.check_fits(estimate_video_bytes((720, 1280), n_frames=60 * 25))
     with pytest.raises(TooLarge):
-        way.check_fits(estimate_video_bytes(720, 1280, n_frames=180 * 25))
+        way.check_fits(estimate_video_bytes((720, 1280), n_frames=180 * 25))
     with pytest.raises(TooLarge):
-        way.check_fits(estimate_video_bytes(480, 848, n_frames=600 * 25))
+        way.check_fits(estimate_video_bytes((480, 848), n_frames=600 * 25))
 
 
 # ---- volume ----
@@ -141,7 +148,7 @@ def test_the_estimate_lets_short_videos_pass_and_stops_hopeless_ones():
 
 def test_volume_keeps_the_video_under_the_jobs_id(video, volume):
     settings = Settings.from_env({"VOLUME_DIR": str(volume)})
-    delivered = choose_delivery("volume", settings).deliver(video, "abc-123-u1")
+    delivered = choose_delivery("volume", settings, "abc-123-u1").deliver(video)
     path = volume / "infinitetalk-output" / "abc-123-u1.mp4"
     assert delivered == Delivered(video_path=str(path))
     assert path.read_bytes() == video.read_bytes()
@@ -153,15 +160,15 @@ def test_a_delivered_video_survives_the_machine(video, volume, monkeypatch):
     fsync, replace = volume_module.os.fsync, volume_module.Path.replace
     monkeypatch.setattr(volume_module.os, "fsync", lambda handle: (done.append("fsync"), fsync(handle)))
     monkeypatch.setattr(volume_module.Path, "replace", lambda *args: (done.append("named"), replace(*args))[1])
-    choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)})).deliver(video, "job-1")
+    choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}), "job-1").deliver(video)
     assert done == ["fsync", "named", "fsync"]
 
 
 def test_a_second_delivery_replaces_the_first(video, volume):
-    way = choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}))
-    way.deliver(video, "same")
+    way = choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}), "same")
+    way.deliver(video)
     video.write_bytes(b"new")
-    way.deliver(video, "same")
+    way.deliver(video)
     assert (volume / "infinitetalk-output" / "same.mp4").read_bytes() == b"new"
 
 
@@ -171,26 +178,27 @@ def test_a_full_volume_is_reported_and_leaves_nothing_half_written(video, volume
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(volume_module.shutil, "copyfileobj", copy)
-    way = choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}))
+    way = choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}), "job-1")
     with pytest.raises(DeliveryFailed, match=r"^output volume: .*No space left on device"):
-        way.deliver(video, "job-1")
+        way.deliver(video)
     assert list((volume / "infinitetalk-output").iterdir()) == []
 
 
 @pytest.mark.parametrize("job_id", ["../../up", "/etc/x", "a/b", "", ".", "..", ".hidden", "x" * 500, "a\0b", "\ud800"])
 def test_no_job_id_leads_out_of_the_output_folder(video, volume, job_id):
-    way = choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}))
-    path = way.deliver(video, job_id).video_path
+    way = choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}), job_id)
+    path = way.deliver(video).video_path
     assert re.fullmatch(rf"{volume}/infinitetalk-output/[\w-]+\.mp4", path)
 
 
 def test_different_job_ids_never_share_a_file(video, volume):
-    way = choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}))
+    settings = Settings.from_env({"VOLUME_DIR": str(volume)})
     ids = ["a/b", "a_b", "a:b", "a b"]
-    assert len({way.deliver(video, job_id).video_path for job_id in ids}) == len(ids)
+    ways = [choose_delivery("volume", settings, job_id) for job_id in ids]
+    assert len({way.deliver(video).video_path for way in ways}) == len(ids)
 
 
-# ---- url: what arrives, and what is tried again, is in test_s3 ----
+# ---- url: what arrives, and what is tried again, is in test_bucket ----
 
 
 def failing_upload(self, *_):
@@ -202,7 +210,7 @@ def test_the_key_is_the_jobs_id(video, monkeypatch):
     monkeypatch.setattr(Bucket, "upload", lambda self, *args: seen.append((self, *args)) or "https://signed")
     settings = Settings.from_env(BUCKET | {"BUCKET_NAME": "videos", "UPLOAD_TIMEOUT_S": "7"})
     stop = lambda: False  # noqa: E731
-    delivered = choose_delivery("url", settings).deliver(video, "abc-123-u1", stop)
+    delivered = choose_delivery("url", settings, "abc-123-u1", stop).deliver(video)
     assert delivered == Delivered(video_url="https://signed")
     bucket = Bucket("https://s3.example.com", "videos", "test-key", "test-SECRET")
     assert seen == [(bucket, video, "infinitetalk-output/abc-123-u1.mp4", "video/mp4", 7.0, stop)]
@@ -214,16 +222,16 @@ def test_the_bucket_is_asked_before_the_work(monkeypatch):
 
     monkeypatch.setattr(Bucket, "check", refuse)
     with pytest.raises(DeliveryFailed, match="NoSuchBucket"):
-        choose_delivery("url", Settings.from_env(BUCKET)).check_fits(1)
+        choose_delivery("url", Settings.from_env(BUCKET), "job-1").check_fits(1)
 
 
 @pytest.mark.parametrize("bucket_name", ["not a url", "http://"])
 def test_an_endpoint_that_is_no_url_is_a_failed_delivery(bucket_name, video):
     settings = Settings.from_env(BUCKET | {"BUCKET_ENDPOINT_URL": bucket_name})
     with pytest.raises(DeliveryFailed, match=r"^output url: "):
-        choose_delivery("url", settings).check_fits(1)
+        choose_delivery("url", settings, "job-1").check_fits(1)
     with pytest.raises(DeliveryFailed, match=r"^output url: "):
-        choose_delivery("url", settings).deliver(video, "job-1")
+        choose_delivery("url", settings, "job-1").deliver(video)
 
 
 # ---- what has been made is not thrown away ----
@@ -232,7 +240,7 @@ def test_an_endpoint_that_is_no_url_is_a_failed_delivery(bucket_name, video):
 def test_a_video_that_cannot_be_uploaded_is_left_on_the_volume(video, volume, monkeypatch):
     monkeypatch.setattr(Bucket, "upload", failing_upload)
     settings = Settings.from_env(BUCKET | {"VOLUME_DIR": str(volume)})
-    delivered = choose_delivery("url", settings).deliver(video, "job-1")
+    delivered = choose_delivery("url", settings, "job-1").deliver(video)
     path = volume / "infinitetalk-output" / "job-1.mp4"
     assert path.read_bytes() == video.read_bytes()
     (warning,) = delivered.warnings
@@ -244,7 +252,7 @@ def test_a_video_that_cannot_be_uploaded_is_left_on_the_volume(video, volume, mo
 def test_a_video_too_large_for_an_answer_is_left_on_the_volume(volume, tmp_path):
     video = tmp_path / "large.mp4"
     video.write_bytes(bytes(MAX_BASE64_VIDEO_BYTES + 1))
-    delivered = choose_delivery("base64", Settings.from_env({"VOLUME_DIR": str(volume)})).deliver(video, "job-1")
+    delivered = choose_delivery("base64", Settings.from_env({"VOLUME_DIR": str(volume)}), "job-1").deliver(video)
     assert delivered.video is None
     assert (volume / "infinitetalk-output" / "job-1.mp4").stat().st_size == MAX_BASE64_VIDEO_BYTES + 1
     assert "7.4 MB" in delivered.warnings[0]
@@ -253,14 +261,14 @@ def test_a_video_too_large_for_an_answer_is_left_on_the_volume(volume, tmp_path)
 def test_without_a_volume_the_failure_is_told(video, monkeypatch):
     monkeypatch.setattr(Bucket, "upload", failing_upload)
     with pytest.raises(DeliveryFailed, match="SlowDown"):
-        choose_delivery("url", Settings.from_env(BUCKET)).deliver(video, "job-1")
+        choose_delivery("url", Settings.from_env(BUCKET), "job-1").deliver(video)
 
 
 def test_a_volume_that_fails_too_leaves_the_first_failure_standing(video, volume, monkeypatch):
     monkeypatch.setattr(Bucket, "upload", failing_upload)
     (volume / "infinitetalk-output").write_text("in the way")
     with pytest.raises(DeliveryFailed, match="SlowDown"):
-        choose_delivery("url", Settings.from_env(BUCKET | {"VOLUME_DIR": str(volume)})).deliver(video, "job-1")
+        choose_delivery("url", Settings.from_env(BUCKET | {"VOLUME_DIR": str(volume)}), "job-1").deliver(video)
 
 
 def test_a_cancelled_upload_leaves_nothing(video, volume, monkeypatch):
@@ -269,5 +277,5 @@ def test_a_cancelled_upload_leaves_nothing(video, volume, monkeypatch):
 
     monkeypatch.setattr(Bucket, "upload", cancelled)
     with pytest.raises(Cancelled):
-        choose_delivery("url", Settings.from_env(BUCKET | {"VOLUME_DIR": str(volume)})).deliver(video, "job-1")
+        choose_delivery("url", Settings.from_env(BUCKET | {"VOLUME_DIR": str(volume)}), "job-1").deliver(video)
     assert list(volume.iterdir()) == []

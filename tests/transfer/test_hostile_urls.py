@@ -23,9 +23,9 @@ from runpod.serverless.utils import rp_ssrf
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import JobError
+from infinitetalk.job.folder import job_folder
 from infinitetalk.transfer import downloads
-from infinitetalk.transfer.downloads import job_folder
-from infinitetalk.transfer.exchange import NetworkExchange
+from infinitetalk.transfer.exchange import network_exchange
 from tests.support.hostile_server import CONTENT, INSIDE, NAMES, PAGES, PUBLIC, SECRET, Pages, World, answer
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
@@ -86,7 +86,7 @@ def ask(world, url, tmp_path, **settings):
     try:
         request = Request.parse({"image_url": PICTURE, "wav_url": url, "output": "base64"})
         with job_folder(settings.work_dir, "job") as folder:
-            files = NetworkExchange(request, settings, "job", lambda: False).fetch(request, folder)
+            files = network_exchange(request, settings, "job", lambda: False).fetch(request, folder)
             return files["wav_url"].read_bytes(), time.monotonic() - start_s
     except JobError as error:
         return error, time.monotonic() - start_s

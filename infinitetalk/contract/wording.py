@@ -1,0 +1,146 @@
+"""What is wrong with a job's fields, in words: which field, what came, what is allowed, and the nearest valid name."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from itertools import islice
+from typing import Any
+
+from pydantic import ValidationError
+
+from infinitetalk.shapes import FPS
+
+TOO_LARGE = "too_large"  # the type of a problem that is one of size alone
+URL_RULE = "an http(s) URL or a base64 data: URI"
+_BOXES_RULE = "two boxes [x0, y0, x1, y1] in fractions of the picture: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1"
+
+# What callers of other services send, and where it went here.
+_SIZE_ADVICE = "the size follows from aspect_ratio and resolution"
+_MODE_ADVICE = "speed_mode chooses it"
+_LENGTH_ADVICE = "the length is the audio's, or max_duration_s"
+_ADVICE = {
+    "width": _SIZE_ADVICE,
+    "height": _SIZE_ADVICE,
+    "size": _SIZE_ADVICE,
+    "fps": f"the video has {FPS} frames a second",
+    "frame_rate": f"the video has {FPS} frames a second",
+    "steps": _MODE_ADVICE,
+    "num_inference_steps": _MODE_ADVICE,
+    "scheduler": _MODE_ADVICE,
+    "shift": _MODE_ADVICE,
+    "frames": _LENGTH_ADVICE,
+    "num_frames": _LENGTH_ADVICE,
+    "max_frames": _LENGTH_ADVICE,
+    "duration": _LENGTH_ADVICE,
+    "audio": "did you mean wav_url?",
+    "audio_url": "did you mean wav_url?",
+    "audio_url_2": "did you mean wav_url_2?",
+}
+_MAX_UNKNOWN_LISTED = 10
+_MAX_SHOWN_CHARS = 60
+
+
+def unknown_fields(job_input: Mapping[object, object], n_unknown: int, fields: Mapping[str, object]) -> Iterator[str]:
+    """Sentences on the `n_unknown` fields of a job that are not among `fields`."""
+    unknown = (name for name in job_input if name not in fields)
+    lost = False
+    for name in islice(unknown, _MAX_UNKNOWN_LISTED):
+        key = name.lower() if isinstance(name, str) and len(name) <= 64 else ""
+        nearest = get_close_matches(key, fields, n=1, cutoff=0.5)
+        if key in _ADVICE:
+            yield f"{show(name)} is not a field: {_ADVICE[key]}"
+        elif nearest:
+            yield f"{show(name)} is not a field: did you mean {nearest[0]}?"
+        else:
+            yield f"{show(name)} is not a field"
+            lost = True
+    if n_unknown > _MAX_UNKNOWN_LISTED:
+        yield f"{n_unknown - _MAX_UNKNOWN_LISTED} more fields are unknown"
+    if lost:
+        yield f"the fields are {', '.join(fields)}"
+
+
+def field_problems(error: ValidationError, properties: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
+    """The first problem of each wrong field: its name and a sentence; a problem between fields has no name.
+
+    properties: the fields' JSON schemas.
+    """
+    wrong: set[str] = set()
+    for problem in error.errors(include_url=False):
+        if not problem["loc"]:  # each field is fine for itself
+            yield None, str(problem["ctx"]["error"])
+            continue
+        name = str(problem["loc"][0])
+        if name in wrong:
+            continue
+        wrong.add(name)
+        missing = problem["type"] == "missing"
+        # A missing item is a fault of the list it is missing from.
+        steps = problem["loc"][1:-1] if missing else problem["loc"][1:]
+        place = name + "".join(f"[{step}]" for step in steps)
+        value = problem["input"]
+        allowed = _allowed(properties[name])
+        shown = _shown_url(value) if isinstance(value, str) and allowed == URL_RULE else show(value)
+        if missing and len(problem["loc"]) == 1:
+            yield name, f"{name} is missing: must be {allowed}"
+        elif problem["type"] == "value_error":
+            yield name, f"{place} is {shown}: {problem['ctx']['error']}"
+        elif problem["type"] == TOO_LARGE:
+            yield name, f"{place} is {shown}: {problem['msg']}"
+        else:
+            subject = "" if place == name else f"{name} "
+            yield name, f"{place} is {shown}: {subject}must be {allowed}"
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """What a field may hold, in words, from its JSON schema."""
+    schema = {**schema} | next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), {})
+    if "enum" in schema:
+        return " or ".join([", ".join(schema["enum"][:-1]), schema["enum"][-1]])
+    if schema.get("format") == "uri":
+        return URL_RULE
+    low, above, high = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
+    bounds = f"above {above}" if above is not None else f"from {low}"
+    bounds += "" if high is None else f" to {high}"
+    kinds = {
+        "boolean": "true or false",
+        "integer": f"a whole number {bounds}",
+        "number": f"a number {bounds}",
+        "string": f"text of at most {schema.get('maxLength')} characters",
+        "array": _BOXES_RULE,
+    }
+    return kinds[schema["type"]]
+
+
+def show(value: object) -> str:
+    """A value as an error may show it: short JSON, without a data: URI's contents or a URL's secrets."""
+    if isinstance(value, str):
+        return _shown_text(value)
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    if value is None or isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(value, list | tuple):
+        if len(value) <= 4 and all(isinstance(item, int | float) for item in value):
+            return f"[{', '.join(map(show, value))}]"
+        return f"a list of {len(value)} items"
+    if isinstance(value, Mapping):
+        return f"an object of {len(value)} fields"
+    return f"of type {type(value).__name__}"
+
+
+def _shown_text(text: str) -> str:
+    # Media, an address or a path in the wrong field is as secret as in its own.
+    if len(text) > _MAX_SHOWN_CHARS or re.search(r"[/?#@]|data:", text, re.IGNORECASE):
+        return _shown_url(text)
+    return json.dumps(text.encode("utf-8", "backslashreplace").decode(), ensure_ascii=False)
+
+
+def _shown_url(text: str) -> str:
+    """What came where a URL belongs: its scheme and host if it has them. All else may be secret, or the media."""
+    if text[:20].lstrip()[:5].lower() == "data:":
+        return f"a data: URI of {len(text)} characters"
+    address = re.match(r"([a-z][a-z0-9+.-]{0,19}://[a-z0-9.-]{1,80})(?=[:/?#]|$)", text, re.IGNORECASE)
+    where = f' at "{address[1]}"' if address and "@" not in text else ""  # before an @ may stand a password
+    return f"a text of {len(text)} characters{where}"

@@ -1,0 +1,116 @@
+"""A job's files, read and checked, and the plan that follows from them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from infinitetalk.contract.presets import Profile, Size, SpeedMode
+from infinitetalk.contract.request import MediaField, Request
+from infinitetalk.contract.settings import Settings
+from infinitetalk.errors import TooLarge
+from infinitetalk.generation.masks import default_boxes, person_masks
+from infinitetalk.generation.pipeline import Footage
+from infinitetalk.media.audio import Track, Wave, load_audio, normalise_loudness, place_voices
+from infinitetalk.media.image import load_image
+from infinitetalk.media.video import SourceVideo
+from infinitetalk.planning.plan import Plan, make_plan
+from infinitetalk.planning.speakers import speaker_starts
+from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ, frames_of_samples
+
+Files = Mapping[MediaField, Path]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request with its media read and checked, and planned.
+
+    Args:
+        waves: the voices, of equal length, 16 kHz, loudness normalised.
+        tracks: the sound of the result.
+        person_masks: (1, P + 1, S) with several speakers; see `masks.person_masks`.
+        warnings: what the caller should know of the media.
+    """
+
+    plan: Plan
+    waves: tuple[Wave, ...]
+    tracks: tuple[Track, ...]
+    footage: Footage
+    person_masks: Tensor | None
+    warnings: tuple[str, ...]
+
+
+def read_job(request: Request, files: Files, profile: Profile, settings: Settings, mode: SpeedMode, seed: int) -> Job:
+    """Decode and check a job's files, and plan it.
+
+    Args:
+        mode: how the clip is made.
+        seed: of the noise.
+
+    Raises:
+        MediaUnreadable, TooLarge: of a file; the message names the field.
+        InvalidInput: a box lies outside the visible picture.
+    """
+    size = profile.size(request.resolution, request.aspect_ratio)
+    waves, tracks = _read_voices(request, files, settings)
+    duration_s = len(waves[0]) / SAMPLE_RATE_HZ
+    footage, warnings = _read_footage(request, files, size, duration_s)
+    if profile.is_embedded:
+        warnings.insert(0, f"The profile {profile.name} is a small demonstration model: it knows drawn faces only.")
+    for speaker, track in zip(request.speakers, tracks, strict=True):
+        if track.start_s + 1 / FPS > duration_s:
+            warnings.append(
+                f"{speaker.voice} is not heard: the video ends after {duration_s:.2f} s, before its turn comes."
+            )
+    plan = make_plan(request, profile, mode, frames_of_samples(len(waves[0])), seed)
+    masks = _place_speakers(request, footage, size)
+    return Job(plan, waves, tracks, footage, masks, tuple(warnings))
+
+
+def _read_voices(request: Request, files: Files, settings: Settings) -> tuple[tuple[Wave, ...], tuple[Track, ...]]:
+    """The speakers' waves, each in its place, and the same as tracks of the result's sound."""
+    voices = [speaker.voice for speaker in request.speakers]
+    waves = [
+        normalise_loudness(load_audio(files[voice], voice, request.max_duration_s, settings.max_audio_s))
+        for voice in voices
+    ]
+    starts = speaker_starts([len(wave) for wave in waves], request.speaker_order)
+    tracks = tuple(
+        Track(files[voice], start / SAMPLE_RATE_HZ, len(wave) / SAMPLE_RATE_HZ)
+        for voice, start, wave in zip(voices, starts, waves, strict=True)
+    )
+    placed = place_voices(waves, starts)
+    if request.max_duration_s is not None:
+        placed = tuple(wave[: round(request.max_duration_s * SAMPLE_RATE_HZ)] for wave in placed)
+    duration_s = len(placed[0]) / SAMPLE_RATE_HZ
+    if duration_s > settings.max_audio_s:
+        raise TooLarge(
+            f"{' and '.join(voices)} last {duration_s:.1f} s one after the other, over the {settings.max_audio_s:g} s "
+            "that are accepted; set max_duration_s or send shorter ones."
+        )
+    return placed, tracks
+
+
+def _read_footage(request: Request, files: Files, size: Size, duration_s: float) -> tuple[Footage, list[str]]:
+    """What is animated, fitted to `size`, and what its caller should know."""
+    if request.input_type == "image":
+        return load_image(files["image_url"], "image_url", *size), []
+    video = SourceVideo.open(files["video_url"], "video_url", *size)
+    if video.duration_s + 1 / FPS < duration_s:
+        return video, [
+            f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: its last frame holds."
+        ]
+    return video, []
+
+
+def _place_speakers(request: Request, footage: Footage, size: Size) -> Tensor | None:
+    """Masks of where the speakers are: in the job's boxes, or else side by side. One speaker needs none."""
+    speakers = request.speakers
+    if len(speakers) == 1:
+        return None
+    boxes = [
+        default if speaker.box is None else speaker.box
+        for speaker, default in zip(speakers, default_boxes(len(speakers)), strict=True)
+    ]
+    return person_masks(boxes, footage.source_size, size)

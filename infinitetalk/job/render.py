@@ -1,0 +1,104 @@
+"""From a job that has been read to its finished video file."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from infinitetalk.generation.joins import Start
+from infinitetalk.generation.pipeline import Material, SeededNoise, VoiceFeatures, generate
+from infinitetalk.generation.pixels import to_bytes
+from infinitetalk.job.read import Job
+from infinitetalk.job.resume import KeptWindows
+from infinitetalk.job.sinks import VideoFile, WindowQueue
+from infinitetalk.media.audio import write_soundtrack
+from infinitetalk.media.encode import VideoWriter
+from infinitetalk.models.audio_encoder import embed_voice
+from infinitetalk.models.opening import Models
+from infinitetalk.planning.windows import Window
+from infinitetalk.progress import StepCounter, Stopwatch
+from infinitetalk.shapes import FPS
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What watches over a running job.
+
+    check: raises if the job has to end.
+    """
+
+    watch: Stopwatch
+    counter: StepCounter
+    check: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A finished video file. resumed: how many of its windows an earlier run of the job had made."""
+
+    path: Path
+    resumed: int
+
+
+def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: Monitor) -> Rendered:
+    """Make a job's video in `folder`: first what an earlier run has finished, then the rest, window by window."""
+    plan, watch = job.plan, monitor.watch
+    path, soundtrack = folder / "result.mp4", folder / "soundtrack.m4a"
+    with watch.stage("encode"):
+        write_soundtrack(job.tracks, plan.duration_s, soundtrack)
+    with watch.stage("audio"):
+        encoder, extractor = models.audio_encoder, models.audio_extractor
+        features = [embed_voice(encoder, extractor, wave, plan.n_frames) for wave in job.waves]
+    material = Material(job.footage, VoiceFeatures(torch.stack(features)), job.person_masks)
+
+    def on_step(window: Window, step: int, _latents: Tensor) -> None:
+        monitor.check()
+        monitor.counter.before_step(window.index, step)
+
+    with VideoWriter(path, *plan.size, FPS, soundtrack) as writer:
+        file = VideoFile(writer)
+        with watch.stage("encode"):
+            start = _take_finished(kept, file, models.device, monitor.check)
+        noise = SeededNoise(plan.seed)
+        with _interruptible(models.vae, monitor.check), WindowQueue(writer.pack, (file, kept), writer.give_up) as queue:
+            for part in generate(plan, models, material, noise, on_step, watch, start):
+                with watch.stage("bytes"):
+                    handover = None if part.handover is None else part.handover.to("cpu")
+                    frames = to_bytes(part.frames)
+                with watch.stage("encode"):  # waits for the window before, and goes on beside the next one
+                    queue.put(part.window.index, frames, handover)
+                del part  # the next window needs the memory
+            with watch.stage("encode"):
+                queue.wait()
+                writer.finish()
+    return Rendered(path, start.windows)
+
+
+def _take_finished(kept: KeptWindows, file: VideoFile, device: torch.device, check: Callable[[], None]) -> Start:
+    """Put the windows of an earlier run into the video; gives where the making of windows begins."""
+    start = Start()
+    for window in kept.finished():
+        check()
+        file.take(window)
+        handover = None if window.handover is None else window.handover.to(device)
+        start = Start(window.index + 1, handover)
+    return start
+
+
+@contextmanager
+def _interruptible(vae: AutoencoderKLWan, check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` before every latent frame that the autoencoder encodes or decodes.
+
+    Broken off, it would hold what it remembers of earlier frames until its next video, which is gigabytes.
+    """
+    hooks = [part.register_forward_pre_hook(lambda *_: check()) for part in (vae.encoder, vae.decoder)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        vae.clear_cache()

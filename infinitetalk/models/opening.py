@@ -1,0 +1,144 @@
+"""All models of one set of weights, read from their files into the device's memory, where they stay.
+
+Two layouts of the Wan base are read: a diffusers folder (transformer/, vae/, text_encoder/, tokenizer/,
+image_encoder/) and the original release (shards, Wan2.1_VAE.pth, models_t5_*.pth, models_clip_*.pth, google/).
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from diffusers import AutoencoderKLWan
+from transformers import (
+    CLIPVisionModel,
+    PreTrainedTokenizerBase,
+    UMT5EncoderModel,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
+
+from infinitetalk.arithmetic import Arithmetic
+from infinitetalk.models.compiling import compile_transformer
+from infinitetalk.models.encoder_loading import load_audio_encoder, load_image_encoder, load_text_encoder, load_vae
+from infinitetalk.models.fast_vae import optimise_vae
+from infinitetalk.models.fp8 import check_fp8
+from infinitetalk.models.kernels import choose_kernels
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.models.transformer_loading import load_transformer
+from infinitetalk.models.video_transformer import VideoTransformer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Where the files of one set of weights lie.
+
+    Args:
+        base: folder of the Wan model, in either layout.
+        audio_encoder: folder of wav2vec2.
+        adapters: adapter files by name, see `transformer.ADAPTERS`.
+        loras: files and their scales.
+    """
+
+    base: Path
+    audio_encoder: Path
+    adapters: Mapping[str, Path]
+    loras: tuple[tuple[Path, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Models:
+    """Everything that a job needs, resident on one device: nothing is swapped, offloaded or tiled.
+
+    dtype: of the large models' weights. arithmetic: of the transformer, with the kernel that was chosen.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    arithmetic: Arithmetic
+    transformer: VideoTransformer
+    vae: AutoencoderKLWan
+    text_encoder: UMT5EncoderModel
+    tokenizer: PreTrainedTokenizerBase
+    image_encoder: CLIPVisionModel
+    audio_encoder: Wav2Vec2Model
+    audio_extractor: Wav2Vec2FeatureExtractor
+
+
+DEFAULT = Arithmetic()
+
+
+def load_models(
+    files: WeightFiles, device: torch.device, dtype: torch.dtype, arithmetic: Arithmetic = DEFAULT
+) -> Models:
+    """Read the models.
+
+    Args:
+        device: where the weights go and stay. On "meta" every name and shape is checked and no tensor is read.
+        dtype: of the large models' weights.
+        arithmetic: of the transformer.
+
+    Raises:
+        ModelMissing: a file is missing or cut off, or its tensors are not this model's.
+        ValueError: the device cannot compute in that arithmetic.
+    """
+    if arithmetic.fp8:
+        check_fp8(device)
+    audio_encoder, audio_extractor = load_audio_encoder(files.audio_encoder, device)
+    transformer = load_transformer(
+        files.base,
+        files.adapters,
+        files.loras,
+        audio_encoder.config.num_hidden_layers,
+        device,
+        dtype,
+        arithmetic.fp8,
+    )
+    kernels, arithmetic = choose_kernels(transformer, arithmetic)
+    transformer.use_kernels(kernels)
+    text_encoder, tokenizer = load_text_encoder(files.base, device, dtype)
+    models = Models(
+        device=device,
+        dtype=dtype,
+        arithmetic=arithmetic,
+        transformer=transformer,
+        vae=load_vae(files.base, device, dtype),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        image_encoder=load_image_encoder(files.base, device, dtype),
+        audio_encoder=audio_encoder,
+        audio_extractor=audio_extractor,
+    )
+    if device.type == "cuda":
+        torch._C._host_emptyCache()  # torch would keep the pinned memory that the weights came through
+    return models
+
+
+def open_models(
+    files: WeightFiles,
+    device: torch.device,
+    dtype: torch.dtype,
+    arithmetic: Arithmetic = DEFAULT,
+    *,
+    compiled: bool = False,
+    volume: Path | None = None,
+) -> Models:
+    """Read the models and make them fast. Arguments and errors as in `load_models`.
+
+    Args:
+        compiled: on a GPU, compile the transformer's blocks and parts of the autoencoder.
+        volume: where what was compiled is kept for the workers that start later.
+    """
+    started_s = time.monotonic()
+    models = load_models(files, device, dtype, arithmetic)
+    logger.info("The models are on %s after %.1f s", device, time.monotonic() - started_s)
+    if device.type == "cuda":
+        if compiled:
+            compile_transformer(cast(InfiniteTalkTransformer, models.transformer), models.arithmetic, volume)
+        optimise_vae(models.vae, compiled)
+    return models

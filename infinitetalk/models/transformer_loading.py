@@ -1,0 +1,166 @@
+"""The transformer from its files: either layout of the Wan base, the adapters, LoRAs merged while it is read."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
+from torch import Tensor
+
+from infinitetalk.errors import ModelMissing
+from infinitetalk.models import original
+from infinitetalk.models.checkpoint import Checkpoint, check_shapes, read_config, weight_files
+from infinitetalk.models.fp8 import quantise_block
+from infinitetalk.models.lora import LoraSet
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+
+PREFETCH_BLOCKS = 10  # transformer blocks that are read ahead while the weights are loaded
+# One thread waits for the disk, or copies, at a fraction of what the disk and the memory give.
+READERS = 4
+
+OUTSIDE = -1  # the number of the block for what belongs to none
+
+
+def load_transformer(
+    base: Path,
+    adapters: Mapping[str, Path],
+    loras: Iterable[tuple[Path, float]],
+    audio_layers: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    fp8: bool = False,
+) -> InfiniteTalkTransformer:
+    """The transformer with its adapters, LoRAs merged.
+
+    Args:
+        base: folder of the Wan model in either layout.
+        adapters: adapter files by name.
+        loras: files and their scales.
+        audio_layers: layers that the audio encoder hands over.
+        fp8: large linear layers in 8 bits, quantised block by block as they come.
+
+    Raises:
+        ModelMissing: a file is missing or cut off, or its tensors are not this model's.
+    """
+    is_diffusers = (base / "transformer" / "config.json").is_file()
+    weights = base / "transformer" if is_diffusers else base
+    config = read_config(weights / "config.json")
+    checkpoint = Checkpoint(weight_files(weights, "diffusion_pytorch_model"))
+    names = (
+        {name: name for name in checkpoint.shapes} if is_diffusers else original.transformer_names(checkpoint.shapes)
+    )
+    sources = {new: (checkpoint, name) for name, new in names.items()}
+
+    adapter_files = {name: Checkpoint([path]) for name, path in adapters.items()}
+    sizes = {}
+    for name, file in adapter_files.items():
+        sizes[name] = _adapter_sizes(adapters[name], file, audio_layers)
+        sources |= {f"adapters.{name}.{key}": (file, key) for key in file.shapes}
+    with init_empty_weights():
+        transformer = InfiniteTalkTransformer(
+            **_transformer_config(config, checkpoint, names),
+            **next(iter(sizes.values())),
+            adapter_names=list(adapters),
+        )
+    expected = {name: tuple(parameter.shape) for name, parameter in transformer.state_dict().items()}
+    found = {new: source.shapes[name] for new, (source, name) in sources.items()}
+    check_shapes(f"{base.name} with {' and '.join(path.name for path in adapters.values())}", expected, found)
+
+    changes = LoraSet()
+    for path, scale in loras:
+        changes.add(path, scale, lambda name: _lora_targets(name, tuple(adapters)), expected.keys())
+    keep_float32 = set(transformer._keep_in_fp32_modules)
+
+    def read(group: list[str]) -> dict[str, Tensor]:
+        tensors = {name: sources[name][0].read(sources[name][1]) for name in group}
+        if device.type == "meta":
+            return {name: tensor.to(device) for name, tensor in tensors.items()}
+        # Memory-mapped until here; the copy is what reads the disk. Pinned, it goes to the GPU at full speed.
+        return {name: t.pin_memory() if device.type == "cuda" else t.clone() for name, t in tensors.items()}
+
+    groups = _by_block(sources)
+    for index, tensors in zip(groups, _read_ahead(groups.values(), read, PREFETCH_BLOCKS), strict=True):
+        for name, tensor in tensors.items():
+            target = torch.float32 if keep_float32 & set(name.split(".")) else dtype
+            merged = changes.merge(name, tensor.to(device, non_blocking=True))
+            set_module_tensor_to_device(transformer, name, device, value=merged, dtype=target)
+        if fp8 and index != OUTSIDE:
+            quantise_block(transformer, index)
+    transformer.to(device).eval().requires_grad_(False)
+    return cast(InfiniteTalkTransformer, transformer)
+
+
+def _lora_targets(name: str, adapters: tuple[str, ...]) -> list[str]:
+    """The transformer's names of a weight that a LoRA calls `name`: its own, or the original one."""
+    if ".audio_cross_attn." in name or ".norm_x." in name or name.startswith("audio_proj."):
+        return [f"adapters.{adapter}.{name}" for adapter in adapters]
+    return [name, original.transformer_names([name])[name]]
+
+
+def _transformer_config(config: Mapping[str, Any], checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, Any]:
+    """Constructor arguments, from the config file of either layout and, where it is silent, the tensors' shapes."""
+    shapes = {new: checkpoint.shapes[name] for name, new in names.items()}
+    try:
+        heads = config["num_attention_heads"] if "num_attention_heads" in config else config["num_heads"]
+        dim, in_channels, *patch = shapes["patch_embedding.weight"]
+        return {
+            "patch_size": tuple(patch),
+            "num_attention_heads": heads,
+            "attention_head_dim": dim // heads,
+            "in_channels": in_channels,
+            "out_channels": config.get("out_channels", config.get("out_dim", 16)),
+            "text_dim": shapes["condition_embedder.text_embedder.linear_1.weight"][1],
+            "freq_dim": shapes["condition_embedder.time_embedder.linear_1.weight"][1],
+            "ffn_dim": shapes["blocks.0.ffn.net.0.proj.weight"][0],
+            "num_layers": len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
+            "eps": config.get("eps", 1e-6),
+            "image_dim": shapes["condition_embedder.image_embedder.norm1.weight"][0],
+        }
+    except KeyError as error:
+        raise ModelMissing(
+            f"{checkpoint.files[0].parent}: no {error.args[0]}; this is not a Wan2.1 image-to-video transformer."
+        ) from error
+
+
+def _adapter_sizes(path: Path, file: Checkpoint, audio_layers: int) -> dict[str, int]:
+    hidden, first_slots = file.shapes["audio_proj.proj1.weight"]
+    audio_dim = file.shapes["audio_proj.norm.weight"][0]
+    tokens = file.shapes["audio_proj.proj3.weight"][0] // audio_dim
+    channels, rest = divmod(first_slots, 5 * audio_layers)
+    if rest:
+        raise ModelMissing(f"{path.name}: made for another audio encoder than the {audio_layers} layers of this one.")
+    return {
+        "audio_layers": audio_layers,
+        "audio_channels": channels,
+        "audio_hidden": hidden,
+        "audio_tokens": tokens,
+        "audio_dim": audio_dim,
+    }
+
+
+def _by_block(names: Iterable[str]) -> dict[int, list[str]]:
+    """Names by transformer block (a block's adapters with it), in order; what is `OUTSIDE` of them comes first."""
+    groups: dict[int, list[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        block = int(parts[parts.index("blocks") + 1]) if "blocks" in parts else OUTSIDE
+        groups.setdefault(block, []).append(name)
+    return dict(sorted(groups.items()))
+
+
+def _read_ahead(
+    groups: Iterable[list[str]], read: Callable[[list[str]], dict[str, Tensor]], ahead: int
+) -> Iterator[dict[str, Tensor]]:
+    """Read groups in threads and give them in order, at most `ahead` of them before they are taken."""
+    with ThreadPoolExecutor(READERS, "weights") as executor:
+        pending: deque[Future[dict[str, Tensor]]] = deque()
+        for group in groups:
+            pending.append(executor.submit(read, group))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

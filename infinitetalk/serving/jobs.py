@@ -1,0 +1,101 @@
+"""RunPod's jobs, run one at a time: JSON becomes a Request, what became of it becomes JSON."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from infinitetalk.contract.request import Request
+from infinitetalk.contract.result import Failure
+from infinitetalk.contract.settings import Settings
+from infinitetalk.errors import Cancelled, InvalidInput, JobError
+from infinitetalk.job.control import Control
+from infinitetalk.job.faults import classify_failure
+from infinitetalk.job.run import run_job
+from infinitetalk.logs import job_logs, log_event, places
+from infinitetalk.models.opening import Models
+from infinitetalk.progress import TimeLimit
+from infinitetalk.serving.updates import ProgressUpdates
+from infinitetalk.transfer.exchange import network_exchange
+
+Json = dict[str, Any]
+
+RUNPOD_TIME_LIMIT_S = 600.0  # where neither the job nor the endpoint sets another
+
+logger = logging.getLogger(__name__)
+
+
+def time_limit(job: Json, settings: Settings) -> TimeLimit:
+    """What the job may take: by its own policy, else the endpoint's, else RunPod's. Raises InvalidInput."""
+    policy = job.get("policy")
+    limit_ms = policy.get("executionTimeout") if isinstance(policy, Mapping) else None
+    if limit_ms:
+        if isinstance(limit_ms, bool) or not isinstance(limit_ms, int | float) or not 0 < limit_ms < float("inf"):
+            raise InvalidInput("policy.executionTimeout must be a number of milliseconds above 0.")
+        return TimeLimit(limit_ms / 1000, is_certain=True)
+    if settings.execution_timeout_s is not None:
+        return TimeLimit(settings.execution_timeout_s, is_certain=True)
+    return TimeLimit(RUNPOD_TIME_LIMIT_S, is_certain=False)
+
+
+def answer(
+    job: Json,
+    load_models: Callable[[], Models],
+    settings: Settings,
+    send_progress: Callable[[Json, Json], None],
+    stop: threading.Event,
+) -> Json:
+    """Run a job to its end. Returns the result, or `error` (which makes it FAILED), `error_code`, `retryable`."""
+    with job_logs(job["id"]):
+        updates = ProgressUpdates(job, send_progress)
+        try:
+            request = Request.parse(job.get("input"))
+            log_event(logger, logging.INFO, "job started", speed_mode=request.speed_mode, dry_run=request.dry_run)
+            control = Control(job["id"], updates, stop.is_set, time_limit(job, settings))
+            exchange = network_exchange(request, settings, job["id"], stop.is_set, job.get("s3Config"))
+            result = run_job(request, load_models(), settings, exchange, control)
+            figures = result.model_dump(include={"timings_s", "gpu_seconds", "cost_usd"})
+            log_event(logger, logging.INFO, "job finished", **figures)
+            return result.to_json()
+        except Exception as error:  # whatever it is, the caller gets an answer, without details of the inside
+            failure = error if isinstance(error, JobError) else classify_failure(error)
+            level = logging.INFO if isinstance(failure, Cancelled | InvalidInput) else logging.WARNING
+            log_event(logger, level, "job failed", code=failure.code, error=str(failure), cause=places(error))
+            return Failure.of(failure).to_json()
+        finally:
+            updates.finish()
+
+
+def make_handler(
+    load_models: Callable[[], Models],
+    settings: Settings,
+    send_progress: Callable[[Json, Json], None],
+    retire: Callable[[], None],
+) -> Callable[[Json], Awaitable[Json]]:
+    """The function that the SDK calls with each job. Jobs run in a thread, one at a time.
+
+    retire: called when this process can run no further job.
+    """
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job")  # the local API takes several at once
+
+    async def handler(job: Json) -> Json:
+        stop = threading.Event()
+        queued = thread.submit(answer, job, load_models, settings, send_progress, stop)
+        running = asyncio.wrap_future(queued)
+        try:
+            reply = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            stop.set()
+            queued.cancel()  # if it has not begun
+            while not running.done():  # the next job needs the GPU, so the thread must have stopped
+                with suppress(asyncio.CancelledError):  # RunPod may say it twice
+                    await asyncio.wait([running])
+            raise
+        if reply.get("refresh_worker"):
+            retire()
+        return reply
+
+    return handler

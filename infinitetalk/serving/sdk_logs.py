@@ -1,0 +1,22 @@
+"""The SDK's log lines, sent the way of ours."""
+
+import logging
+
+from runpod.serverless.modules.rp_logger import RunPodLogger
+
+
+def redirect_sdk_logs(level: str) -> None:
+    """Let the SDK's lines go the way of ours: theirs quote addresses, and at DEBUG whole jobs and answers."""
+    sdk_logger = logging.getLogger("runpod.sdk")
+    sdk_logger.setLevel(max(logging.INFO, logging.getLevelName(level)))
+    levels = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "DEBUG": logging.DEBUG, "TRACE": logging.DEBUG}
+
+    def log(message: object, message_level: str = "INFO", job_id: str | None = None) -> None:
+        sdk_logger.log(levels.get(message_level, logging.INFO), "%s", message, extra={"job_id": job_id})
+
+    RunPodLogger().log = log
+
+
+def limit_sdk_logs(level: str) -> None:
+    """Let the SDK print its own lines from that level of ours on."""
+    RunPodLogger().set_level({"DEBUG": "INFO", "WARNING": "WARN"}.get(level, level))

@@ -1,0 +1,75 @@
+"""A job's progress on its way to RunPod."""
+
+import asyncio
+import dataclasses
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from runpod.http_client import AsyncClientSession
+from runpod.serverless.modules.rp_http import send_result
+
+from infinitetalk.logs import log_event
+from infinitetalk.progress import Progress
+
+Json = dict[str, Any]
+
+PROGRESS_INTERVAL_S = 1.0
+PROGRESS_POST_S = 5.0  # the longest that an update takes, and that a result waits for the update before it
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressUpdates:
+    """Passes progress on: the latest, at most once a second, in order, none after the result."""
+
+    def __init__(self, job: Json, send: Callable[[Json, Json], None]) -> None:
+        """send: returns when the update has arrived."""
+        self._job = job
+        self._send = send
+        self._waiting: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._pass_on, name="progress", daemon=True)
+        self._thread.start()
+
+    def __call__(self, progress: Progress) -> None:
+        self._waiting.put(progress)
+
+    def finish(self) -> None:
+        """Wait until the update that is on its way has arrived; what still waits is out of date."""
+        self._finished.set()
+        self._waiting.put(None)
+        self._thread.join(PROGRESS_POST_S)
+
+    def _pass_on(self) -> None:
+        while True:
+            latest = self._waiting.get()
+            while not self._waiting.empty():
+                latest = self._waiting.get()
+            if latest is None or self._finished.is_set():
+                return
+            self._send(self._job, dataclasses.asdict(latest))
+            self._finished.wait(PROGRESS_INTERVAL_S)
+
+
+def post_progress(job: Json, progress: Json) -> None:
+    """Tell RunPod where a job is.
+
+    The SDK's progress_update does the same from a thread of its own that cannot be waited for: updates overtake each
+    other, and the result.
+    """
+
+    async def post() -> None:
+        async with AsyncClientSession() as session:
+            await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
+
+    with suppress(TimeoutError):
+        asyncio.run(asyncio.wait_for(post(), PROGRESS_POST_S))
+
+
+def log_progress(_job: Json, progress: Json) -> None:
+    """What happens to progress where there is no RunPod to tell."""
+    log_event(logger, logging.INFO, "progress", **progress)
