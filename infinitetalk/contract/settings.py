@@ -17,6 +17,15 @@ class SettingsError(ValueError):
     """An environment variable is wrong. The message names it, what came and what is allowed."""
 
 
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise SettingsError(
+            "WORK_DIR is not set, and no temporary folder can be written to: set WORK_DIR to a folder that can"
+        ) from error
+
+
 class Settings(BaseModel):
     """The worker's settings; each field is the environment variable of the same name in capitals."""
 
@@ -41,7 +50,7 @@ class Settings(BaseModel):
         "auto", description="Where the model runs; auto takes the GPU if there is one."
     )
     work_dir: Path = Field(
-        default_factory=lambda: Path(tempfile.gettempdir()),
+        default_factory=_temporary_folder,
         description="Where each job gets its own temporary folder.",
         json_schema_extra={"default": "the system's temporary folder"},
     )

@@ -20,7 +20,7 @@ from infinitetalk.generation.conditioning import (
     window_contexts,
 )
 from infinitetalk.generation.denoise import Steps, denoise
-from infinitetalk.generation.guidance import Guide, drops
+from infinitetalk.generation.guidance import Guide
 from infinitetalk.generation.joins import Handover, Start, fade_in
 from infinitetalk.generation.pixels import to_picture
 from infinitetalk.generation.schedule import Scheduler, make_scheduler
@@ -163,7 +163,6 @@ def generate(
     with watch.stage("condition"):
         masks = None if material.person_masks is None else material.person_masks.to(models.device)
         times = models.transformer.embed_timesteps(_scheduler(plan).timesteps.to(models.device))
-    passes = drops(plan.text_guidance, plan.audio_guidance)
 
     for window in windows:
         if window.index and not material.footage.is_still:
@@ -171,6 +170,7 @@ def generate(
                 reference = embed_reference(models, material.footage.frame(window.start))
                 condition = condition_latents(models, reference, window.length)
         with watch.stage("condition"):
+            guide = Guide(plan.text_guidance, plan.audio_guidance, plan.mode.apg)
             condition = condition[:, :, : latent_frames(window.length)]
             generator = noise.generator(window)
             shape = (1, *condition[0, TEMPORAL_STRIDE:].shape)
@@ -181,7 +181,7 @@ def generate(
             conditions = Conditions(
                 latents=condition,
                 motion=reference.motion if handover is None else handover.motion,
-                contexts=window_contexts(models, passes, prompts, reference, voices, masks, latents),
+                contexts=window_contexts(models, guide.drops, prompts, reference, voices, masks, latents),
             )
         with watch.stage("denoise"):
             latents = denoise(
@@ -189,7 +189,7 @@ def generate(
                 Steps(_scheduler(plan), times),
                 latents,
                 conditions,
-                Guide(plan.text_guidance, plan.audio_guidance, plan.mode.apg),
+                guide,
                 generator,
                 partial(on_step, window),
             )
@@ -202,8 +202,7 @@ def generate(
         handover = None
         if window is not plan.windows[-1]:
             with watch.stage("overlap"):
-                motion = to_latents(models.vae, video[None, :, -plan.mode.overlap_frames :].clone())
-                handover = Handover(motion, video[:, -1].clone())
+                handover = _hand_over(models, video, plan.mode.overlap_frames)
         part = Rendered(window, video[:, window.kept], handover)
         del video
         yield part
@@ -215,6 +214,12 @@ def _noised(noise: Tensor, strength: float, models: Models, footage: Footage, wi
     source = torch.stack([to_picture(frame, models.device) for frame in footage.clip(window.start, window.length)])
     clean = to_latents(models.vae, source.transpose(0, 1).unsqueeze(0))
     return strength * noise + (1 - strength) * clean
+
+
+def _hand_over(models: Models, video: Tensor, overlap_frames: int) -> Handover:
+    """What the next window holds of a window's frames (3, T, height, width)."""
+    motion = to_latents(models.vae, video[None, :, -overlap_frames:].clone())
+    return Handover(motion, video[:, -1].clone())
 
 
 def _scheduler(plan: Plan) -> Scheduler:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from infinitetalk.errors import Cancelled, TimedOut
-from infinitetalk.progress import Progress, TimeLimit
+from infinitetalk.progress import Progress, Stage, StepCounter, Stopwatch, TimeLimit
 
 ANSWER_PART = 0.02  # of a time limit: a job stops itself that much earlier, so that its answer arrives in time
 
@@ -28,8 +28,19 @@ class Control:
     should_stop: Callable[[], bool] = lambda: False
     time_limit: TimeLimit | None = None
 
-    def start(self) -> Callable[[], None]:
-        """Start the job's clock. The function given back raises Cancelled or TimedOut if the job has to end."""
+    def start(self, synchronise: Callable[[], object]) -> "Monitor":
+        """Start the job's clocks. synchronise: waits until the device has done its work."""
+        check, counter = self._checkpoint(), StepCounter(self.on_progress)
+
+        def on_stage(stage: Stage) -> None:
+            if stage != "deliver":  # which asks should_stop itself; a finished video is worth its last seconds
+                check()
+            counter.stage(stage)
+
+        return Monitor(Stopwatch(synchronise, on_stage), counter, check)
+
+    def _checkpoint(self) -> Callable[[], None]:
+        """A function that raises Cancelled or TimedOut if the job has to end. The time limit runs from now on."""
         started_s = time.monotonic()
         limit = self.time_limit
 
@@ -46,3 +57,18 @@ class Control:
                 )
 
         return check
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What watches over a running job.
+
+    Args:
+        watch: sums the seconds of its stages.
+        counter: reports its position.
+        check: raises Cancelled or TimedOut if the job has to end.
+    """
+
+    watch: Stopwatch
+    counter: StepCounter
+    check: Callable[[], None]

@@ -1,5 +1,6 @@
 """From a job that has been read to its finished video file."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 from infinitetalk.generation.joins import Start
 from infinitetalk.generation.pipeline import Material, SeededNoise, VoiceFeatures, generate
 from infinitetalk.generation.pixels import to_bytes
+from infinitetalk.job.control import Monitor
 from infinitetalk.job.read import Job
 from infinitetalk.job.resume import KeptWindows
 from infinitetalk.job.sinks import VideoFile, WindowQueue
@@ -20,20 +22,9 @@ from infinitetalk.media.encode import VideoWriter
 from infinitetalk.models.audio_encoder import embed_voice
 from infinitetalk.models.opening import Models
 from infinitetalk.planning.windows import Window
-from infinitetalk.progress import StepCounter, Stopwatch
 from infinitetalk.shapes import FPS
 
-
-@dataclass(frozen=True)
-class Monitor:
-    """What watches over a running job.
-
-    check: raises if the job has to end.
-    """
-
-    watch: Stopwatch
-    counter: StepCounter
-    check: Callable[[], None]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,7 @@ def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: M
                 del part  # the next window needs the memory
             with watch.stage("encode"):
                 queue.wait()
-                writer.finish()
+                writer.finish(plan.n_frames)
     return Rendered(path, start.windows)
 
 
@@ -83,7 +74,11 @@ def _take_finished(kept: KeptWindows, file: VideoFile, device: torch.device, che
     start = Start()
     for window in kept.finished():
         check()
-        file.take(window)
+        try:
+            file.take(window)
+        except OSError as error:  # the work disk has no room at the moment; nothing has reached the encoder
+            logger.warning("Window %d of an earlier run is made anew: %s", window.index, error.strerror)
+            break
         handover = None if window.handover is None else window.handover.to(device)
         start = Start(window.index + 1, handover)
     return start

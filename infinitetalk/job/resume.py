@@ -10,8 +10,6 @@ happens beside the making of the next window. Whatever goes wrong here costs tim
 import hashlib
 import importlib.metadata
 import logging
-import shutil
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -31,11 +29,14 @@ from infinitetalk.job.sinks import FinishedWindow
 from infinitetalk.models.opening import Models
 from infinitetalk.planning.plan import Plan, draw_seed
 from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER
-from infinitetalk.transfer.volume import plain_name, sweep_parts, write_whole
+from infinitetalk.transfer.volume import Volume, plain_name
 
 FOLDER = "infinitetalk-unfinished"  # on the volume
 # Room that stays for finished videos: windows are kept only while the volume has more.
 RESERVE_BYTES = 1_000_000_000
+
+_MAX_SEED_BYTES = 32
+_MAX_WINDOW_BYTES = 1 << 30  # 121 frames of noise at 1280x720 take a sixth of it
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "imageio-ffmpeg", "numpy")
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -45,10 +46,12 @@ logger = logging.getLogger(__name__)
 
 
 class KeptWindows:
-    """The finished windows of one job: a `WindowSink`. Without a folder nothing is kept and nothing found."""
+    """The finished windows of one job: a `WindowSink`. Without a volume nothing is kept and nothing found."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+    def __init__(self, volume: Volume | None = None, name: str = "") -> None:
+        """name: of the job, as a file name."""
+        self._volume = volume
+        self._name = name
         self._fingerprint = b""
         self._n_windows = 0
         self._is_writable = True
@@ -58,18 +61,17 @@ class KeptWindows:
         if given is not None:
             return given
         seed = draw_seed()
-        if self._folder is not None:
-            path = self._folder / "seed"
+        if self._volume is not None:
             with suppress(OSError, ValueError):  # the first run, or not a number: then a new one
-                kept = int(path.read_bytes())
+                kept = int(self._volume.read(self._path("seed"), _MAX_SEED_BYTES))
                 if 0 <= kept < 1 << 32:
                     return kept
-            self._write(path, str(seed).encode("ascii"))
+            self._write("seed", str(seed).encode("ascii"))
         return seed
 
     def identify(self, plan: Plan, files: Iterable[Path], models: Models, settings: Settings) -> None:
         """Say what job this is: only windows that would have the same bytes count. files: the job's media."""
-        if self._folder is not None:
+        if self._volume is not None:
             self._fingerprint = fingerprint(plan, files, models, settings)
             self._n_windows = len(plan.windows)
 
@@ -80,61 +82,60 @@ class KeptWindows:
         made anew.
         """
         for index in range(self._n_windows):
-            path = self._path(index)
             try:
-                tensors = self._unpack(index, path.read_bytes())
+                yield self._read(index)
             except FileNotFoundError:
                 return
             except (OSError, ValueError, SafetensorError) as error:
-                logger.warning("%s of job %r is not used: %s", path.name, path.parent.name, _reason(error))
+                logger.warning("%s of job %r is not used: %s", _file(index), self._name, _reason(error))
                 return
-            handover = Handover(tensors["motion"], tensors["last_frame"]) if "motion" in tensors else None
-            yield FinishedWindow(index, tensors["piece"].numpy().tobytes(), handover)
 
     def take(self, window: FinishedWindow) -> None:
         """Keep a window (`WindowSink.take`). A failure is logged, and no further window is kept."""
-        if self._folder is None:
+        if self._volume is None:
             return
         tensors = {"piece": torch.frombuffer(bytearray(window.piece), dtype=torch.uint8)}
         if (handover := window.handover) is not None:
             tensors |= {"motion": handover.motion.contiguous(), "last_frame": handover.last_frame.contiguous()}
         body = safetensors.torch.save(tensors)
-        self._write(self._path(window.index), self._digest(window.index, body) + body)
+        self._write(_file(window.index), self._digest(window.index, body) + body)
 
     def remove(self) -> None:
         """Remove everything of this job."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._volume is not None:
+            with suppress(OSError):
+                self._volume.remove(f"{FOLDER}/{self._name}")
 
-    def _path(self, index: int) -> Path:
-        assert self._folder is not None
-        return self._folder / f"{index:05}.window"
+    def _path(self, file: str) -> str:
+        return f"{FOLDER}/{self._name}/{file}"
 
     def _digest(self, index: int, body: bytes) -> bytes:
         """Checks a window's bytes, and that they are this job's and at their place."""
         return hashlib.sha256(self._fingerprint + index.to_bytes(8, "big") + body).digest()
 
-    def _unpack(self, index: int, content: bytes) -> dict[str, Tensor]:
+    def _read(self, index: int) -> FinishedWindow:
+        assert self._volume is not None
+        content = self._volume.read(self._path(_file(index)), _MAX_WINDOW_BYTES)
         digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if digest != self._digest(index, body):
             raise ValueError("it is damaged, or of another job, version, device or model")
         tensors: dict[str, Tensor] = safetensors.torch.load(body)
-        return tensors
+        handover = Handover(tensors["motion"], tensors["last_frame"]) if "motion" in tensors else None
+        return FinishedWindow(index, tensors["piece"].numpy().tobytes(), handover)
 
-    def _write(self, path: Path, content: bytes) -> None:
-        assert self._folder is not None
-        if not self._is_writable:
+    def _write(self, file: str, content: bytes) -> None:
+        if self._volume is None or not self._is_writable:
             return
         try:
-            free_bytes = shutil.disk_usage(self._folder.parent.parent).free
+            free_bytes = self._volume.free_bytes()
             if free_bytes > RESERVE_BYTES + len(content):
-                write_whole(path, content)
+                self._volume.write(self._path(file), content)
                 return
             reason = f"the volume has {free_bytes / 1e9:.1f} GB left"
         except OSError as error:
             reason = _reason(error)
         self._is_writable = False
-        logger.warning("Job %r: no further window is kept: %s", self._folder.name, reason)
+        logger.warning("Job %r: no further window is kept: %s", self._name, reason)
 
 
 @contextmanager
@@ -144,12 +145,12 @@ def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
     They go when the `with` block ends. They stay if the process is killed, and if the job is stopped or fails in a way
     that may pass. Those of other jobs are removed when they are older than settings.resume_hours.
     """
-    root = settings.volume_dir / FOLDER
-    if settings.resume_hours == 0 or not settings.volume_dir.is_dir():
+    volume = _open(settings)
+    if volume is None:
         yield KeptWindows()
         return
-    sweep(settings)
-    kept = KeptWindows(root / plain_name(job_id))
+    sweep(volume, settings.resume_hours * 3600)
+    kept = KeptWindows(volume, plain_name(job_id))
     try:
         yield kept
     except JobError as error:
@@ -160,14 +161,19 @@ def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
     kept.remove()
 
 
-def sweep(settings: Settings) -> None:
-    """Remove what jobs have left on the volume that did not come back within settings.resume_hours."""
-    max_age_s = settings.resume_hours * 3600
-    sweep_parts(settings.volume_dir / OUTPUT_FOLDER, max_age_s)
-    for folder in (settings.volume_dir / FOLDER).glob("*"):
-        with suppress(OSError):  # another worker was quicker
-            if time.time() - folder.stat().st_mtime > max_age_s:  # of the last window added
-                shutil.rmtree(folder, ignore_errors=True)
+def _open(settings: Settings) -> Volume | None:
+    """The volume, where there is one and windows are kept."""
+    if settings.resume_hours > 0:
+        with suppress(OSError):
+            return Volume(settings.volume_dir)
+    return None
+
+
+def sweep(volume: Volume, max_age_s: float) -> None:
+    """Remove what jobs have left on the volume that did not come back within that time."""
+    with suppress(OSError):
+        volume.sweep_parts(OUTPUT_FOLDER, max_age_s)
+        volume.sweep_folders(FOLDER, max_age_s)
 
 
 def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Settings) -> bytes:
@@ -199,6 +205,10 @@ def _code_digest() -> bytes:
     """Of this package as it was when first asked: versions do not change with every change of the code."""
     sources = sorted(Path(infinitetalk.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).digest()
+
+
+def _file(index: int) -> str:
+    return f"{index:05}.window"
 
 
 def _reason(error: Exception) -> str:

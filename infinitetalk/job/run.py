@@ -2,7 +2,6 @@
 
 import logging
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 
 from infinitetalk.contract.presets import SpeedMode, load_mode, load_profile
@@ -15,7 +14,7 @@ from infinitetalk.job.faults import within_memory
 from infinitetalk.job.folder import job_folder
 from infinitetalk.job.forecast import dry_run, forecast, time_warnings
 from infinitetalk.job.read import read_job
-from infinitetalk.job.render import Monitor, render
+from infinitetalk.job.render import render
 from infinitetalk.job.resume import KeptWindows, kept_windows
 from infinitetalk.logs import log_event
 from infinitetalk.models.device import synchronise
@@ -23,7 +22,6 @@ from infinitetalk.models.opening import Models
 from infinitetalk.models.text_encoder import count_tokens
 from infinitetalk.models.video_transformer import TEXT_TOKENS
 from infinitetalk.planning.plan import Plan
-from infinitetalk.progress import Stage, StepCounter, Stopwatch
 from infinitetalk.transfer.delivery import estimate_video_bytes
 from infinitetalk.transfer.exchange import Exchange
 
@@ -51,15 +49,9 @@ def run_job(
     Raises:
         JobError: whatever keeps the video from being made or delivered.
     """
-    profile, arithmetic = load_profile(settings.model_profile), models.arithmetic
-    check, counter = control.start(), StepCounter(control.on_progress)
-
-    def on_stage(stage: Stage) -> None:
-        if stage != "deliver":  # which asks should_stop itself; a finished video is worth its last seconds
-            check()
-        counter.stage(stage)
-
-    watch = Stopwatch(partial(synchronise, models.device), on_stage)
+    profile = load_profile(settings.model_profile)
+    monitor = control.start(partial(synchronise, models.device))
+    watch = monitor.watch
     with (
         job_folder(settings.work_dir, control.job_id) as folder,
         nullcontext(KeptWindows()) if request.dry_run else kept_windows(settings, control.job_id) as kept,
@@ -72,31 +64,30 @@ def run_job(
             job = read_job(request, files, profile, settings, mode, kept.seed(request.seed))
         plan = job.plan
         exchange.delivery.check_fits(estimate_video_bytes(plan.size, plan.n_frames))
-        expected = forecast(plan, profile, models.device, settings, arithmetic)
+        expected = forecast(plan, profile, models.device, settings, models.arithmetic)
         warnings = [*job.warnings, *_long_prompts(models, plan), *time_warnings(expected, control.time_limit)]
-        counter.planned(len(plan.windows), plan.mode.steps, warnings)
+        monitor.counter.planned(len(plan.windows), plan.mode.steps, warnings)
         _log_plan(plan, expected.seconds, warnings)
         if request.dry_run:
-            return dry_run(plan, request.speed_mode, profile, expected, arithmetic, warnings)
+            return dry_run(plan, request.speed_mode, profile, expected, models.arithmetic, warnings)
         with watch.stage("read_media"):
             kept.identify(plan, files.values(), models, settings)
-        video = within_memory(plan, partial(render, job, models, folder, kept, Monitor(watch, counter, check)))
+        video = within_memory(plan, partial(render, job, models, folder, kept, monitor))
         with watch.stage("deliver"):
-            delivered = asdict(exchange.delivery.deliver(video.path))
-    if video.resumed:
-        warnings.append(
-            f"An earlier run of this job had finished {video.resumed} of {len(plan.windows)} windows and was broken "
-            "off; timings_s, gpu_seconds and cost_usd count this run alone."
-        )
+            delivered = exchange.delivery.deliver(video.path)
+    warnings += [*_resumed(video.resumed, plan), *delivered.warnings]
     total_s = watch.total()
     return Result(
-        **delivered | {"warnings": [*warnings, *delivered["warnings"]]},
+        video_url=delivered.video_url,
+        video=delivered.video,
+        video_path=delivered.video_path,
         seed=plan.seed,
         speed_mode=request.speed_mode,
-        settings=plan.resolved(profile, arithmetic),
+        settings=plan.resolved(profile, models.arithmetic),
         timings_s={name: round(seconds, 3) for name, seconds in watch.seconds.items()},
         gpu_seconds=round(total_s, 3),
         cost_usd=round(total_s / 3600 * settings.gpu_price_per_hour, 6),
+        warnings=warnings,
     )
 
 
@@ -114,6 +105,16 @@ def _long_prompts(models: Models, plan: Plan) -> list[str]:
         f"{field} has {tokens} tokens, of which the model reads the first {TEXT_TOKENS}."
         for field, tokens in lengths.items()
         if tokens > TEXT_TOKENS
+    ]
+
+
+def _resumed(windows: int, plan: Plan) -> list[str]:
+    """A warning that an earlier run of the job had finished so many windows."""
+    if windows == 0:
+        return []
+    return [
+        f"An earlier run of this job had finished {windows} of {len(plan.windows)} windows and was broken off; "
+        "timings_s, gpu_seconds and cost_usd count this run alone."
     ]
 
 

@@ -14,6 +14,7 @@ from typing import IO
 
 MEMORY_BYTES = 4 << 30  # ffmpeg takes 1.1 GB for 8K HEVC of 10 bits with all its reference frames
 FILE_BYTES = 8 << 30  # what it may write: a copy of the largest input, with room
+_LIMITS = {resource.RLIMIT_AS: MEMORY_BYTES, resource.RLIMIT_FSIZE: FILE_BYTES, resource.RLIMIT_CORE: 0}
 _LOG_TAIL_BYTES = 1 << 18
 
 
@@ -55,9 +56,10 @@ def limit(process: subprocess.Popen[bytes]) -> None:
     """Bound a process's memory and the files it writes; only on Linux, which alone allows it from outside."""
     if sys.platform == "linux":
         with suppress(ProcessLookupError):  # it has ended
-            resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
-            resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
+            for kind, wanted in _LIMITS.items():
+                _, hard = resource.prlimit(process.pid, kind)
+                bound = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)  # a lower one cannot be raised
+                resource.prlimit(process.pid, kind, (bound, bound))
 
 
 def log_tail(log: IO[bytes]) -> str:

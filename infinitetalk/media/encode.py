@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infinitetalk.errors import Internal
-from infinitetalk.media.child import log_tail
-from infinitetalk.media.ffmpeg import FfmpegError, command
+from infinitetalk.media.child import limit, log_tail
+from infinitetalk.media.ffmpeg import FfmpegError, command, run
 from infinitetalk.shapes import FPS
 
 TIME_LIMIT_S = 300.0  # for the frames of a window, and for the end
@@ -34,7 +34,7 @@ class VideoWriter:
 
         with VideoWriter(path, 480, 848, soundtrack=sound) as writer:
             writer.append(writer.pack(frames))
-            writer.finish()
+            writer.finish(len(frames))
 
     The file appears under its name when it is finished. Nothing else is left behind.
     """
@@ -91,8 +91,8 @@ class VideoWriter:
             raise
         self._piece.unlink()
 
-    def finish(self) -> None:
-        """Complete the file. Raises Internal where ffmpeg fails."""
+    def finish(self, n_frames: int) -> None:
+        """Complete the file. Raises Internal where ffmpeg fails, or where it does not hold just `n_frames` frames."""
         if self._encoder is None:
             raise Internal(_FAILED) from FfmpegError("no frames")
         self._encoder.end()
@@ -100,6 +100,12 @@ class VideoWriter:
         whole = Path(self._folder.name, "whole.mp4")
         copy = ["-c", "copy", *_REPEATABLE, "-movflags", "+faststart", f"file:{whole}"]
         self._start("-i", f"file:{self._silent}", *sound, *copy).end()
+        try:
+            written = count_frames(whole)
+            if written != n_frames:
+                raise FfmpegError(f"{written} of {n_frames} frames were written")
+        except FfmpegError as error:
+            raise Internal(_FAILED) from error
         whole.replace(self._path)
 
     def give_up(self) -> None:
@@ -138,6 +144,12 @@ class VideoWriter:
         return child
 
 
+def count_frames(path: Path) -> int:
+    """The frames of a video file, by its packets; nothing is decoded. Raises FfmpegError."""
+    listing = run("-i", f"file:{path}", "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-").data
+    return sum(not line.startswith(b"#") for line in listing.splitlines())
+
+
 class _Ffmpeg:
     """A running ffmpeg, which reads frames from its standard input and may write them to another's.
 
@@ -148,8 +160,9 @@ class _Ffmpeg:
         stdout = subprocess.DEVNULL if output is None else output._process.stdin
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end or close)
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            command(*args), stdin=subprocess.PIPE, stdout=stdout, stderr=self._log
+            command(*args), stdin=subprocess.PIPE, stdout=stdout, stderr=self._log, env={}
         )
+        limit(self._process)
 
     @property
     def is_running(self) -> bool:

@@ -11,7 +11,7 @@ import torch
 from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.video_transformer import TEXT_TOKENS, Context
-from infinitetalk.transfer.volume import write_whole
+from infinitetalk.transfer.volume import Volume
 
 FOLDER = "infinitetalk-compiled"  # on the volume
 
@@ -100,6 +100,6 @@ def _save(kept: Path) -> None:
     if artifacts is None:
         return
     try:
-        write_whole(kept, artifacts[0])
+        Volume(kept.parents[1]).write(f"{FOLDER}/{kept.name}", artifacts[0])
     except OSError as error:
         logger.warning("%s is not kept: %s", kept.name, error.strerror or error)

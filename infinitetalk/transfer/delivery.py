@@ -18,7 +18,7 @@ from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import DeliveryFailed, InvalidInput, TooLarge
 from infinitetalk.shapes import FPS
 from infinitetalk.transfer.bucket import Bucket, job_bucket
-from infinitetalk.transfer.volume import plain_name, write_whole
+from infinitetalk.transfer.volume import Volume, plain_name
 
 FOLDER = "infinitetalk-output"  # on the volume and in the bucket
 MIME_TYPE = "video/mp4"
@@ -85,13 +85,18 @@ class ToBucket:
 
 @dataclass(frozen=True)
 class ToVolume:
-    """A file on the network volume, which appears when it is whole."""
+    """A file on the network volume, which appears when it is whole. name: relative to the volume."""
 
-    path: Path
+    volume: Volume
+    name: str
 
     def check_fits(self, video_bytes: int) -> None:
-        """The volume has room."""
-        free_bytes = shutil.disk_usage(self.path.parents[1]).free
+        """The volume can be written to, and has room."""
+        try:
+            self.volume.probe(FOLDER)
+            free_bytes = self.volume.free_bytes()
+        except OSError as error:
+            raise self._failure(error) from error
         if free_bytes < video_bytes:
             raise DeliveryFailed(
                 f"output volume: the video will take {video_bytes / 1e6:.1f} MB or more and the volume has "
@@ -101,13 +106,15 @@ class ToVolume:
     def deliver(self, video: Path) -> Delivered:
         """See `Delivery.deliver`."""
         try:
-            write_whole(self.path, video)
+            return Delivered(video_path=str(self.volume.write(self.name, video)))
         except OSError as error:
-            raise DeliveryFailed(
-                f"output volume: the video could not be written to {self.path.parent} ({error.strerror}); make room "
-                "there, or choose another output."
-            ) from error
-        return Delivered(video_path=str(self.path))
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> DeliveryFailed:
+        return DeliveryFailed(
+            f"output volume: the video cannot be written to {self.volume.root / FOLDER} ({error.strerror}); make room "
+            "there and let the worker's user write there, or choose another output."
+        )
 
 
 @dataclass(frozen=True)
@@ -169,11 +176,11 @@ class OrVolume:
         try:
             return self.way.deliver(video)
         except (DeliveryFailed, TooLarge) as error:
-            logger.warning("%s: %s", self.volume.path.name, error)
+            logger.warning("%s: %s", self.volume.name, error)
             try:
                 left = self.volume.deliver(video)
             except DeliveryFailed as second:
-                logger.warning("%s: %s", self.volume.path.name, second)
+                logger.warning("%s: %s", self.volume.name, second)
                 raise error from second
             return replace(left, warnings=(f"{error} The video was left on the volume instead.",))
 
@@ -198,31 +205,28 @@ def choose_delivery(
         DeliveryFailed: the worker is not set up for its own way.
     """
     name = f"{FOLDER}/{plain_name(job_id)}.mp4"
-    volume = ToVolume(settings.volume_dir / name)
+    bucket = None
+    chosen: Output = output or settings.default_output
     if s3_config:
         if output not in (None, "url"):
             raise InvalidInput(f"s3Config is read with output url only, and output is {output}; leave out one of them.")
-        chosen: Output = "url"
-        bucket: Bucket | None = job_bucket(s3_config)
+        chosen, bucket = "url", job_bucket(s3_config)
+    elif chosen == "url":
+        bucket = _worker_bucket(settings)
+    volume, volume_problem = _volume(settings)
+    if chosen == "base64":
+        way: Delivery = InAnswer(_base64_advice(settings))
+    elif bucket is not None:
+        way = ToBucket(bucket, name, settings.upload_timeout_s, should_stop)
+    elif chosen == "volume" and volume is not None:
+        return ToVolume(volume, name)
     else:
-        chosen = output or settings.default_output
-        bucket = _worker_bucket(settings) if chosen == "url" else None
-    volume_problem = _volume_problem(settings)
-    problem = None
-    if chosen == "url" and bucket is None:
-        problem = f"this worker has no bucket: set {_BUCKET_VARIABLES}, or send s3Config"
-    elif chosen == "volume":
-        problem = volume_problem
-    if problem is not None:
+        no_bucket = f"this worker has no bucket: set {_BUCKET_VARIABLES}, or send s3Config"
+        problem = volume_problem if chosen == "volume" else no_bucket
         others = ", ".join(way for way in get_args(Output) if way != chosen)
         message = f"output is {chosen}, but {problem}; or choose another output ({others})."
         raise InvalidInput(message) if output else DeliveryFailed(message)
-    if chosen == "volume":
-        return volume
-    way: Delivery = InAnswer(_base64_advice(settings))
-    if bucket is not None:
-        way = ToBucket(bucket, name, settings.upload_timeout_s, should_stop)
-    return way if volume_problem else OrVolume(way, volume)
+    return way if volume is None else OrVolume(way, ToVolume(volume, name))
 
 
 def estimate_video_bytes(size: tuple[int, int], n_frames: int) -> int:
@@ -239,12 +243,15 @@ def _worker_bucket(settings: Settings) -> Bucket | None:
     return Bucket(settings.bucket_endpoint_url, name, key, secret.get_secret_value())
 
 
-def _volume_problem(settings: Settings) -> str | None:
-    if not settings.volume_dir.is_dir():
-        return f"this worker has no volume at {settings.volume_dir}: attach one, or set VOLUME_DIR"
+def _volume(settings: Settings) -> tuple[Volume | None, str]:
+    """The volume, or why there is none that can be written to."""
+    try:
+        volume = Volume(settings.volume_dir)
+    except OSError:
+        return None, f"this worker has no volume at {settings.volume_dir}: attach one, or set VOLUME_DIR"
     if not os.access(settings.volume_dir, os.W_OK):
-        return f"the volume at {settings.volume_dir} is read-only"
-    return None
+        return None, f"the volume at {settings.volume_dir} is read-only"
+    return volume, ""
 
 
 def _base64_advice(settings: Settings) -> str:

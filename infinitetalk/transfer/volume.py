@@ -1,15 +1,24 @@
-"""The network volume: names for what jobs leave there, and files that are whole or not there at all."""
+"""The network volume: names for what jobs leave there, and files that are whole or not there at all.
 
+Other workers write to the same volume, and whoever can write to it can put anything there. So no symbolic link below it
+is followed, only regular files are read, and nothing is written where another volume, or none, has taken its place.
+"""
+
+import errno
+import fcntl
 import hashlib
 import os
 import re
 import secrets
 import shutil
-import time
-from contextlib import suppress
-from pathlib import Path
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 _PART = ".part"
+_CHUNK_BYTES = 1 << 20
 
 
 def plain_name(job_id: str) -> str:
@@ -20,35 +29,159 @@ def plain_name(job_id: str) -> str:
     return f"{plain}-{hashlib.sha256(job_id.encode(errors='backslashreplace')).hexdigest()[:12]}"
 
 
-def write_whole(path: Path, content: bytes | Path) -> None:
-    """Write bytes, or copy a file, to `path`, whose folder is made where it is missing.
+class Volume:
+    """A volume as it is mounted when this is made. Names of files and folders are relative to it, with slashes.
 
-    The name appears when everything is on the disk, even if the machine stops at any moment. Raises OSError.
+    Every method raises OSError, also where the volume is not the same one any more.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{secrets.token_hex(8)}{_PART}")
-    try:
-        with part.open("xb") as target:
-            if isinstance(content, bytes):
-                target.write(content)
-            else:
-                with content.open("rb") as source:
-                    shutil.copyfileobj(source, target, 1 << 20)
-            target.flush()
-            os.fsync(target.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+
+    def __init__(self, root: Path) -> None:
+        """Look at the volume. Raises OSError where there is no folder."""
+        self.root = root
+        self._identity = _identity(root.stat())
+
+    def write(self, name: str, content: bytes | Path) -> Path:
+        """Write bytes, or copy a file, to `name`; its folders are made where they are missing.
+
+        The name appears when everything is on the disk, even if the machine stops at any moment.
+        """
+        path = PurePosixPath(name)
+        with self._folder(str(path.parent), make=True) as folder:
+            try:
+                _write_whole(folder, path.name, content)
+            except FileNotFoundError:  # another worker swept it, since nothing can be locked here
+                _write_whole(folder, path.name, content)
+        return self.root / name
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """The bytes of a regular file. OSError for anything else, and for a file of more than `max_bytes`."""
+        path = PurePosixPath(name)
+        with self._folder(str(path.parent)) as folder, _open(path.name, folder) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            if status.st_size > max_bytes:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            return file.read()
+
+    def remove(self, name: str) -> None:
+        """Remove a folder with all that it holds, or whatever else is there. Nothing happens if nothing is."""
+        path = PurePosixPath(name)
+        with suppress(FileNotFoundError), self._folder(str(path.parent)) as folder:
+            _remove(path.name, folder)
+
+    def probe(self, folder: str) -> None:
+        """Find out whether files can be written to a folder, by writing one."""
+        with self._folder(folder, make=True) as opened:
+            name = f".{secrets.token_hex(8)}{_PART}"
+            _write_new(opened, name, b"probe")
+            os.unlink(name, dir_fd=opened)
+
+    def free_bytes(self) -> int:
+        """Room that is left."""
+        with self._folder(".") as root:
+            return shutil.disk_usage(root).free
+
+    def sweep_parts(self, folder: str, max_age_s: float) -> None:
+        """Remove what writes broken off by a kill have left in a folder. One that still goes on holds a lock."""
+        for name, opened in self._old(folder, max_age_s):
+            with suppress(OSError):  # it was finished meanwhile, or another worker was quicker
+                if name.startswith(".") and name.endswith(_PART) and not _is_locked(name, opened):
+                    os.unlink(name, dir_fd=opened)
+
+    def sweep_folders(self, folder: str, max_age_s: float) -> None:
+        """Remove what a folder holds if nothing was added to it for so long."""
+        for name, opened in self._old(folder, max_age_s):
+            _remove(name, opened)
+
+    def _old(self, folder: str, max_age_s: float) -> Iterator[tuple[str, int]]:
+        """Names in a folder that are older than that by the volume's own clock; workers' clocks differ. With each, the
+        open folder; one that is gone meanwhile is passed over."""
+        with suppress(FileNotFoundError, NotADirectoryError), self._folder(folder) as opened:
+            now_s = _now_s(opened)
+            for name in os.listdir(opened):  # noqa: PTH208  it is no path
+                with suppress(OSError):  # another worker was quicker
+                    if now_s - os.stat(name, dir_fd=opened, follow_symlinks=False).st_mtime > max_age_s:
+                        yield name, opened
+
+    @contextmanager
+    def _folder(self, name: str, make: bool = False) -> Iterator[int]:
+        """An open folder below the volume, for functions that take a dir_fd."""
+        opened = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if _identity(os.fstat(opened)) != self._identity:
+                raise OSError(errno.ENODEV, "the volume is not mounted any more")
+            for part in PurePosixPath(name).parts:
+                if make:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=opened)
+                above, opened = opened, os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened)
+                os.close(above)
+            yield opened
+        finally:
+            os.close(opened)
 
 
-def sweep_parts(folder: Path, max_age_s: float) -> None:
-    """Remove what writes broken off by a kill have left in a folder."""
-    for part in folder.glob(f".*{_PART}"):
-        with suppress(OSError):  # another worker was quicker
-            if time.time() - part.stat().st_mtime > max_age_s:
-                part.unlink()
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _open(name: str, folder: int) -> BinaryIO:
+    """Whatever has that name, but no link. What is no regular file may keep a reader waiting: O_NONBLOCK does not."""
+    return os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb")
+
+
+def _write_whole(folder: int, name: str, content: bytes | Path) -> None:
+    part = f".{secrets.token_hex(8)}{_PART}"
+    try:
+        _write_new(folder, part, content)
+        os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(part, dir_fd=folder)
+    os.fsync(folder)
+
+
+def _write_new(folder: int, name: str, content: bytes | Path) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "wb") as target:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if isinstance(content, bytes):
+            target.write(content)
+        else:
+            with content.open("rb") as source:
+                shutil.copyfileobj(source, target, _CHUNK_BYTES)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _remove(name: str, folder: int) -> None:
+    """Whatever has that name; a link, not what it leads to."""
+    shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
+    with suppress(OSError):  # there is no such file, or it was a folder
+        os.unlink(name, dir_fd=folder)
+
+
+def _is_locked(name: str, folder: int) -> bool:
+    """Whether a write to that file goes on."""
+    with _open(name, folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+    return False
+
+
+def _now_s(folder: int) -> float:
+    """The time that the file system gives a new file; 0, before all files, where it takes none."""
+    name = f".{secrets.token_hex(8)}{_PART}"
+    try:
+        _write_new(folder, name, b"")
+        now_s = os.stat(name, dir_fd=folder).st_mtime
+        os.unlink(name, dir_fd=folder)
+    except OSError:  # full or read-only
+        return 0.0
+    return now_s

@@ -34,6 +34,7 @@ from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.progress import Progress
 from infinitetalk.startup.opening import open_models
 from infinitetalk.transfer.exchange import local_exchange
+from infinitetalk.transfer.volume import Volume
 from tests.support.media_samples import write_picture, write_tone
 
 MODE = load_mode("turbo").model_copy(update={"window_frames": 9, "overlap_frames": 5, "steps": 1})
@@ -56,6 +57,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "volume" / FOLDER / "job-1"
 
 
+def kept_at(folder: Path) -> KeptWindows:
+    return KeptWindows(Volume(folder.parents[1]), folder.name)
+
+
 @pytest.fixture
 def settings(folder: Path) -> Settings:
     return Settings.from_env({"VOLUME_DIR": str(folder.parents[1])})
@@ -72,10 +77,16 @@ def run(
         "wav_url": write_tone(tmp_path / "voice.wav", seconds=N_FRAMES / 25, frequency_hz=180).as_uri(),
     }
 
-    def run(killed_in: int = 0, settings: Settings = settings, **fields: Any) -> tuple[Result, str, list[int]]:
+    def run(
+        killed_in: int = 0,
+        settings: Settings = settings,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        **fields: Any,
+    ) -> tuple[Result, str, list[int]]:
         made: list[int] = []
 
-        def on_progress(progress: Progress) -> None:
+        def watch(progress: Progress) -> None:
+            on_progress(progress)
             if progress.window not in (0, *made):
                 made.append(progress.window)
             if killed_in and (progress.window == killed_in or progress.stage == "deliver"):
@@ -89,7 +100,7 @@ def run(
             models,
             settings,
             local_exchange(output),
-            Control("job-1", on_progress),
+            Control("job-1", watch),
         )
         assert isinstance(result, Result)
         return result, hashlib.sha256(output.read_bytes()).hexdigest(), made
@@ -185,6 +196,88 @@ def test_a_damaged_window_is_made_anew_with_a_warning(
     assert "00001.window of job 'job-1' is not used" in caplog.text
 
 
+def as_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def as_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("replace", [as_fifo, as_folder, as_link])
+def test_what_is_no_file_in_a_windows_place_holds_up_nothing(
+    replace: Callable[[Path], None],
+    run: Callable[..., tuple[Result, str, list[int]]],
+    unbroken: str,
+    folder: Path,
+) -> None:
+    with pytest.raises(Killed):
+        run(3)
+    replace(folder / "00000.window")
+    started_s = time.monotonic()
+    assert run()[1:] == (unbroken, [1, 2, 3])
+    assert time.monotonic() - started_s < 30
+
+
+def test_a_window_that_cannot_be_put_into_the_video_is_made_anew(
+    run: Callable[..., tuple[Result, str, list[int]]], unbroken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Killed):
+        run(3)
+    write_bytes, pieces = Path.write_bytes, []
+
+    def full_for_a_moment(path: Path, data: bytes) -> int:
+        if path.name == "piece.mp4":
+            pieces.append(path)
+            if len(pieces) == 2:
+                raise OSError(28, "No space left on device")
+        return write_bytes(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full_for_a_moment)
+    assert run()[1:] == (unbroken, [2, 3])
+
+
+def test_a_seed_that_is_no_file_holds_up_nothing(settings: Settings, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "seed")
+    with kept_windows(settings, "job-1") as kept:
+        assert 0 <= kept.seed(None) < 1 << 32
+    assert not folder.exists()
+
+
+def test_a_link_in_place_of_a_jobs_folder_leads_nowhere(settings: Settings, folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    folder.parent.mkdir()
+    folder.symlink_to(outside)
+    with kept_windows(settings, "job-1") as kept:
+        kept.seed(None)
+        kept.take(FinishedWindow(0, b"piece", None))
+        assert list(outside.iterdir()) == []
+    assert not folder.is_symlink()
+
+
+def test_a_volume_that_goes_away_is_not_made_anew_elsewhere(
+    run: Callable[..., tuple[Result, str, list[int]]], unbroken: str, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume = folder.parents[1]
+
+    def unmount(progress: Progress) -> None:
+        if progress.window == 2 and volume.exists():
+            shutil.move(volume, volume.with_name("unmounted"))
+
+    assert run(on_progress=unmount)[1:] == (unbroken, [1, 2, 3])
+    assert "no further window is kept" in caplog.text
+    assert not volume.exists()
+
+
 def test_a_window_in_anothers_place_is_not_used(
     run: Callable[..., tuple[Result, str, list[int]]], unbroken: str, folder: Path
 ) -> None:
@@ -210,10 +303,10 @@ def test_a_volume_that_cannot_be_written_to_costs_nothing_but_a_warning(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(path: Path, _: object) -> None:
-        raise OSError(122, "Disk quota exceeded", str(path))
+    def fail(_: Volume, name: str, __: object) -> None:
+        raise OSError(122, "Disk quota exceeded", name)
 
-    monkeypatch.setattr(resume, "write_whole", fail)
+    monkeypatch.setattr(Volume, "write", fail)
     assert run()[1:] == (unbroken, [1, 2, 3])
     assert caplog.text.count("no further window is kept: Disk quota exceeded") == 1
     assert str(folder.parents[1]) not in caplog.text
@@ -222,9 +315,8 @@ def test_a_volume_that_cannot_be_written_to_costs_nothing_but_a_warning(
 def test_the_last_gigabyte_is_left_to_finished_videos(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space = shutil.disk_usage("/")._replace(free=resume.RESERVE_BYTES)
-    monkeypatch.setattr(resume.shutil, "disk_usage", lambda _: space)
-    KeptWindows(folder).take(FinishedWindow(0, b"piece", None))
+    monkeypatch.setattr(Volume, "free_bytes", lambda _: resume.RESERVE_BYTES)
+    kept_at(folder).take(FinishedWindow(0, b"piece", None))
     assert not folder.exists()
     assert "the volume has 1.0 GB left" in caplog.text
 
@@ -275,12 +367,12 @@ def test_jobs_that_did_not_come_back_are_swept(settings: Settings, folder: Path)
     outputs.mkdir()
     old, young = time.time() - 25 * 3600, time.time() - 23 * 3600
     for name, age in (("old", old), ("young", young)):
-        KeptWindows(folder.with_name(name)).take(FinishedWindow(0, b"piece", None))
+        kept_at(folder.with_name(name)).take(FinishedWindow(0, b"piece", None))
         os.utime(folder.with_name(name), (age, age))
         for output in (outputs / f".{name}.part", outputs / f"{name}.mp4"):
             output.write_bytes(b"")
             os.utime(output, (age, age))
-    sweep(settings)
+    sweep(Volume(settings.volume_dir), settings.resume_hours * 3600)
     assert [path.name for path in folder.parent.iterdir()] == ["young"]
     assert {path.name for path in outputs.iterdir()} == {".young.part", "young.mp4", "old.mp4"}
 
@@ -300,11 +392,11 @@ def test_what_a_window_hands_over_is_kept_without_loss(
     inputs: tuple[Plan, list[Path], Models, Settings], folder: Path
 ) -> None:
     motion, last_frame = torch.randn(1, 16, 2, 4, 6), torch.rand(3, 32, 48) * 2 - 1
-    kept = KeptWindows(folder)
+    kept = kept_at(folder)
     kept.identify(*inputs)
     assert list(kept.finished()) == []
     kept.take(FinishedWindow(0, b"piece", Handover(motion, last_frame)))
-    again = KeptWindows(folder)
+    again = kept_at(folder)
     again.identify(*inputs)
     (found,) = again.finished()
     assert (found.index, found.piece) == (0, b"piece")
@@ -367,6 +459,6 @@ def test_everything_that_decides_the_bytes_changes_the_fingerprint(
 def test_warnings_name_no_path(settings: Settings, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     folder.parent.write_text("a file where the folder should be")
-    KeptWindows(folder).take(FinishedWindow(0, b"piece", None))
+    kept_at(folder).take(FinishedWindow(0, b"piece", None))
     assert "no further window is kept" in caplog.text
     assert str(folder.parent) not in caplog.text

@@ -1,13 +1,15 @@
 import itertools
+import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from infinitetalk.errors import Internal
-from infinitetalk.media import encode
+from infinitetalk.media import child, encode
 from infinitetalk.media.audio import Track, load_audio, write_soundtrack
 from infinitetalk.media.encode import VideoWriter
 from infinitetalk.media.ffmpeg import FfmpegError, probe
@@ -26,7 +28,7 @@ def write(path, frames, soundtrack=None):
     with VideoWriter(path, width, height, soundtrack=soundtrack) as writer:
         for chunk in np.array_split(frames, min(3, len(frames))):
             write_frames(writer, chunk)
-        writer.finish()
+        writer.finish(len(frames))
     return path
 
 
@@ -117,7 +119,7 @@ def test_the_file_appears_when_it_is_whole(tmp_path):
     with VideoWriter(path, 96, 64) as writer:
         write_frames(writer, moving(5))
         assert not path.exists()
-        writer.finish()
+        writer.finish(5)
     assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
 
 
@@ -136,7 +138,7 @@ def test_a_failure_of_ffmpeg_is_an_internal_error_with_its_log(tmp_path):
     path = tmp_path / "video.mp4"
     with pytest.raises(Internal) as failure, VideoWriter(path, 96, 64, soundtrack=broken) as writer:
         write_frames(writer, moving(25))
-        writer.finish()
+        writer.finish(25)
     assert isinstance(failure.value.__cause__, FfmpegError)
     assert "Invalid data" in str(failure.value.__cause__)
     assert str(tmp_path) not in str(failure.value)
@@ -149,7 +151,7 @@ def test_windows_follow_each_other_without_a_gap(tmp_path):
     with VideoWriter(path, 96, 64, soundtrack=sound(tmp_path, 2.4)) as writer:
         for start, stop in ((0, 25), (25, 57), (57, 58), (58, 60)):
             write_frames(writer, frames[start:stop])
-        writer.finish()
+        writer.finish(60)
     times = packet_times(path)
     assert {duration for _, _, duration in times} == {512}  # 1/25 s of 1/12800
     decoding = [decoded for decoded, _, _ in times]
@@ -178,7 +180,7 @@ def test_where_windows_join_nothing_is_seen(tmp_path):
     with VideoWriter(path, 192, 128) as writer:
         for start in range(0, 60, 20):
             write_frames(writer, frames[start : start + 20])
-        writer.finish()
+        writer.finish(60)
     returned = SourceVideo.open(path, "video", 192, 128).clip(0, 60).astype(float)
     change = np.abs(np.diff(returned, axis=0)).mean(axis=(1, 2, 3))
     joins = change[[19, 39]]
@@ -192,12 +194,12 @@ def test_a_piece_of_an_earlier_writer_is_as_good_as_a_new_one(tmp_path):
         for chunk in np.array_split(frames, 3):
             pieces.append(writer.pack(chunk))
             writer.append(pieces[-1])
-        writer.finish()
+        writer.finish(60)
     with VideoWriter(resumed, 96, 64, soundtrack=track) as writer:
         writer.append(pieces[0])
         writer.append(pieces[1])
         write_frames(writer, frames[40:])
-        writer.finish()
+        writer.finish(60)
     assert resumed.read_bytes() == whole.read_bytes()
 
 
@@ -216,14 +218,32 @@ def test_a_damaged_piece_is_an_internal_error_with_its_log(tmp_path):
     with pytest.raises(Internal) as failure, VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
         write_frames(writer, moving(5))
         writer.append(b"no piece")
-        writer.finish()
+        writer.finish(5)
     assert "Invalid data" in str(failure.value.__cause__)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("wanted", [4, 6])
+def test_a_video_of_another_number_of_frames_is_never_finished(wanted, tmp_path):
+    with pytest.raises(Internal) as failure, VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
+        write_frames(writer, moving(5))
+        writer.finish(wanted)
+    assert str(failure.value.__cause__) == f"5 of {wanted} frames were written"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_encoder_sees_nothing_of_ours_and_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "SECRET")
+    with VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
+        write_frames(writer, moving(5))
+        process = writer._encoder._process
+        assert b"SECRET" not in Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert resource.prlimit(process.pid, resource.RLIMIT_AS) == (child.MEMORY_BYTES, child.MEMORY_BYTES)
+
+
 def test_a_video_without_frames_is_an_error(tmp_path):
     with pytest.raises(Internal), VideoWriter(tmp_path / "video.mp4", 96, 64) as writer:
-        writer.finish()
+        writer.finish(0)
     assert list(tmp_path.iterdir()) == []
 
 

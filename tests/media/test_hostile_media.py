@@ -6,6 +6,7 @@ a limit of time and memory, leaves nothing behind, and either gives the right re
 
 import os
 import resource
+import subprocess
 import sys
 import threading
 import time
@@ -225,3 +226,13 @@ def test_the_published_limits_are_the_ones_enforced():
         f"{child.MEMORY_BYTES >> 30} GiB of memory, at most {child.FILE_BYTES >> 30} GiB of files",
     ):
         assert words in " ".join(text.split()), words
+
+
+def test_a_lower_limit_of_the_system_stays():
+    """No process but root's may raise a hard limit, and the worker may run under one."""
+    with subprocess.Popen(["sleep", "20"]) as process:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        child.limit(process)
+        assert resource.prlimit(process.pid, resource.RLIMIT_FSIZE) == (1 << 20, 1 << 20)
+        assert resource.prlimit(process.pid, resource.RLIMIT_AS) == (child.MEMORY_BYTES, child.MEMORY_BYTES)
+        process.kill()

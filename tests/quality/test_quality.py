@@ -13,7 +13,6 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from infinitetalk.cli import main
-from infinitetalk.media.encode import VideoWriter
 from infinitetalk.quality import scikit_image
 from infinitetalk.quality.measures import (
     beyond_shared,
@@ -30,7 +29,7 @@ from infinitetalk.quality.similarity import similarity
 from infinitetalk.quality.speech import loudness, silent_frames
 from infinitetalk.quality.tracking import Tracked, track_mouths
 from infinitetalk.shapes import SAMPLES_PER_FRAME
-from tests.support.media_samples import write_frames
+from tests.support.media_samples import write_result
 from training.data import Maker
 from training.speech import Corpus, load_corpus
 
@@ -61,9 +60,7 @@ def draw(corpus: Corpus, people: int, size: tuple[int, int], seed: int, through:
     clip = Maker(corpus, torch.device("cpu"), seed).clip(1, FRAMES, people, size, silent=silent, wander=1.0)
     video = (clip.video[0].permute(1, 2, 3, 0) + 1).mul(127.5).round().clamp(0, 255).to(torch.uint8).numpy()
     path = through / f"drawn{people}-{seed}.mp4"
-    with VideoWriter(path, *size) as writer:
-        write_frames(writer, video)
-        writer.finish()
+    write_result(path, video)
     frames, _ = read_frames(path, "video")
     starts = [int(start) * SAMPLES_PER_FRAME for start in clip.starts[0]]
     waves = [corpus.sound[start : start + FRAMES * SAMPLES_PER_FRAME] for start in starts]
@@ -286,9 +283,7 @@ def test_the_command_prints_numbers_and_draws_a_picture(
     two: Drawn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     video = tmp_path / "two people.mp4"
-    with VideoWriter(video, 160, 96) as writer:
-        write_frames(writer, two.frames)
-        writer.finish()
+    write_result(video, two.frames)
     voices = []
     for i, wave in enumerate(two.waves):
         soundfile.write(tmp_path / f"{i}.wav", wave, 16_000)
@@ -307,9 +302,7 @@ def test_the_command_says_what_cannot_be_measured(
     two: Drawn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     video = tmp_path / "wall.mp4"
-    with VideoWriter(video, 160, 96) as writer:
-        write_frames(writer, _wall(np.random.default_rng(0)))
-        writer.finish()
+    write_result(video, _wall(np.random.default_rng(0)))
     main(["quality", str(video), "--against", str(video), "--picture", str(tmp_path / "shown.png")])
     shown = " ".join(capsys.readouterr().out.split())
     assert "no frontal face found" in shown

@@ -13,7 +13,6 @@ import pytest
 from benchmarks.quality import Task, above_shut, make, read
 from infinitetalk.contract.presets import load_mode
 from infinitetalk.contract.settings import Settings
-from infinitetalk.media.encode import VideoWriter
 from infinitetalk.models.opening import Models
 from infinitetalk.quality.measures import beyond_shared, correlation, lip_sync
 from infinitetalk.quality.report import Measured, read_frames
@@ -22,7 +21,7 @@ from infinitetalk.quality.tracking import Mouth, track_mouths
 from infinitetalk.shapes import FPS
 from infinitetalk.startup.calibration import run_sample
 from infinitetalk.startup.opening import open_models
-from tests.support.media_samples import write_frames
+from tests.support.media_samples import write_result
 from training.data import SIZES
 from training.held_out import HeldOutJob, held_out_job
 from training.speech import Corpus, load_corpus
@@ -150,9 +149,7 @@ def test_a_video_keeps_its_heads_motion(corpus: Corpus, models: Models, tmp_path
     job = held_out_job(corpus, 301, 1, WIDE, 75, wander=True)
     fields = job.write(tmp_path) | {"input_type": "video", "video_strength": 0.6}
     del fields["image_url"]
-    with VideoWriter(tmp_path / "source.mp4", *WIDE) as writer:
-        write_frames(writer, job.drawn)
-        writer.finish()
+    write_result(tmp_path / "source.mp4", job.drawn)
     fields |= {"video_url": (tmp_path / "source.mp4").as_uri(), "speed_mode": "turbo", "seed": 1}
     run_sample(fields, load_mode("turbo"), models, SETTINGS, tmp_path / "video.mp4")
     made, source = (track_mouths(f, 1).mouths[0] for f in (read_frames(tmp_path / "video.mp4", "video")[0], job.drawn))

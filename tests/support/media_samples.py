@@ -9,6 +9,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from infinitetalk.media.encode import VideoWriter
+
 X264 = ("-c:v", "libx264", "-qp", "4", "-g", "60", "-bf", "3")
 DARKEST = 30  # brightness of frame 0 of a numbered video
 
@@ -83,3 +85,11 @@ def read_frames(path: Path, width: int, height: int) -> np.ndarray:
 def write_frames(writer, frames):
     """Frames straight into a VideoWriter."""
     writer.append(writer.pack(frames))
+
+
+def write_result(path, frames):
+    """Frames (n, height, width, 3) as the worker's own video file, without sound."""
+    with VideoWriter(path, frames.shape[2], frames.shape[1]) as writer:
+        write_frames(writer, frames)
+        writer.finish(len(frames))
+    return path

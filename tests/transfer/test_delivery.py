@@ -157,9 +157,9 @@ def test_volume_keeps_the_video_under_the_jobs_id(video, volume):
 
 def test_a_delivered_video_survives_the_machine(video, volume, monkeypatch):
     done = []
-    fsync, replace = volume_module.os.fsync, volume_module.Path.replace
+    fsync, replace = volume_module.os.fsync, volume_module.os.replace
     monkeypatch.setattr(volume_module.os, "fsync", lambda handle: (done.append("fsync"), fsync(handle)))
-    monkeypatch.setattr(volume_module.Path, "replace", lambda *args: (done.append("named"), replace(*args))[1])
+    monkeypatch.setattr(volume_module.os, "replace", lambda *a, **k: (done.append("named"), replace(*a, **k))[1])
     choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}), "job-1").deliver(video)
     assert done == ["fsync", "named", "fsync"]
 
