@@ -93,7 +93,7 @@ class ToVolume:
     def check_fits(self, video_bytes: int) -> None:
         """The volume can be written to, and has room."""
         try:
-            self.volume.probe(FOLDER)
+            self.volume.probe(self.name)
             free_bytes = self.volume.free_bytes()
         except OSError as error:
             raise self._failure(error) from error

@@ -70,12 +70,16 @@ class Volume:
         with suppress(FileNotFoundError), self._folder(str(path.parent)) as folder:
             _remove(path.name, folder)
 
-    def probe(self, folder: str) -> None:
-        """Find out whether files can be written to a folder, by writing one."""
-        with self._folder(folder, make=True) as opened:
-            name = f".{secrets.token_hex(8)}{_PART}"
-            _write_new(opened, name, b"probe")
-            os.unlink(name, dir_fd=opened)
+    def probe(self, name: str) -> None:
+        """Find out whether `write` would work, by writing another file beside `name`."""
+        path = PurePosixPath(name)
+        with self._folder(str(path.parent), make=True) as folder:
+            part = f".{secrets.token_hex(8)}{_PART}"
+            _write_new(folder, part, b"probe")
+            os.unlink(part, dir_fd=folder)
+            with suppress(FileNotFoundError):
+                if stat.S_ISDIR(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
     def free_bytes(self) -> int:
         """Room that is left."""

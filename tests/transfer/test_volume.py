@@ -157,11 +157,15 @@ def test_a_volume_in_anothers_place_is_left_alone(root):
 
 def test_a_probe_leaves_nothing_and_tells_what_a_write_would(root):
     volume = Volume(root)
-    volume.probe("output")
+    volume.probe("output/video")
     assert names(root / "output") == []
     (root / "taken").write_text("a file")
     with pytest.raises(OSError, match="Not a directory"):
-        volume.probe("taken")
+        volume.probe("taken/video")
+    (root / "output" / "video").mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        volume.probe("output/video")
+    assert names(root / "output") == ["video"]
 
 
 def test_there_must_be_a_folder(tmp_path):
