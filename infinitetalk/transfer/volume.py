@@ -1,4 +1,4 @@
-"""The network volume: names for what jobs leave there, and files that are whole or not there at all."""
+"""The network volume: names for what jobs leave there, and files that are complete or not there at all."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ _PART = ".part"
 
 
 def plain_name(job_id: str) -> str:
-    """A job's id as a file name. Ids come from outside: one that is not plain is cleaned and told apart by a hash."""
+    """A job's id as a file name. Ids come from outside: one that is not plain is cleaned and kept unique by a hash."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", job_id):
         return job_id
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", job_id)[:80]
@@ -21,7 +21,7 @@ def plain_name(job_id: str) -> str:
 
 
 def write_whole(path: Path, content: bytes | Path) -> None:
-    """Write bytes, or copy a file, to `path`, whose folder is made where it is missing.
+    """Write bytes, or copy a file, to `path`. A missing folder is made.
 
     The name appears when everything is on the disk, even if the machine stops at any moment. Raises OSError.
     """
@@ -47,7 +47,7 @@ def write_whole(path: Path, content: bytes | Path) -> None:
 
 
 def sweep_parts(folder: Path, max_age_s: float) -> None:
-    """Remove what writes broken off by a kill have left in a folder."""
+    """Remove what is left in a folder of writes that a kill broke off."""
     for part in folder.glob(f".*{_PART}"):
         with suppress(OSError):  # another worker was quicker
             if time.time() - part.stat().st_mtime > max_age_s:
