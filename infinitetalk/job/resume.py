@@ -3,8 +3,8 @@
     infinitetalk-unfinished/<job id>/seed           the seed drawn for a job that names none
                                      00000.window   a window's frames without loss, and what the next needs to know
 
-A window counts only for a job that would make the same bytes: the same plan, media, weights, code and device. Writing
-happens beside the making of the next window. Whatever goes wrong here costs time, never the job.
+A window counts only for a job that would make the same bytes: the same plan, media, weights, code and device. Windows
+are written while the next one is made. Whatever goes wrong here costs time, never the job.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER
 from infinitetalk.transfer.volume import plain_name, sweep_parts, write_whole
 
 FOLDER = "infinitetalk-unfinished"  # on the volume
-# Room that stays for finished videos: windows are kept only while the volume has more.
+# Room that is left for finished videos: windows are kept only while the volume has more.
 RESERVE_BYTES = 1_000_000_000
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "imageio-ffmpeg", "numpy")
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_SAMPLE = 16  # values of each tensor: weights that were exchanged or merged otherwise differ in them
+_SAMPLE = 16  # values of each tensor; other weights, or weights merged in another way, differ in them
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,11 @@ class KeptWindows:
         return seed
 
     def identify(self, plan: Plan, files: Iterable[Path], models: Models, settings: Settings) -> None:
-        """Say what job this is: only windows that would have the same bytes count. files: the job's media."""
+        """Say which job this is: only windows that would have the same bytes count.
+
+        Args:
+            files: the job's media.
+        """
         if self._folder is not None:
             self._fingerprint = fingerprint(plan, files, models, settings)
             self._n_windows = len(plan.windows)
@@ -76,8 +80,8 @@ class KeptWindows:
     def finished(self) -> Iterator[FinishedWindow]:
         """The windows that an earlier run of this job has finished, from the first on, each read and checked.
 
-        They end before the first one that is missing, damaged or of another job: it and all that follow it are to be
-        made anew.
+        They end before the first one that is missing, damaged or of another job. That one and all that follow it have
+        to be made again.
         """
         for index in range(self._n_windows):
             path = self._path(index)
@@ -111,7 +115,7 @@ class KeptWindows:
         return self._folder / f"{index:05}.window"
 
     def _digest(self, index: int, body: bytes) -> bytes:
-        """Checks a window's bytes, and that they are this job's and at their place."""
+        """A digest that holds only for these bytes, this job and this place."""
         return hashlib.sha256(self._fingerprint + index.to_bytes(8, "big") + body).digest()
 
     def _unpack(self, index: int, content: bytes) -> dict[str, Tensor]:
@@ -141,8 +145,8 @@ class KeptWindows:
 def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
     """The job's finished windows, on the volume if there is one.
 
-    They go when the `with` block ends. They stay if the process is killed, and if the job is stopped or fails in a way
-    that may pass. Those of other jobs are removed when they are older than settings.resume_hours.
+    They are removed when the `with` block ends. They stay if the process is killed, and if the job is stopped or fails
+    in a way that may pass. Those of other jobs are removed when they are older than settings.resume_hours.
     """
     root = settings.volume_dir / FOLDER
     if settings.resume_hours == 0 or not settings.volume_dir.is_dir():
@@ -153,7 +157,7 @@ def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
     try:
         yield kept
     except JobError as error:
-        # The platform stops a job that ran out of time, too, and the caller can have it retried.
+        # RunPod also stops a job whose time is up, and the caller can have it retried.
         if not error.retryable and not isinstance(error, Cancelled):
             kept.remove()
         raise
@@ -161,7 +165,7 @@ def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
 
 
 def sweep(settings: Settings) -> None:
-    """Remove what jobs have left on the volume that did not come back within settings.resume_hours."""
+    """Remove what is left on the volume of jobs that did not come back within settings.resume_hours."""
     max_age_s = settings.resume_hours * 3600
     sweep_parts(settings.volume_dir / OUTPUT_FOLDER, max_age_s)
     for folder in (settings.volume_dir / FOLDER).glob("*"):
@@ -171,7 +175,7 @@ def sweep(settings: Settings) -> None:
 
 
 def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Settings) -> bytes:
-    """A hash of all that decides a job's bytes: plan, media, weights, code, libraries, device."""
+    """A hash of everything that decides a job's bytes: plan, media, weights, code, libraries, device."""
     digest = hashlib.sha256()
 
     def add(*parts: object) -> None:
@@ -196,7 +200,7 @@ def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Set
 
 @cache
 def _code_digest() -> bytes:
-    """Of this package as it was when first asked: versions do not change with every change of the code."""
+    """A hash of this package's code when first asked; its version does not change with every change of the code."""
     sources = sorted(Path(infinitetalk.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).digest()
 

@@ -43,10 +43,10 @@ def run_job(
     """Run one job.
 
     Args:
-        models: of the profile that the settings name.
+        models: the models of the profile that the settings name.
         exchange: where files come from and where the video goes.
         control: how the job is watched and ended.
-        mode: how the clip is made; the preset that request.speed_mode names if not given.
+        mode: how the clip is made; if not given, the preset that request.speed_mode names.
 
     Raises:
         JobError: whatever keeps the video from being made or delivered.
@@ -55,7 +55,7 @@ def run_job(
     check, counter = control.start(), StepCounter(control.on_progress)
 
     def on_stage(stage: Stage) -> None:
-        if stage != "deliver":  # which asks should_stop itself; a finished video is worth its last seconds
+        if stage != "deliver":  # it asks should_stop itself, and a finished video is worth its last seconds
             check()
         counter.stage(stage)
 
@@ -86,7 +86,7 @@ def run_job(
     if video.resumed:
         warnings.append(
             f"An earlier run of this job had finished {video.resumed} of {len(plan.windows)} windows and was broken "
-            "off; timings_s, gpu_seconds and cost_usd count this run alone."
+            "off; timings_s, gpu_seconds and cost_usd count this run only."
         )
     total_s = watch.total()
     return Result(
