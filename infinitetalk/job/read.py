@@ -100,7 +100,8 @@ def _read_footage(request: Request, files: Files, size: Size, duration_s: float)
     video = SourceVideo.open(files["video_url"], "video_url", *size)
     if video.duration_s + 1 / FPS < duration_s:
         return video, [
-            f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: its last frame stays."
+            f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: the last frame of the video "
+            "stays to the end."
         ]
     return video, []
 

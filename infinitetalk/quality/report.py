@@ -134,7 +134,7 @@ def measure(
     if tracked.reason:
         notes.append(f"Lip sync, stillness and identity are not given: {tracked.reason}.")
     if len(tracked.mouths) == 2 and len(voices) == 1:
-        notes.append("There are two people and one sound. Give each person's voice with --audio, so that it is known.")
+        notes.append("The sound does not tell which of two people speaks; give each person's voice with --audio.")
     if len(tracked.mouths) == 1 and people is None and not audio:
         notes.append("One face was found. If the video shows two people, say so with --people 2.")
     report = Report(
