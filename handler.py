@@ -5,9 +5,9 @@
 On RunPod, `python handler.py` waits for jobs. Elsewhere it runs one (`--test_input JSON`, or test_input.json in the
 current folder) or serves RunPod's API locally (`--rp_serve_api`).
 
-RunPod's stop signal cancels a job before its next step; the worker goes on to the next job. On SIGTERM the SDK takes
-no further job and the worker ends when the running one has been answered. If RunPod kills it before, the next worker
-goes on from the last finished window that it finds on the volume.
+RunPod's stop signal cancels a job before its next step, and the worker goes on to the next job. On SIGTERM the SDK
+takes no further job, and the worker ends when the running one has been answered. If RunPod kills the worker before
+that, the next one goes on after the last finished window that it finds on the volume.
 """
 
 import os
@@ -34,7 +34,7 @@ STOPPED_WHILE_LOADING = 128 + signal.SIGTERM
 
 def main() -> None:
     """Load the models once, then serve jobs."""
-    # Until the SDK's own handler is there. The first process of a container would not even be ended by the signal.
+    # Until the SDK sets its own handler. Without one, the first process of a container ignores the signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED_WHILE_LOADING))
     on_runpod = "RUNPOD_WEBHOOK_GET_JOB" in os.environ
     try:
@@ -59,7 +59,7 @@ def main() -> None:
         sys.exit(f"The worker cannot start: {' '.join(str(error).split())}")
     config: dict[str, Any] = {}
     send_progress = post_progress if on_runpod else log_progress
-    # With this flag the SDK ends the process after the job, and asks RunPod for a new one.
+    # If this flag is set, the SDK ends the process after the job and asks RunPod for a new one.
     config["handler"] = make_handler(
         load_models, settings, send_progress, retire=lambda: config.update(refresh_worker=True)
     )

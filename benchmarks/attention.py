@@ -3,7 +3,7 @@
     python -m benchmarks.attention                   40 heads of 128 (needs a GPU)
     python -m benchmarks.attention --miniature       small, on any machine
 
-Writes a table, and JSON with --json FILE. The error is relative to float32, over a part of heads and queries.
+Prints a table; --json FILE also writes JSON. The error is relative to float32, over some of the heads and queries.
 """
 
 import math
@@ -31,7 +31,7 @@ CHECKED_HEADS, CHECKED_QUERIES = 2, 512
 
 
 def milliseconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median of the calls after a first one, which warms up and compiles."""
+    """Median of `repeats` calls after a first one, which warms up and compiles."""
     times = []
     for _ in range(repeats + 1):
         if device.type == "cuda":
@@ -52,7 +52,7 @@ def in_float32(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def kernels(device: torch.device, frames: int) -> Iterator[tuple[str, Callable[[], Attention], float]]:
-    """Name, maker and computed part of each kernel of the self-attention."""
+    """Name, maker and computed share of each kernel of the self-attention."""
     for name in MEASURED if device.type == "cuda" else (NATIVE,):
         yield name, partial(find_kernel, name), 1.0
     if device.type == "cuda":  # compiled as it is in a block, where its conversions are fused

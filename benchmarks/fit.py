@@ -1,11 +1,11 @@
-"""A file of infinitetalk/presets/hardware from jobs that benchmarks/job.py measured; needs no GPU.
+"""Makes a file of infinitetalk/presets/hardware from jobs that benchmarks/job.py measured. Needs no GPU.
 
     python -m benchmarks.fit out/job.json -o infinitetalk/presets/hardware/nvidia-h100.toml --gpu H100 [--passes FILE]
 
-Several reports, one for each attention kernel, make one file. Prints how far the file is off each job, and how far it
-would be, fitted without the jobs of that mode. (A worker with weights of its own makes its file in one go: infinitetalk
-calibrate -o FILE.toml.) With --passes the file also gets the lanes in 8 bits, or sparse, that benchmarks/transformer.py
-measured.
+Several reports, one for each attention kernel, make one file. Prints how far the file is off for each job, and how far
+it would be off if it were fitted without the jobs of that mode. With --passes the file also gets the lanes in 8 bits,
+or sparse, that benchmarks/transformer.py measured. (A worker that has weights makes its own file in one go:
+infinitetalk calibrate -o FILE.toml.)
 """
 
 import argparse
@@ -29,8 +29,12 @@ def sample_of(report: Json, job: Json) -> Sample:
 
 
 def fitted(name: str, reports: list[Json], gpu: str | None, without: str | None = None) -> Hardware:
-    """The coefficients by the reports' jobs. gpu: part of the names of the devices they hold for. without: a mode whose
-    jobs are left out."""
+    """The coefficients that fit the reports' jobs.
+
+    Args:
+        gpu: part of the names of the devices that they hold for.
+        without: a mode whose jobs are left out.
+    """
     samples = [sample_of(report, job) for report in reports for job in report["jobs"] if job["speed_mode"] != without]
     first = reports[0]
     when = f"{first['date']}, torch {first['torch']}"

@@ -2,8 +2,8 @@
 
     python -m benchmarks.fuzz [--jobs 10000] [--seed 1]
 
-A job is a valid one, spoiled in one to four places: types, ranges, names, sizes, text of any kind, URLs of any kind,
-what came beside the input. Prints how many were refused with which code, and the times.
+Each job is a valid one that is spoiled in one to four places: types, ranges, names, sizes, text of any kind, URLs of
+any kind, and what comes beside the input. Prints how many jobs were refused with which code, and the times.
 """
 
 import argparse
@@ -141,7 +141,7 @@ def malformed_job(number: int, seed: int) -> Json:
 
 
 def fuzz(n_jobs: int, seed: int = 1) -> tuple[Counter[str], list[float], list[str]]:
-    """Codes of the answers, seconds of each, and what was wrong with any of them."""
+    """The codes of the answers, the seconds that each took, and what was wrong with any of them."""
     settings = Settings.from_env({})
     codes: Counter[str] = Counter()
     seconds, faults = [], []
@@ -163,7 +163,7 @@ def fuzz(n_jobs: int, seed: int = 1) -> tuple[Counter[str], list[float], list[st
 
 
 def as_sent(reply: Json) -> bytes:
-    """The answer as the SDK sends it. Raises UnicodeEncodeError, which would lose it."""
+    """The answer as the SDK sends it. Raises UnicodeEncodeError for text by which the SDK would lose the answer."""
     return json.dumps(reply, ensure_ascii=False).encode()
 
 

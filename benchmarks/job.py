@@ -1,13 +1,13 @@
 """Whole jobs as a worker runs them, from files to an mp4: seconds per stage, per new frame and per second of video.
 
-    python -m benchmarks.job --json out/job.json           the 14B profile with random weights (needs a GPU of 80 GB)
-    python -m benchmarks.job --miniature --window 13       the miniature, on any machine
-    python -m benchmarks.plot out/job.json docs/job.svg    draws what the first one wrote
+    MODEL_PROFILE=infinitetalk-14b python -m benchmarks.job --json out/job.json    random weights (needs a GPU of 80 GB)
+    python -m benchmarks.job --miniature --window 13                               the miniature, on any machine
+    python -m benchmarks.plot out/job.json docs/job.svg                            draws what the first one wrote
 
 Picture and voices are those of samples/, repeated. Settings come from the environment, as the worker's do. With random
-weights times and memory are the real ones, except that the picture is noise, which H.264 takes longest for. Each job
-has --windows full windows and --steps steps; what the same mode's whole steps would take for a video of --seconds is
-extrapolated from it and named so.
+weights times and memory are the real ones, except that the video shows noise, which H.264 takes longest for. Each job
+has --windows full windows and --steps steps. From it is extrapolated what all steps of the mode would take for a video
+of --seconds; the table says so.
 """
 
 import argparse
@@ -47,8 +47,8 @@ WARM_UP_FRAMES = 13
 
 Json = dict[str, Any]
 
-# By what a stage grows with the clip; all others are the job's. Waiting for H.264 ("encode") is among these: it goes on
-# beside the next window, and more steps give it more time.
+# What a stage's time grows with. All other stages take the same time in every job. Waiting for H.264 ("encode") is one
+# of these, since H.264 goes on beside the next window, and more steps give it more time.
 GROWTH: Mapping[Stage, Callable[[Plan], float]] = {
     "denoise": lambda plan: Work.of(plan).tokens,
     "decode": lambda plan: Work.of(plan).to_video,
@@ -58,12 +58,12 @@ GROWTH: Mapping[Stage, Callable[[Plan], float]] = {
     "overlap": lambda plan: len(plan.windows) - 1,
     "audio": lambda plan: plan.n_frames,
 }
-# What a window after the first adds; the rest is the job's.
+# The stages whose time a window after the first adds.
 OF_A_WINDOW = ("denoise", "decode", "color", "bytes", "condition", "overlap")
 
 
 def job_fields(folder: Path, speed_mode: str, resolution: str, people: int, n_frames: int) -> Json:
-    """A job's input. Its voices, the samples' over and over for so many frames, are written to the folder."""
+    """A job's input. Its voices are written to the folder: the samples' voices, repeated for so many frames."""
     names = {"wav_url": "voice.wav", "wav_url_2": "voice_2.flac"} if people == 2 else {"wav_url": "voice.wav"}
     for field, name in names.items():
         voice = load_audio(SAMPLES / name, field, None, limit_s=60.0)
@@ -80,7 +80,7 @@ def job_fields(folder: Path, speed_mode: str, resolution: str, people: int, n_fr
 
 
 def extrapolate(seconds: Mapping[str, float], run: Plan, whole: Plan) -> dict[str, float]:
-    """Seconds per stage of a longer job with more steps, each stage by what it grows with."""
+    """Seconds per stage of a longer job with more steps. Each stage grows as `GROWTH` says."""
     found = {}
     for stage, spent in seconds.items():
         amount = GROWTH.get(stage, lambda _: 1)
@@ -89,7 +89,7 @@ def extrapolate(seconds: Mapping[str, float], run: Plan, whole: Plan) -> dict[st
 
 
 def new_frame_s(seconds: Mapping[str, float], plan: Plan, steps: int) -> float:
-    """Seconds that each new frame takes in a long video: those of a full window after the first, by its new frames."""
+    """Seconds that each new frame takes in a long video: those of a full window after the first, per new frame."""
     windows = len(plan.windows)
     spent = {stage: seconds.get(stage, 0.0) / windows for stage in OF_A_WINDOW}
     spent["overlap"] = seconds.get("overlap", 0.0) / max(windows - 1, 1)
@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--resolution", nargs="+", choices=get_args(Resolution), default=["480p"])
     parser.add_argument("--people", type=int, choices=(1, 2), default=2)
     parser.add_argument("--windows", type=int, default=2)
-    parser.add_argument("--window", type=int, help="frames, instead of the mode's: to try the script")
+    parser.add_argument("--window", type=int, help="frames, instead of the mode's, to try the script")
     parser.add_argument("--overlap", type=int, help="frames, instead of the mode's")
     parser.add_argument("--steps", type=int, help="fewer than the mode's")
     parser.add_argument("--seconds", type=float, default=80.0, help="of the video that is extrapolated to")

@@ -2,11 +2,11 @@
 
     python -m benchmarks.kill [--kills 20] [--window 17] [--device cpu] [--seed 0]
 
-A job of three windows runs on the miniature, once without a kill and without a volume. Then, for each kill, a new
-process takes the job, is ended by SIGKILL at a random moment (a random number of progress reports into the job, and
-a random time after that, so that other work on the machine does not move it), and another process takes the same job
-again. Prints when each one was killed, what it had finished, what the second one made, and
-the times; exits 1 if a video differs, a finished window was made again, or anything is left behind.
+A job of three windows runs on the miniature, once without a kill. Then, for each kill, a new process takes the job and
+is ended by SIGKILL at a random moment: a random number of progress reports into the job and a random time after that,
+so that other work on the machine does not move it. Another process then takes the same job again. Prints when each
+process was killed, what it had finished, what the next one made, and the times. Exits 1 if a video differs, a finished
+window was made again, or anything is left behind.
 """
 
 import argparse
@@ -46,7 +46,11 @@ JOB_ID = "kill-1"
 
 @dataclass(frozen=True)
 class Setup:
-    """What all processes of a run share. window_frames: of each window; the next one adds all but nine."""
+    """What all processes of a run share.
+
+    Args:
+        window_frames: the length of each window; all but nine of them are new.
+    """
 
     folder: Path
     window_frames: int
@@ -126,7 +130,7 @@ def digest(setup: Setup, volume: str) -> str:
 
 
 def kill_once(setup: Setup, volume: str, reports: int, after_s: float) -> tuple[int, int]:
-    """Run the job, kill it that long after that many reports; returns windows finished and their bytes."""
+    """Kill the job `after_s` after that many reports. Returns how many windows were finished, and their bytes."""
     (setup.folder / volume).mkdir()
     process = start(setup, volume)
     assert process.stdout is not None

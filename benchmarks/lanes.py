@@ -1,8 +1,8 @@
-"""What 8 bits and sparse attention do to pictures: held-out jobs of the trained miniature in every lane, on the CPU.
+"""What 8 bits and sparse attention do to videos: held-out jobs of the trained miniature in every lane, on the CPU.
 
     python -m benchmarks.lanes --out OUT [--jobs 4] [--seconds 4] [--mode balanced]
 
-The transformer runs in bfloat16 in every lane, with the same weights, seeds and windows; each lane is held against the
+The transformer runs in bfloat16 in every lane, with the same weights, seeds and windows. Each lane is compared with the
 exact one. The autoencoder runs in float32, which is faster on a CPU. PSNR, similarity and lip sync are those of the
 finished videos, compression included. OUT keeps the videos. Prints a Markdown table: mean ± standard deviation
 (smallest to largest).
@@ -31,7 +31,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def compare(lane: str, made: list[Measured], exact: list[Measured]) -> str:
-    """A lane's line of the table; `exact`: the same jobs in the exact lane, none for that lane itself."""
+    """A lane's line of the table.
+
+    Args:
+        exact: the same jobs in the exact lane; empty for that lane itself.
+    """
     psnrs, likenesses = [], []
     for one, other in zip(made, exact, strict=bool(exact)):
         psnrs += [peak_signal_noise_ratio(a, b) for a, b in zip(other.frames, one.frames, strict=True)]

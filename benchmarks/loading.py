@@ -1,5 +1,6 @@
-"""Reading weights: bytes per second of the loader beside a plain read of the same files, just written and so still
-in the system's cache if it has room.
+"""Reading weights: bytes per second of the loader, beside a plain read of the same files.
+
+The files have just been written, so they are still in the system's cache if it has room.
 
     python -m benchmarks.loading --blocks 8 --folder /tmp/weights
 

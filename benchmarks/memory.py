@@ -1,14 +1,15 @@
-"""Memory over a long job: the host's for longer and longer audio, or the GPU's after each window.
+"""Memory over a long job: the host's for longer and longer sound, or the GPU's after each window.
 
     python -m benchmarks.memory [--seconds 20 120] [--speed-mode turbo]     whole jobs of the miniature
     python -m benchmarks.memory --seconds 20 600 --grey                     the same, but all frames are grey
     python -m benchmarks.memory --windows 30 [--layers 2] [--json FILE]     one job of the 14B's sizes (needs a GPU)
-    python -m benchmarks.memory --hear --seconds 30 120 600                 the 14B profile's audio encoder (likewise)
+    python -m benchmarks.memory --hear --seconds 30 120 600                 the 14B profile's audio encoder (needs a
+    GPU)
 
-Each host job runs in a process of its own; what is printed is the operating system's own account of it. Grey jobs do
-all but denoise and decode: they read the sound, make its features, write each window and join them. The job on the
-GPU has random weights and fewer layers in the transformer: more of them take more memory, but none from window to
-window. Its windows have 81 frames and two steps.
+Each host job runs in a process of its own, whose peak memory is what the operating system counted. Grey jobs do
+everything but denoise and decode: they read the sound, make its features, write each window and join the windows. The
+job on the GPU has random weights and fewer layers in the transformer. More layers would take more memory, but no more
+from window to window. Its windows have 81 frames and two steps.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def host_peak_mib() -> float:
 
 
 def grey_windows(plan: Plan, *_: object) -> Iterator[Rendered]:
-    """What `generate` gives, without the model."""
+    """What `generate` yields, but grey and without the model."""
     for window in plan.windows:
         frames = window.keep_stop - window.keep_start
         yield Rendered(window, torch.zeros(3, frames, *reversed(plan.size)), None)
@@ -104,7 +105,7 @@ def host_memory(options: argparse.Namespace) -> None:
 
 
 class NoisePicture:
-    """Footage: one picture of noise, which every window shows."""
+    """Footage: one picture of noise, which is shown in every window."""
 
     is_still = True
 

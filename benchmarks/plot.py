@@ -1,9 +1,9 @@
-"""Draws what benchmarks/job.py measured: time per mode, and what of it is spent outside the transformer.
+"""Draws what benchmarks/job.py measured: the time of each mode, and its parts outside the transformer.
 
     python -m benchmarks.plot out/job.json docs/job.svg
 
-Each bar is the extrapolated job of one mode and size: its length the seconds that a second of video takes, its parts
-the stages. The bars below show the same jobs without the transformer's steps, as shares of the whole.
+Each bar is the extrapolated job of one mode and size. Its length is the seconds that a second of video takes, and its
+parts are the stages. The bars below show the same jobs without the transformer's steps, in per cent of the whole job.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 
 Json = dict[str, Any]
 
-# What is drawn apart; all other stages are "other".
+# The stages with a colour of their own; all others are "other".
 COLORS = {
     "denoise": "#4c72b0",
     "decode": "#dd8452",

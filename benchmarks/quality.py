@@ -2,9 +2,9 @@
 
     python -m benchmarks.quality --out OUT [--jobs 20] [--seconds 10] [--minute 2]
 
-Half of the jobs are of one person, half of two, tall and wide, with faces, voices and sentences that no training has
-seen. OUT keeps the videos: a run that was cut off goes on, and `--only-make` and `--only-measure` may run on different
-machines. Prints Markdown tables and writes OUT/quality.json.
+Half of the jobs are of one person and half of two, tall and wide, with faces, voices and sentences that no training has
+seen. OUT keeps the videos, so that a run that was cut off can go on; `--only-make` and `--only-measure` may run on
+different machines. Prints Markdown tables and writes OUT/quality.json.
 """
 
 import argparse
@@ -90,9 +90,9 @@ def read(video: Path, job: HeldOutJob) -> Measured:
 
 
 def above_shut(video: Path, job: HeldOutJob) -> list[float]:
-    """How far mouths are open with silent audio, more than the drawn closed mouths read; from left to right.
+    """How much further mouths are open with silent sound than the drawn shut mouths, from left to right.
 
-    None at all where the faces cannot be followed, in the video or in the drawing.
+    The list is empty if the faces cannot be followed, in the video or in the drawing.
     """
     people = len(job.waves)
     made, drawn = (track_mouths(frames, people).mouths for frames in (read_frames(video, "video")[0], job.drawn))
@@ -109,7 +109,7 @@ def above_shut(video: Path, job: HeldOutJob) -> list[float]:
 
 
 def row(values: Sequence[float | None], style: str = ".3f") -> str:
-    """Mean, spread and worst as a table's cell."""
+    """A table's cell: mean ± standard deviation (smallest to largest)."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
@@ -157,7 +157,7 @@ def measure_all(todo: Sequence[Task], out: Path, corpus: Corpus) -> list[dict[st
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: what the jobs reached by mode and people, in silence, over a minute, and the modes against the best."""
+    """Markdown: the jobs by mode and people, in silence and over a minute, and the modes against maximum_quality."""
     lines = [
         "| mode, people | videos | correlation with own voice | lag, frames | with the other's, beyond shared "
         "| still parts, dB | joins / median | 95th percentile / median |",

@@ -1,4 +1,4 @@
-"""Models of the 14B profile's real sizes with random weights: times and memory are the real ones, pictures are not."""
+"""Models of the 14B profile's real sizes with random weights. Times and memory are real, pictures are noise."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def random_module(make: Callable[[], ModuleT], device: torch.device, dtype: torch.dtype) -> ModuleT:
-    """A module whose weights are drawn on the device itself: matrices of size 1/sqrt(inputs), vectors near one."""
+    """A module with weights drawn on the device itself: matrices with deviation 1/sqrt(inputs), vectors near one."""
     with torch.device("meta"):
         module = make()
     keep_float32 = set(getattr(module, "_keep_in_fp32_modules", None) or ())
@@ -91,7 +91,7 @@ def random_encoders(
 
 
 def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Models:  # noqa: ANN401
-    """The 14B profile as a worker opens it, its transformer changed by `sizes`.
+    """The 14B profile as a worker opens it. `sizes` change its transformer.
 
     The miniature's tokenizer stands in for umT5's.
     """

@@ -1,4 +1,4 @@
-"""What the benchmarks of kernels have in common: sizes, options, and the head of a report."""
+"""What several benchmarks have in common: sizes, options, and the head of a report."""
 
 import argparse
 import json
@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+# (width, height, frames) of windows that jobs run.
 SIZES = {"480p": (848, 480, 81), "720p": (1280, 720, 81), "720p long": (1280, 720, 121)}
-"""(width, height, frames) of windows that jobs run."""
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that all of them take."""
+    """A parser with the options that all of these benchmarks take."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--miniature", action="store_true", help="small, on the CPU")
     parser.add_argument("--repeats", type=int, default=3)
@@ -22,7 +22,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 
 def head(device: torch.device) -> dict[str, Any]:
-    """When, on what and with what a report was measured."""
+    """When a report was measured, on which device and with which torch."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -31,6 +31,6 @@ def head(device: torch.device) -> dict[str, Any]:
 
 
 def save(report: dict[str, Any], path: Path | None) -> None:
-    """Write the report as far as it is known, where that is wanted."""
+    """Write the report as far as it is known; nothing happens without a path."""
     if path:
         path.write_text(json.dumps(report, indent=1), "utf-8")

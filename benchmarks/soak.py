@@ -1,11 +1,11 @@
-"""Many jobs in a row on one worker: does it grow, does anything stay behind?
+"""Many jobs in a row on one worker: does it grow, and does anything stay behind?
 
     python -m benchmarks.soak [--jobs 200] [--settled 20] [--seconds 0.4]
 
-Runs the handler's own function on the miniature, all speed modes, one and two people, pictures and videos mixed; every
-tenth job is cancelled while it runs, and sent again. Prints resident memory, threads and open files after the job
-number `settled` and after the last one, and what is left in the folders. Exits 1 if memory grew over 2 % or if anything
-was left.
+Runs the handler's own function on the miniature, with all speed modes, one and two people, pictures and videos mixed.
+Every tenth job is cancelled while it runs, and sent again. Prints resident memory, threads and open files after the job
+number `settled` and after the last one, and what is left in the folders. Exits 1 if memory grew by more than 2 % or
+anything was left.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def voice(start_s: float, seconds: float) -> str:
 
 
 def inputs(seconds: float) -> Iterator[Json]:
-    """Endless job inputs: each is another combination of mode, people, kind of input and order."""
+    """Endless job inputs. Each is another combination of mode, people, kind of input and order."""
     picture = data_uri("image/png", (SAMPLES / "portrait.png").read_bytes())
     video = data_uri("video/mp4", (SAMPLES / "talking_head.mp4").read_bytes())
     voices = [voice(start_s, seconds) for start_s in (0.5, 2.0)]

@@ -1,11 +1,12 @@
-"""One forward pass of the transformer: milliseconds, TFLOP/s, share of this GPU's ceilings, memory and error, in
-every lane of its arithmetic and at the sizes that jobs run.
+"""One forward pass of the transformer: milliseconds, TFLOP/s, share of this GPU's ceilings, memory and error.
+
+It is measured in every lane of the transformer's arithmetic, at the sizes that jobs run.
 
     python -m benchmarks.transformer                 the 14B network with random weights (needs a GPU of 80 GB)
     python -m benchmarks.transformer --miniature     a small one, on any machine
 
 Lanes: `eager` (not compiled), `sdpa` (cuDNN), `flash_3` (where FlashAttention-3 is installed), `fp8`, and
-`fp8_sparse_20` and `fp8_sparse_15` (experimental). Writes a table, and JSON with --json FILE.
+`fp8_sparse_20` and `fp8_sparse_15` (experimental). Prints a table; --json FILE also writes JSON.
 """
 
 import copy
@@ -74,9 +75,9 @@ LANES_MINIATURE = {
 
 
 def enter(transformer: InfiniteTalkTransformer, lane: Lane) -> Arithmetic:
-    """Bring the transformer into that lane; gives the arithmetic with the kernel that was chosen.
+    """Bring the transformer into that lane. Returns the arithmetic with the kernel that was chosen.
 
-    What is quantised stays so: fp8 lanes come last.
+    What is quantised stays quantised, so fp8 lanes come last.
     """
     if lane.arithmetic.fp8 and not is_quantised(transformer):
         for index in range(len(transformer.blocks)):
@@ -84,7 +85,7 @@ def enter(transformer: InfiniteTalkTransformer, lane: Lane) -> Arithmetic:
     kernels, arithmetic = choose_kernels(transformer, lane.arithmetic)
     transformer.use_kernels(kernels)
     if lane.compiled:
-        torch.compiler.reset()  # what the lane before compiled
+        torch.compiler.reset()  # forgets what the lane before compiled
         compile_transformer(transformer, arithmetic)
     return arithmetic
 
@@ -94,12 +95,14 @@ def is_quantised(transformer: InfiniteTalkTransformer) -> bool:
 
 
 def flop(config: Any, tokens: int, people: int, frames: int) -> tuple[float, float]:  # noqa: ANN401
-    """Operations of one pass, two for each multiply-add, in linear layers and in attention; constant keys and values
-    are left out."""
+    """Operations of one pass in linear layers and in attention, two for each multiply-add.
+
+    The keys and values of text, picture and voices are left out, since they are computed outside the pass.
+    """
     dim = config.num_attention_heads * config.attention_head_dim
     linear = 2 * tokens * (4 * dim**2 + 2 * dim**2 + 2 * dim**2 + 2 * dim * config.ffn_dim)
     attention = 4 * tokens * dim * (tokens + TEXT_TOKENS + 257 + people * config.audio_tokens)
-    if people == 2:  # the map of the people: queries by the first frame's keys, values of eight columns
+    if people == 2:  # the map of the people: queries times the first frame's keys, values of eight columns
         first = tokens // frames
         attention += 2 * tokens * first * (dim + 8 * config.num_attention_heads)
     return float(config.num_layers * linear), float(config.num_layers * attention)
@@ -107,7 +110,7 @@ def flop(config: Any, tokens: int, people: int, frames: int) -> tuple[float, flo
 
 @torch.inference_mode()
 def ceilings() -> dict[str, float]:
-    """TFLOP/s of this GPU: bf16 and fp8 products of large matrices, and the fastest exact attention."""
+    """TFLOP/s that this GPU reaches in bf16 and fp8 products of large matrices, and in the fastest exact attention."""
     cuda, side = torch.device("cuda"), CEILING_SIDE
     left, right = (torch.randn(side, side, device=cuda, dtype=torch.bfloat16) for _ in range(2))
     found = {"bf16": 2 * side**3 / milliseconds(lambda: left @ right, cuda, 5) / 1e9}
@@ -148,7 +151,7 @@ def inputs(
 
 @torch.inference_mode()
 def errors(device: torch.device, sizes: dict[str, int], lanes: dict[str, Lane]) -> dict[str, Any]:
-    """Relative errors of four blocks in every lane, with the same weights: against float32, and against eager bf16."""
+    """Relative errors of four blocks in every lane, with the same weights, against float32 and against eager bf16."""
     coarse = random_transformer(device, torch.bfloat16, **{**sizes, "num_layers": ERROR_BLOCKS})
     exact = copy.deepcopy(coarse).float()
     size = ERROR_SIZE_MINIATURE if sizes else ERROR_SIZE_14B
@@ -216,7 +219,7 @@ def measure(
 
 
 def floor_s(row: dict[str, Any], lane: Lane, limits: dict[str, float]) -> float:
-    """Seconds that the products alone take at the measured ceilings. Attention counts whole, and as exact."""
+    """Seconds that the products alone take at the measured ceilings. Attention counts as exact attention."""
     linear = limits["fp8" if lane.arithmetic.fp8 else "bf16"]
     part = 1.0 if lane.arithmetic.density is None else lane.arithmetic.density
     return (row["linear_pflop"] / linear + row["attention_pflop"] * part / limits["attention"]) * 1000
@@ -224,7 +227,7 @@ def floor_s(row: dict[str, Any], lane: Lane, limits: dict[str, float]) -> float:
 
 def main() -> None:
     parser = reporting.options(__doc__)
-    parser.add_argument("--lanes", nargs="+", choices=list(LANES), help="in this order, those in fp8 last")
+    parser.add_argument("--lanes", nargs="+", choices=list(LANES), help="in this order; those in fp8 must come last")
     parser.add_argument("--people", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--sizes", nargs="+", help="such as 1280x720x81")
     parser.add_argument("--no-errors", action="store_true", help="do not compare results with float32")

@@ -1,10 +1,10 @@
-"""The autoencoder: milliseconds and memory of decoding, encoding and encoding a condition, beside diffusers' own way.
+"""The autoencoder: milliseconds and memory of decoding, encoding and encoding a condition, here and in diffusers.
 
     python -m benchmarks.vae                 the 14B profile's autoencoder with random weights (needs a GPU)
     python -m benchmarks.vae --miniature     the miniature's, on any machine
 
-A condition is a picture followed by zeros. The difference is relative to diffusers' result; "first" is the first call,
-which chooses kernels and compiles. Writes a table, and JSON with --json FILE.
+A condition is a picture followed by zeros. The difference is relative to diffusers' result. "first" is the first call,
+which chooses kernels and compiles. Prints a table; --json FILE also writes JSON.
 """
 
 import copy
@@ -32,7 +32,7 @@ SIZES_MINIATURE = {"miniature": (96, 64, 13)}
 
 
 def measure(call: Callable[[], Tensor], device: torch.device, repeats: int) -> tuple[dict[str, float], Tensor]:
-    """Median and first milliseconds, GiB above what was there before, and the result."""
+    """Milliseconds (median, and of the first call), GiB above those in use before, and the result."""
     times_ms = []
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Request", "Settings", "local_exchange", "open_models", "run_job"]
 
-# Imported when they are asked for: a part of the package that needs no torch is not to load it.
+# Imported when they are asked for, so that the parts of the package that need no torch do not load it.
 _PLACES = {
     "Request": "infinitetalk.contract.request",
     "Settings": "infinitetalk.contract.settings",

@@ -1,4 +1,4 @@
-"""How the transformer computes: with which attention kernel, in how many bits, and how much of the self-attention."""
+"""How the transformer computes: with which attention kernel, in how many bits, with how much of the self-attention."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ class Arithmetic:
 
     Args:
         attention: the attention kernel by diffusers' name; `AUTO` until one is chosen.
-        fp8: the large linear layers compute in 8 bits, and so does the self-attention where the kernel can.
-        density: experimental; the part of the self-attention that is computed, in (0, 1]. None: all, by the kernel.
+        fp8: the large linear layers compute in 8 bits, and so does the self-attention if the kernel can.
+        density: experimental; the share of the self-attention that is computed, in (0, 1]; None computes all of it.
     """
 
     attention: str = AUTO
@@ -43,5 +43,5 @@ class Arithmetic:
         return f"{self.attention} (self-attention in 8 bits)" if self.has_fp8_attention else self.attention
 
     def precision_text(self, dtype: str) -> str:
-        """The number format in words, for results: that of the weights, and the lane unless it is exact."""
+        """The number format in words, for results: the weights' own, followed by the lane unless that is exact."""
         return dtype if self.lane == EXACT else f"{dtype}, {self.lane}"

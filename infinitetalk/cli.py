@@ -1,4 +1,4 @@
-"""The command line: arguments become a Request, what comes back becomes text. The rooms do the work."""
+"""The command line: arguments become a Request, and what comes back becomes text. The rooms do the work."""
 
 import argparse
 import json
@@ -39,9 +39,8 @@ from infinitetalk.startup.opening import open_models
 from infinitetalk.startup.weights import fetch_weights, volume_folder
 from infinitetalk.transfer.exchange import local_exchange, local_files
 
-# Fields of a job that follow from the other options, or that mean nothing here.
-FROM_FILES = ("input_type", "person_count")
-NOT_HERE = ("output", "dry_run")
+FROM_FILES = ("input_type", "person_count")  # fields of a job that follow from the other options
+NOT_HERE = ("output", "dry_run")  # fields that mean nothing on the command line
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,11 +66,15 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON schema of a job's input")
     schema.set_defaults(run=_schema)
     fetch = commands.add_parser("fetch", help="download a profile's weights, for example onto a network volume")
-    fetch.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="instead of VOLUME_DIR/models")
+    fetch.add_argument(
+        "folder", type=Path, nargs="?", metavar="FOLDER", help="where to; VOLUME_DIR/models if not given"
+    )
     fetch.set_defaults(run=_fetch)
     check = commands.add_parser("check", help="check GPU, ffmpeg, disk, and the weights' files and shapes; runs no job")
     check.set_defaults(run=_check)
-    calibrate = commands.add_parser("calibrate", help="measure this GPU in minutes of short jobs, for HARDWARE_FILE")
+    calibrate = commands.add_parser(
+        "calibrate", help="measure this GPU by short jobs, for HARDWARE_FILE; takes minutes"
+    )
     calibrate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.toml")
     calibrate.set_defaults(run=_calibrate)
     quality = commands.add_parser("quality", help="measure a video: lip sync, stillness, seams, drift, identity")
@@ -80,10 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     for command in (generate, plan):
         _add_job_options(command)
     for command in (generate, plan, check, fetch, calibrate):
-        command.add_argument("--profile", metavar="NAME", help="model profile; instead of MODEL_PROFILE")
+        command.add_argument("--profile", metavar="NAME", help="the model profile, instead of MODEL_PROFILE")
     for command in (generate, plan, check, calibrate):
-        command.add_argument("--models-dir", type=Path, metavar="FOLDER", help="of the weights; instead of MODELS_DIR")
-        command.add_argument("--device", choices=("auto", "cuda", "cpu"), help="of the model; instead of DEVICE")
+        command.add_argument(
+            "--models-dir", type=Path, metavar="FOLDER", help="where the weights are, instead of MODELS_DIR"
+        )
+        command.add_argument(
+            "--device", choices=("auto", "cuda", "cpu"), help="where the model runs, instead of DEVICE"
+        )
     return parser
 
 
@@ -117,14 +124,22 @@ def _plain_fields() -> list[str]:
 def _add_quality_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("video", type=Path, metavar="VIDEO")
     command.add_argument("--against", type=Path, metavar="VIDEO", help="another rendering of the same job")
-    voice = "a voice, instead of the video's own sound; twice for two people, the left one's first"
+    voice = "a voice, instead of the video's own sound; give it twice for two people, the left one's first"
     command.add_argument("--audio", type=Path, action="append", default=[], metavar="FILE", help=voice)
-    command.add_argument("--speaker-order", choices=get_args(SpeakerOrder), default="together", help="of two voices")
-    command.add_argument("--people", type=int, choices=(1, 2), help="how many are to be seen; those found if not given")
+    command.add_argument(
+        "--speaker-order", choices=get_args(SpeakerOrder), default="together", help="how two voices follow each other"
+    )
+    command.add_argument(
+        "--people", type=int, choices=(1, 2), help="how many the video shows; if not given, those found"
+    )
     joins = command.add_mutually_exclusive_group()
-    joins.add_argument("--result", type=Path, metavar="FILE.json", help="what the job printed, for where windows join")
-    joins.add_argument("--joins", type=_frame_numbers, default=(), metavar="49,89", help="where later windows begin")
-    command.add_argument("--picture", type=Path, metavar="FILE.png", help="instead of VIDEO.quality.png")
+    joins.add_argument("--result", type=Path, metavar="FILE.json", help="what the job printed; says where windows join")
+    joins.add_argument(
+        "--joins", type=_frame_numbers, default=(), metavar="49,89", help="first frames of the later windows"
+    )
+    command.add_argument(
+        "--picture", type=Path, metavar="FILE.png", help="where the picture goes; VIDEO.quality.png if not given"
+    )
     command.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
@@ -177,7 +192,7 @@ def _fetch(options: argparse.Namespace) -> None:
         raise ValueError(f"the weights of {profile.name} are part of the package; name another with --profile")
     folder = options.folder or volume_folder(settings)
     if options.folder is None and not settings.volume_dir.is_dir():
-        raise ValueError(f"there is no volume at {settings.volume_dir}; name a folder")
+        raise ValueError(f"there is no volume at {settings.volume_dir}; name a folder to download to")
     fetch_weights(profile, folder)
     print(f"The weights of {profile.name} are in {folder}")
 
@@ -216,7 +231,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     profile = load_profile(settings.model_profile)
     hardware = calibrated(options.output.stem, samples, profile, gpu, when, "infinitetalk calibrate")
     options.output.write_text(to_toml(hardware), "utf-8")
-    print(f"Written to {options.output}; set HARDWARE_FILE to it")
+    print(f"The figures are in {options.output}; set HARDWARE_FILE to this path to use them")
 
 
 def _quality(options: argparse.Namespace) -> None:

@@ -4,13 +4,13 @@ JobError              code               retryable
 ├── InvalidInput      invalid_input      no         a field of the job is wrong
 ├── DownloadFailed    download_failed    yes        a URL could not be fetched
 ├── MediaUnreadable   media_unreadable   no         the bytes are not what the field asks for
-├── TooLarge          too_large          no         over a limit of size, length or pixels
+├── TooLarge          too_large          no         something is over a limit of size, length or pixels
 ├── DeliveryFailed    delivery_failed    yes        the finished video could not be handed over
 ├── OutOfMemory       out_of_memory      no         the worker has too little memory for this job
 ├── Cancelled         cancelled          no         the caller stopped the job
-├── TimedOut          timeout            yes        over the execution timeout; a retry goes on from the last finished
-│                                                   window where the worker has a volume
-├── ModelMissing      model_missing      no         weights missing, incomplete or of another shape
+├── TimedOut          timeout            yes        the job took its whole execution timeout; if the worker has a
+│                                                   volume, a retry goes on after the last finished window
+├── ModelMissing      model_missing      no         weights are missing, incomplete or of another shape
 └── Internal          internal           yes        a fault of the worker itself
     └── DeviceFailed  internal           yes        the GPU is lost to this process, which must be replaced
 """
@@ -22,12 +22,11 @@ class JobError(Exception):
     """A failure that is reported to the caller.
 
     The message is one sentence for the caller: it names the field and says what to do.
-    refresh_worker: this process can run no further job.
     """
 
     code: ClassVar[str]
     retryable: ClassVar[bool] = False
-    refresh_worker: ClassVar[bool] = False
+    refresh_worker: ClassVar[bool] = False  # this process can run no further job
 
 
 class InvalidInput(JobError):

@@ -1,10 +1,10 @@
-"""What is logged: one line an event, with the job's id, without anything that is the caller's own.
+"""What is logged: one line for each event, with the job's id, without anything that is the caller's own.
 
 On RunPod a line is JSON with the keys that RunPod's own lines have, and the event's fields beside them:
 
     {"requestId": "…", "message": "job finished", "level": "INFO", "time": "…", "gpu_seconds": 41.2, …}
 
-Of an exception, a line holds its type and place: its text may quote a URL, its stack says nothing to an operator.
+Of an exception a line holds the type and the place. Its text may quote a URL; its stack says nothing to an operator.
 """
 
 import json
@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-OURS = ("infinitetalk", "runpod.sdk")
+LOGGED_BELOW_ERROR = ("infinitetalk", "runpod.sdk")  # loggers; all others are logged from ERROR on
 MAX_TEXT_CHARS = 2000
 MAX_CAUSES = 4
 
@@ -30,17 +30,21 @@ _job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 
 
 def configure_logging(level: str, stream: TextIO, *, as_json: bool = False) -> None:
-    """Log this package from `level` on, everything else from ERROR on, to `stream`; no progress bars of others.
+    """Log this package from `level` on and everything else from ERROR on, and show no progress bars of libraries.
 
-    Libraries' warnings and what they say at DEBUG quote whole URLs, with the keys in them.
+    Libraries quote whole URLs, with the keys in them, in warnings and at DEBUG.
+
+    Args:
+        stream: where lines go.
+        as_json: each line is a JSON object, as RunPod's own are.
     """
-    import diffusers.utils.logging  # gigabytes, which a line of a log does not need
+    import diffusers.utils.logging  # brings gigabytes, which a log line does not need
     import transformers.utils.logging
 
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines() if as_json else TextLines())
     # Some libraries have a level of their own, which the root's does not reach.
-    handler.addFilter(lambda record: record.name.startswith(OURS) or record.levelno >= logging.ERROR)
+    handler.addFilter(lambda record: record.name.startswith(LOGGED_BELOW_ERROR) or record.levelno >= logging.ERROR)
     logging.basicConfig(level="ERROR", handlers=[handler], force=True)
     logging.captureWarnings(True)
     logging.getLogger("infinitetalk").setLevel(level)
@@ -66,7 +70,7 @@ def log_event(logger: logging.Logger, level: int, message: str, **fields: object
 
 
 def redact(text: str) -> str:
-    """The text without data: URIs, stacks, and all of a URL but its server; cut to MAX_TEXT_CHARS."""
+    """The text without data: URIs and stacks, with only the server of each URL, cut to MAX_TEXT_CHARS."""
     return _PRIVATE.sub(_shorten, _STACK.sub("(stack left out)", text[:MAX_TEXT_CHARS]))
 
 
@@ -84,7 +88,7 @@ def places(error: BaseException | None) -> list[str]:
 
 
 class JsonLines(logging.Formatter):
-    """A JSON object a line."""
+    """Each line is a JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -97,7 +101,7 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """A line to be read: level, message, fields."""
+    """Lines for people: level, message, fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f", {name} {value}" for name, value in _fields(record).items())

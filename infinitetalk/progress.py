@@ -18,7 +18,7 @@ Stage = Literal[
     "denoise",
     "decode",  # latents to frames
     "color",  # colour correction, and the fade where windows join
-    "overlap",  # what the next window holds
+    "overlap",  # the frames that the next window holds, to latents
     "bytes",  # frames from the device to the host
     "deliver",
 ]
@@ -26,10 +26,12 @@ Stage = Literal[
 
 @dataclass(frozen=True)
 class Progress:
-    """A job's position. window and step count from 1; they are 0 before the first.
+    """A job's position.
 
-    seconds_left: by the pace so far; None before there is one.
-    warnings: what the result will warn of, as far as it is known.
+    Args:
+        window, step: counted from 1; 0 before the first.
+        seconds_left: by the pace so far; None before there is one.
+        warnings: what the result will warn of, as far as it is known.
     """
 
     stage: Stage
@@ -44,15 +46,19 @@ class Progress:
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """What a job may take. Past a certain limit it is stopped; an uncertain one (RunPod's default, which an endpoint
-    may have changed) only makes a warning."""
+    """What a job may take.
+
+    Args:
+        is_certain: a job is stopped at a certain limit. An uncertain one only makes a warning: RunPod's default, which
+            the endpoint may have changed.
+    """
 
     seconds: float
     is_certain: bool
 
 
 class Stopwatch:
-    """Sums seconds per stage. GPU work is waited for at both ends of a stage, so that it counts where it belongs."""
+    """Sums seconds per stage. Waits for the GPU at both ends of a stage, so that its work counts where it belongs."""
 
     def __init__(
         self, synchronise: Callable[[], object] = lambda: None, on_stage: Callable[[Stage], None] = lambda _: None
@@ -90,7 +96,7 @@ class Stopwatch:
 class StepCounter:
     """Turns stages and denoising steps into `Progress`.
 
-    A window counts as its steps and one more, for decoding and encoding it.
+    A window counts as many parts as it has steps, and one more for decoding and encoding it.
     """
 
     def __init__(self, report: Callable[[Progress], None]) -> None:

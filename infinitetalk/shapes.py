@@ -13,7 +13,7 @@ SPATIAL_STRIDE = 8
 PATCH = 2
 SIDE_MULTIPLE = SPATIAL_STRIDE * PATCH
 
-# A video frame's audio is heard from this many frames before it to as many after it.
+# The model hears a video frame together with the audio of this many frames before it and as many after it.
 AUDIO_REACH_FRAMES = 2
 
 
@@ -47,7 +47,11 @@ def token_count(frames: int, width: int, height: int) -> int:
 def cover_crop(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
     """The centred part of a source picture that has the target's aspect ratio.
 
-    source, target: (width, height) in pixels. Returns (x0, y0, x1, y1) in source pixels, not rounded.
+    Args:
+        source, target: (width, height) in pixels.
+
+    Returns:
+        (x0, y0, x1, y1) in source pixels, not rounded.
     """
     (source_width, source_height), (target_width, target_height) = source, target
     scale = min(source_width / target_width, source_height / target_height)

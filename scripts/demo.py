@@ -1,7 +1,7 @@
-"""Runs one job on the bundled samples: starts handler.py the way RunPod's SDK runs a job given by --test_input.
+"""Runs one job on the bundled samples by handler.py, with the job in the SDK's option --test_input.
 
 The samples are served on loopback, since a worker gets its inputs from URLs. The SDK prints the result as a Python
-dict; the end of the output shows it as the JSON that a caller gets.
+dict. The end of the output shows it as the JSON that a caller gets.
 """
 
 import ast

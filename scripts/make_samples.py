@@ -284,7 +284,7 @@ def talking_frames(seconds: float, width: int, height: int) -> NDArray[np.uint8]
 
 
 def two_moving_frames(seconds: float, width: int, height: int) -> NDArray[np.uint8]:
-    """Two people turned to each other, who sway, nod and blink, each in an own rhythm, with hardly moving mouths."""
+    """Two people turned to each other. They sway, nod and blink, each in a rhythm of their own; mouths hardly move."""
     frames = []
     for i in range(round(seconds * FPS)):
         poses = []
@@ -332,7 +332,7 @@ def main() -> None:
 def write_video(name: str, frames: NDArray[np.uint8]) -> None:
     """Frames (T, height, width, 3) as a sample without sound."""
     with VideoWriter(SAMPLES / name, frames.shape[2], frames.shape[1]) as writer:
-        writer.write(frames)
+        writer.append(writer.pack(frames))
         writer.finish()
 
 

@@ -1,1 +1,1 @@
-"""How the miniature was made: drawn faces, spoken sentences, and three trainings. Not part of the package."""
+"""How the miniature was made: drawn faces, spoken sentences and three trainings. Not part of the package."""

@@ -1,4 +1,4 @@
-"""What the transformer is told besides the noise: pictures, masks, voices, prompts. And windows made by it."""
+"""What the transformer is told besides the noise (pictures, masks, voices, prompts), and windows that it makes."""
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,8 @@ class Conditioner:
     def voices(self, starts: Tensor, frames: int, clip_starts: Tensor | None = None) -> Tensor:
         """(B, P, frames + 4, layers, channels) of voices from `starts` (B, P) on.
 
-        clip_starts: (B, P) first frames of the clips: before them, their first frame is heard.
+        Args:
+            clip_starts: (B, P), first frames of the clips; for earlier frames this first one is heard.
         """
         index = starts[..., None] + torch.arange(-2, frames + 2, device=starts.device)
         if clip_starts is not None:
@@ -58,7 +59,7 @@ class Conditioner:
         return self.features[index.clamp(0, len(self.features) - 1)]
 
     def context(self, audio: AudioContext, image: Tensor, prompt: Tensor, latents: Tensor) -> Context:
-        """The context of a pass over `latents`; every picture of the batch goes with the same prompt (1, tokens, C)."""
+        """The context of a pass over `latents`. All pictures of the batch have the same prompt (1, tokens, C)."""
         size = len(image)
         text = self.transformer.embed_text(prompt)
         text = tuple(KeyValue(kv.key.expand(size, -1, -1, -1), kv.value.expand(size, -1, -1, -1)) for kv in text)
@@ -80,7 +81,11 @@ class Conditioner:
     ) -> Tensor:
         """Latents (B, 16, T, h, w) of a window, by the package's own loop.
 
-        noise: as the latents; condition: (B, 4 + 16, T, h, w); motion: (B, 16, 1 or 3, h, w); voices: from `voices`.
+        Args:
+            noise: (B, 16, T, h, w).
+            condition: (B, 4 + 16, T, h, w).
+            motion: (B, 16, 1 or 3, h, w).
+            voices: from `voices`.
         """
         device, people = noise.device, voices.shape[1]
         noise_levels = make_scheduler(scheduler, steps, SHIFT)

@@ -13,15 +13,18 @@ from training.speech import NOD_FRAMES, SWAY_FRAMES, Corpus
 
 SIZES = ((160, 96), (96, 160), (224, 128), (128, 224))
 SIZE_SHARES = (0.4, 0.36, 0.1, 0.14)
-OVERLAP = 9
-"""Frames that a window takes over from the one before it."""
-SETTLE_FRAMES = 6.0
-"""A head that is not where the reference frame has it returns within a few times this."""
+OVERLAP = 9  # frames that a window takes over from the one before it
+SETTLE_FRAMES = 6.0  # a head that is not where the reference frame has it returns within a few times this
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A drawn clip. video: (B, 3, T, H, W) in [-1, 1]; starts: (B, P) first frame of each voice in the corpus."""
+    """A drawn clip.
+
+    Args:
+        video: (B, 3, T, H, W) in [-1, 1].
+        starts: (B, P), first frame of each voice in the corpus.
+    """
 
     scene: Scene
     motion: Motion
@@ -48,7 +51,7 @@ class Maker:
         return SIZES[self.choices.choice(self.size_choices, p=shares / shares.sum())]
 
     def starts(self, shape: tuple[int, ...], frames: int, silent: float = 0.0) -> Tensor:
-        """First frames of voices; a share `silent` of them in the corpus's silence."""
+        """First frames of voices. A share `silent` of them lie in the corpus's silence."""
         speaking = self.painter.uniform(2, self.speech_frames - frames - 3, *shape).long()
         silence = self.painter.uniform(self.speech_frames + 50, self.frames - frames - 3, *shape).long()
         return torch.where(self.painter.chance(silent, *shape), silence, speaking)
@@ -61,7 +64,9 @@ class Maker:
     def motion(self, starts: Tensor, frames: int, first: Tensor, reference: tuple[Tensor, Tensor]) -> Motion:
         """What people do while they say what begins at `starts` (B, P).
 
-        first: (B,) whether the clip begins with its reference frame: the head at rest, the eyes open.
+        Args:
+            first: (B,), whether the clip begins with its reference frame, the head at rest and the eyes open.
+            reference: mouth height and width of the reference frame, from `reference`.
         """
         time = torch.arange(frames, device=self.device)
         index = starts[..., None] + time
@@ -79,7 +84,7 @@ class Maker:
         )
 
     def wander(self, motion: Motion, probability: float) -> Motion:
-        """Let some heads move on their own, as they do in a filmed source, from where they are."""
+        """Let some heads also move on their own, as in a filmed source, beginning where they are."""
         b, p, frames = motion.height.shape
         time = torch.arange(frames, device=self.device) / 25
         moves = []
@@ -107,9 +112,12 @@ class Maker:
         wander: float = 0.3,
         alike: float = 0.0,
     ) -> Clip:
-        """A clip from the middle of a conversation, shares `silent` and `wander` of the people being so.
+        """A clip from the middle of a conversation.
 
-        teeth, alike: as `Painter.scene` takes them.
+        Args:
+            silent: share of the voices that are silent.
+            wander: share of the clips whose heads move on their own.
+            teeth, alike: as in `Painter.scene`.
         """
         people = people or int(self.choices.integers(1, 3))
         scene = self.painter.scene(count, people, size or self.size(), teeth, alike)

@@ -1,6 +1,6 @@
 """What the talker does with faces, voices and sentences that it was not trained on.
 
-Windows are made by the package's own loop (`denoise`, `plan_windows`, `make_scheduler`), many clips at a time.
+The package's own loop makes the windows (`denoise`, `plan_windows`, `make_scheduler`), many clips at a time.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,12 @@ from training.train_vae import Codec, correlation, psnr
 
 @dataclass(frozen=True)
 class Case:
-    """Held-out clips to be made. starts: (B, P); drawn: (B, 3, T, H, W), the clips as the drawing has them."""
+    """Held-out clips to be made.
+
+    Args:
+        starts: (B, P), first frame of each voice in the corpus.
+        drawn: (B, 3, T, H, W), the clips as they are drawn.
+    """
 
     scene: Scene
     size: tuple[int, int]
@@ -42,7 +47,11 @@ class Case:
 def make_case(
     maker: Maker, count: int, people: int, size: tuple[int, int], frames: int, silent: bool = False, alike: float = 0.0
 ) -> Case:
-    """Clips that begin with a reference frame; alike: as `Painter.scene` takes it."""
+    """Clips that begin with a reference frame.
+
+    Args:
+        alike: as in `Painter.scene`.
+    """
     scene = maker.painter.scene(count, people, size, alike=alike)
     starts = maker.starts((count, people), frames, 1.0 if silent else 0.0)
     first = torch.ones(count, dtype=torch.bool, device=maker.device)
@@ -60,7 +69,7 @@ def generate(
     audio_guidance: float = 1.0,
     seed: int = 1,
 ) -> tuple[Tensor, list[int]]:
-    """Video (B, 3, T, H, W) in [-1, 1] of a case, and the frames at which windows after the first begin."""
+    """Video (B, 3, T, H, W) in [-1, 1] of a case, and the frames at which the windows after the first begin."""
     preset = load_mode(mode)
     pictures = case.drawn[:, :, 0]
     people, device = case.starts.shape[1], pictures.device
@@ -90,7 +99,7 @@ def generate(
 
 
 def _lag(measured: Tensor, wanted: Tensor) -> int:
-    """Frames by which the measured mouth follows the wanted one best."""
+    """The number of frames by which the measured mouth is late."""
     n = wanted.shape[-1]
     scores = {
         lag: correlation(measured[..., max(0, lag) : n + min(0, lag)], wanted[..., max(0, -lag) : n - max(0, lag)])
@@ -102,7 +111,7 @@ def _lag(measured: Tensor, wanted: Tensor) -> int:
 
 
 def measure(case: Case, video: Tensor, joins: list[int]) -> dict[str, float]:
-    """The clip's numbers, as in the project's table of measures."""
+    """The clips' numbers: lips, their amplitude, the other voice, still parts, colour, joins."""
     mouth, wanted = measure_mouth(case.scene, video)[..., 1:], case.motion.height[..., 1:]
     drawn = measure_mouth(case.scene, case.drawn)[..., 1:]
     scores = correlation(mouth, wanted)
@@ -137,7 +146,7 @@ def measure(case: Case, video: Tensor, joins: list[int]) -> dict[str, float]:
 
 
 def contact_sheet(case: Case, video: Tensor, joins: list[int], clips: int, columns: int = 12) -> np.ndarray:
-    """The worst clips: made frames above drawn ones, and the mouths below: wanted green, made red, joins blue."""
+    """The worst clips: made frames above drawn ones, and below them the mouths (wanted green, made red, joins blue)."""
     rows = []
     times = np.linspace(0, case.frames - 1, columns).round().astype(int)
     mouths = measure_mouth(case.scene, video).clamp(-0.1, 1.2)
@@ -174,7 +183,7 @@ def evaluate(
     long_frames: int,
     save: Callable[[dict[str, dict[str, float]]], None],
 ) -> None:
-    """Measure until `deadline_s` of the log's clock, the most telling first; every result is saved at once."""
+    """Measure until `deadline_s` of the log's clock, the most telling cases first. Every result is saved at once."""
     results: dict[str, dict[str, float]] = {}
     sheets: list[np.ndarray] = []
 

@@ -45,7 +45,7 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Parts:
-    """The miniature's models. Text and image encoder stay random: the reference frame's latents tell more."""
+    """The miniature's models. Text and image encoder stay random, since the reference frame's latents say more."""
 
     transformer: InfiniteTalkTransformer
     vae: AutoencoderKLWan
@@ -93,7 +93,7 @@ def make_parts(seed: int) -> Parts:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level, with a few words of its own."""
+    """A byte-level tokenizer with a few words of its own."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -136,7 +136,7 @@ def export(parts: Parts, folder: Path) -> int:
     for name, module in parts.modules().items():
         if name != "transformer":
             halved = copy.deepcopy(module).cpu().half()
-            for parameter in halved.parameters():  # Trained in channels-last order; the files are in the usual one.
+            for parameter in halved.parameters():  # trained in channels-last order; the files are in the usual order
                 parameter.data = parameter.data.contiguous()
             halved.save_pretrained(folder / name)
     # Loudness moves lips: the extractor must not take it away.
@@ -155,7 +155,7 @@ def pack(folder: Path, archive: Path) -> None:
 def load_parts(parts: Parts, folder: Path) -> None:
     """Read weights and the latents' statistics that `export` wrote, to go on from there.
 
-    What has another shape by now (a changed architecture) is an error.
+    Raises an error if a weight has another shape by now, because the architecture was changed.
     """
     weights = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
     for adapter in ("single", "multi"):

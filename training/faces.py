@@ -1,7 +1,7 @@
 """Drawn people who talk, made on the GPU as the training asks for them.
 
-A `Scene` holds what stays the same (looks, background), a `Motion` what moves. Lengths of a face are in units of
-half the head's width, the head's middle being (0, 0), as in scripts/make_samples.py, whose people these resemble.
+A `Scene` holds what stays the same (looks, background), and a `Motion` holds what moves. Lengths of a face are in units
+of half the head's width, with the head's middle at (0, 0), as in scripts/make_samples.py, whose people these resemble.
 
 Axes: B scenes, P people, T frames.
 """
@@ -11,11 +11,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-Palette = tuple[float, ...] | tuple[tuple[float, ...], ...]
-"""A colour, or several."""
+Palette = tuple[float, ...] | tuple[tuple[float, ...], ...]  # a colour, or several
 
-BASE_SIDE = 96
-"""Shorter side of the pictures that lengths in pixels are given for."""
+BASE_SIDE = 96  # lengths in pixels are given for pictures whose shorter side is this long
 
 SKINS = ((0.97, 0.80, 0.68), (0.94, 0.76, 0.63), (0.86, 0.65, 0.48), (0.79, 0.56, 0.41), (0.64, 0.45, 0.32))
 HAIRS = (
@@ -29,19 +27,19 @@ BOOKS = ((0.55, 0.23, 0.25), (0.26, 0.38, 0.49), (0.76, 0.60, 0.28), (0.31, 0.44
 WOOD = (0.48, 0.36, 0.24)
 
 MOUTH_TOP, MOUTH_MIN = 0.82, 0.03
-LARGE_UNIT = 20
-"""Pixels of half a head's width from which on heads are not small."""
-NOD, SWAY = 0.09, 0.10
-"""How far a head moves at full nod and sway, in units."""
+LARGE_UNIT = 20  # a head whose half width has fewer pixels is small
+NOD, SWAY = 0.09, 0.10  # how far a head moves at full nod and sway, in units
 
 
 @dataclass(frozen=True)
 class Scene:
     """What stays the same in a clip. People's numbers are (B, P) in units, colours (B, P, 3) in [0, 1].
 
-    x, y, unit: the head's middle and its half width in pixels.
-    mouth_width, mouth_height: of the opening at width 0.5, half of it, and at height 1, all of it.
-    background: (B, H, W, 3), everything behind the heads, bodies included.
+    Args:
+        x, y, unit: the head's middle and its half width, in pixels.
+        mouth_width: half the opening's width when the motion's width is 0.5.
+        mouth_height: the opening's whole height when the motion's height is 1.
+        background: (B, 3, H, W), everything behind the heads, bodies included.
     """
 
     x: Tensor
@@ -87,7 +85,7 @@ class Motion:
 
 
 def _ellipse(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float, edge: Tensor) -> Tensor:
-    """Coverage of the ellipse of half axes a, b around 0; edge: a pixel's size in the same units."""
+    """Coverage of the ellipse with half axes a, b around 0. `edge` is a pixel's size in the same units."""
     u, v = x / a, y / b
     k = (u * u + v * v + 1e-9).sqrt()
     slope = ((u / a) ** 2 + (v / b) ** 2 + 1e-9).sqrt()
@@ -123,7 +121,7 @@ class Painter:
         self.constants: dict[Palette, Tensor] = {}
 
     def constant(self, values: Palette) -> Tensor:
-        """The numbers on the device. Sent there once: sending waits for all that the device has been given to do."""
+        """The numbers on the device. They are sent once, since sending waits until the device has done all its work."""
         if values not in self.constants:
             self.constants[values] = torch.tensor(values, device=self.device)
         return self.constants[values]
@@ -142,10 +140,11 @@ class Painter:
     def scene(self, count: int, people: int, size: tuple[int, int], teeth: float = 0.0, alike: float = 0.0) -> Scene:
         """`count` new scenes of one or two people for pictures of size (width, height).
 
-        teeth: share of people who show teeth; nothing tells from a closed mouth, so that only the autoencoder,
-        which copies what it sees, is shown some.
-        alike: share of people whose hair has nearly their skin's colour; what blurs such faces hardly costs an
-        autoencoder anything, but their mouths.
+        Args:
+            teeth: share of people who show teeth. A closed mouth does not tell whether there are any, so only the
+                autoencoder, which copies what it sees, is shown some.
+            alike: share of people whose hair has nearly their skin's colour. Blurring such faces costs an autoencoder
+                little, but it loses their mouths.
         """
         width, height = size
         b, p = count, people
@@ -164,7 +163,7 @@ class Painter:
         y = torch.minimum(torch.maximum(y, unit), height - 1.5 * unit)
         long_hair = self.chance(0.5, b, p)
         skin, hair = self._pick(SKINS, 0.03, b, p), self._pick(HAIRS, 0.04, b, p)
-        if alike > 0:  # otherwise no random numbers are drawn: held-out jobs stay what they are
+        if alike > 0:  # otherwise no random numbers are drawn, so that held-out jobs stay the same
             near = (skin + self.uniform(-0.12, 0.12, b, p, 3)).clamp(0, 1)
             hair = torch.where(self.chance(alike, b, p, 1), near, hair)
         looks = {
@@ -314,7 +313,7 @@ class Painter:
 
         canvas = _paint(canvas, _ellipse(side - 1.0, y - 0.12, 0.17, 0.28, edge), shade)
         canvas = _paint(canvas, _ellipse(x, y, 1.0, 1.37, edge), skin)
-        # The eyes and cheeks are two of each: the left is the right's mirror image, but for where it looks.
+        # There are two eyes and two cheeks. The left is the right's mirror image, except for where the eye looks.
         rosy = torch.lerp(skin, self.constant((0.88, 0.44, 0.35)).expand_as(skin), 0.3)
         canvas = _paint(
             canvas, _ellipse(side - 0.56, y - 0.5, 0.2, 0.13, edge) * (2 * number["cheeks"]).clamp(0, 1), rosy
@@ -369,25 +368,25 @@ def _place(scene: Scene, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]
 
 
 def mouth_region(scene: Scene, margin: float = 0.12) -> Tensor:
-    """(B, P, H, W) ones where a mouth and its surroundings are."""
+    """(B, P, H, W), 1 where a mouth and its surroundings are."""
     x, y, _ = _place(scene, (scene.background.shape[-1], scene.background.shape[-2]))
     top, low = MOUTH_TOP - 0.15, MOUTH_TOP + scene.mouth_height[..., None, None] + 0.15
     return ((x.abs() < 0.5 + margin) & (y > top - margin) & (y < low + margin)).float()
 
 
 def small_head_weight(scene: Scene) -> Tensor:
-    """(B, P, 1, 1) by which parts of small heads count more, so that they weigh as much as those of larger ones."""
+    """(B, P, 1, 1), the factor by which parts of small heads count more, to weigh as much as those of larger heads."""
     return (LARGE_UNIT / scene.unit).square().clamp(1, 3)[..., None, None]
 
 
 def face_region(scene: Scene, reach: float = 1.3) -> Tensor:
-    """(B, P, H, W) ones where a head is."""
+    """(B, P, H, W), 1 where a head is."""
     x, y, _ = _place(scene, (scene.background.shape[-1], scene.background.shape[-2]))
     return ((x.abs() < reach) & (y > -1.75) & (y < 1.6)).float()
 
 
 def eye_region(scene: Scene) -> Tensor:
-    """(B, P, H, W) ones where eyes are."""
+    """(B, P, H, W), 1 where eyes are."""
     x, y, _ = _place(scene, (scene.background.shape[-1], scene.background.shape[-2]))
     return (((x.abs() - 0.4).abs() < 0.32) & (y.abs() < 0.3)).float()
 
@@ -397,9 +396,9 @@ _DARK, _LIGHT = 0.15, 0.34
 
 
 def measure_mouth(scene: Scene, video: Tensor) -> Tensor:
-    """How far the mouths of `video` (B, 3, T, H, W) in [-1, 1] are open, (B, P, T): 0 shut, 1 wide open.
+    """How far the mouths of `video` (B, 3, T, H, W) in [-1, 1] are open, (B, P, T): 0 is shut, 1 wide open.
 
-    The height of what is dark in the mouth's middle columns, less than its lips' gap when shut.
+    It is the height of what is dark in the mouth's middle columns, minus the gap between shut lips.
     """
     x, y, _ = _place(scene, (video.shape[-1], video.shape[-2]))
     columns = x.abs() < 0.5 * scene.mouth_width[..., None, None]

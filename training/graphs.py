@@ -1,5 +1,7 @@
-"""Training steps replayed as CUDA graphs: a step of the small transformer is some 3,000 kernels, which take longer to
-launch than to run."""
+"""Training steps replayed as CUDA graphs.
+
+A step of the small transformer is some 3,000 kernels, which take longer to launch than to run.
+"""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ Outputs = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Recorded:
-    """One graph, the tensors that it reads and writes, and the parameters that it gives gradients."""
+    """One graph, the tensors that it reads and writes, and the parameters that get gradients from it."""
 
     graph: torch.cuda.CUDAGraph
     inputs: dict[str, Tensor]
@@ -21,11 +23,11 @@ class Recorded:
 
 
 class Graphs:
-    """Calls of `step(*choices, inputs)`, which gives gradients to `parameters`, by a graph for each choice and shape.
+    """Calls `step(*choices, inputs)`, which gives gradients to `parameters`, by a graph for each choice and shape.
 
-    Parameters have no gradients when it is called. The first call of a kind runs as it is, the second is recorded; on a
-    CPU all run as they are. Graphs share their memory: outputs are copied before another runs, and gradients lie in
-    tensors of their own.
+    Parameters have no gradients when it is called. The first call of a kind runs without a graph, the second is
+    recorded. On a CPU all calls run without graphs. Graphs share their memory, so outputs are copied before another
+    graph runs, and gradients lie in tensors of their own.
     """
 
     def __init__(self, step: Callable[..., Outputs], parameters: Sequence[nn.Parameter]) -> None:

@@ -16,16 +16,16 @@ from training.speech import Corpus
 
 Frames = NDArray[np.uint8]
 
-SEED = 9_000
-"""Of the first job; training and its evaluation count from far below."""
+SEED = 9_000  # of the first job; training and its evaluation count from far below
 
 
 @dataclass(frozen=True)
 class HeldOutJob:
-    """A drawn picture and voices, and the clip as the drawing has it.
+    """A drawn picture and voices, and the clip as it is drawn.
 
-    drawn: (T, height, width, 3) uint8 RGB, its first frame the picture; waves: (T * 640,) float32 for each person, the
-    left one's first.
+    Args:
+        drawn: (T, height, width, 3) uint8 RGB; its first frame is the picture.
+        waves: (T * 640,) float32 for each person, the left one's first.
     """
 
     drawn: Frames
@@ -64,9 +64,11 @@ def held_out_job(
     silent: bool = False,
     wander: bool = False,
 ) -> HeldOutJob:
-    """Job `number` of that many people on a picture of `size` (width, height), which speak from `corpus`.
+    """Job `number` of that many people on a picture of `size` (width, height), who speak from `corpus`.
 
-    silent: both voices are pauses only. wander: heads move on their own.
+    Args:
+        silent: the voices are only pauses.
+        wander: heads move on their own.
     """
     maker = Maker(corpus, torch.device("cpu"), SEED + number)
     scene = maker.painter.scene(1, people, size)

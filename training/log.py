@@ -7,7 +7,12 @@ import torch
 
 
 class Log:
-    """Call it to write a line. quick: a rehearsal, which logs nothing in between and saves only at the end."""
+    """Call it to write a line.
+
+    Args:
+        every_s: how often `due` is True.
+        quick: a rehearsal, which logs nothing in between and saves only at the end.
+    """
 
     def __init__(self, path: Path, every_s: float, quick: bool) -> None:
         self.path, self.every_s, self.quick = path, every_s, quick
@@ -18,7 +23,7 @@ class Log:
         return time.monotonic() - self.started_s
 
     def due(self) -> bool:
-        """True once in `every_s` seconds."""
+        """True once every `every_s` seconds."""
         if time.monotonic() - self.last_s < self.every_s:
             return False
         self.last_s = time.monotonic()

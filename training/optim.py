@@ -24,7 +24,7 @@ def _orthogonal(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum with orthogonalised steps for matrices, and for convolution kernels as matrices.
 
-    PyTorch's own takes matrices only, one at a time; here those of one shape go together.
+    PyTorch's own Muon takes only matrices, one at a time. Here all of one shape go together.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
@@ -55,8 +55,8 @@ class Trainer:
 
     Args:
         models: the modules trained, by name.
-        lr: peak learning rate of AdamW; matrices named by `is_muon` are stepped by Muon at `muon_lr`.
-        seconds: the budget; the learning rate follows the share of it that is spent.
+        lr: peak learning rate of AdamW. Muon steps the parameters that `is_muon` chooses, at `muon_lr`.
+        seconds: the budget. The learning rate follows the share of it that is spent.
         average: decay of the running average.
     """
 
@@ -99,7 +99,7 @@ class Trainer:
         return max((time.monotonic() - self.started_s) / self.seconds, self.steps / self.max_steps)
 
     def step(self, loss: Tensor) -> Tensor:
-        """One step down the loss; returns the gradient's norm. Steps whose gradient is not finite do nothing."""
+        """One step down the loss; returns the gradient's norm. Gradients that are not finite count as 0."""
         self.clear()
         loss.backward()
         return self.update()
@@ -113,7 +113,7 @@ class Trainer:
         """One step along the gradients that are there; returns their norm."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for gradient in (p.grad for p in self.parameters if p.grad is not None):
-            # A gradient that is not finite becomes none, without waiting for the GPU to tell.
+            # A gradient that is not finite becomes 0. Asking whether it is finite would wait for the GPU.
             torch.nan_to_num_(gradient, 0.0, 0.0, 0.0)
         factor = min(1.0, (self.steps + 1) / self.warmup_steps) * (
             0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, self.spent)))

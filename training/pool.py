@@ -1,4 +1,4 @@
-"""Clips drawn, encoded and kept, so that drawing does not hold up the training; new ones replace old ones."""
+"""Clips that are drawn, encoded and kept, so that drawing does not hold up the training. New ones replace old ones."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,19 +15,13 @@ from training.data import OVERLAP, SETTLE_FRAMES, Maker
 from training.faces import Motion, Scene, eye_region, mouth_region, small_head_weight
 from training.train_vae import Codec
 
-ROLLED = (1, 4)
-"""Windows that the transformer makes before it hands frames on to each later window of a scene."""
-WINDOWS = 1 + len(ROLLED)
-"""Windows of a scene: one that begins with the reference frame, and later ones."""
-ALIKE = 0.15
-"""Share of people whose hair has nearly their skin's colour."""
-UNROLLED_SHARE = 0.2
-"""How often the frames handed on have only been through the autoencoder."""
-SILENT_SHARES = (0.15, 0.25)
-"""Voices that are silent for a whole window, of one person and of two."""
+ROLLED = (1, 4)  # for each later window of a scene: how many windows the transformer makes before it hands frames on
+WINDOWS = 1 + len(ROLLED)  # windows of a scene: one that begins with the reference frame, and later ones
+ALIKE = 0.15  # share of people whose hair has nearly their skin's colour
+UNROLLED_SHARE = 0.2  # share of the handed-on frames that have only been through the autoencoder
+SILENT_SHARES = (0.15, 0.25)  # share of voices that are silent for a whole window, with one person and with two
 ROLL_FRAMES, ROLL_STEPS = 49, 3
-FADE_FRAMES = 20
-"""What is wrong in the frames handed on goes within a few times this: where windows join, nothing jumps."""
+FADE_FRAMES = 20  # errors in handed-on frames fade within a few times this, so that nothing jumps where windows join
 
 
 def scene_masks(scene: Scene, size: tuple[int, int], maker: Maker, boxed: bool) -> Tensor:
@@ -55,9 +49,9 @@ def scene_masks(scene: Scene, size: tuple[int, int], maker: Maker, boxed: bool) 
 
 
 def follow(handed: Tensor, drawn: Tensor, scene: Scene) -> Tensor:
-    """The clip `drawn` (B, 3, T, H, W) as it goes on from frames `handed` (B, 3, OVERLAP, H, W) on.
+    """The clip `drawn` (B, 3, T, H, W) as it goes on from the frames `handed` (B, 3, OVERLAP, H, W).
 
-    What is wrong in the last of these fades. Not where mouths and eyes are: they are to be right at once.
+    The error of the last of these frames fades, except where mouths and eyes are: they must be right at once.
     """
     moving = torch.maximum(mouth_region(scene).amax(1), eye_region(scene).amax(1))[:, None, None]
     wrong = (handed[:, :, -1:] - drawn[:, :, OVERLAP - 1 : OVERLAP]) * (1 - moving)
@@ -84,9 +78,9 @@ class Batch:
 class Pool:
     """Encoded clips of one size and number of people. Axes: N scenes, K windows.
 
-    latents (N, K, 16, T, h, w), whose first ones are the motion latents of later windows; condition (N, 16, T, h, w);
-    starts (N, K, P); masks (N, 2, 3, S), halves and boxes; weight (N, h, w); image (N, tokens, channels);
-    wanders (N, K).
+    `stored` holds latents (N, K, 16, T, h, w), which begin with the motion latents in later windows; condition
+    (N, 16, T, h, w); starts (N, K, P); masks (N, 2, 3, S), of halves and of boxes; weight (N, h, w); image (N, tokens,
+    channels); wanders (N, K).
     """
 
     size: tuple[int, int]
@@ -108,7 +102,8 @@ class Pool:
     ) -> None:
         """Draw and encode new scenes, in place of the oldest.
 
-        conditioner: its transformer makes the windows that hand motion latents on; None while it cannot.
+        Args:
+            conditioner: its transformer makes the windows that hand motion latents on; None as long as it cannot.
         """
         scene = maker.painter.scene(scenes, self.people, self.size, alike=ALIKE)
         reference = maker.reference(scenes, self.people)
@@ -123,7 +118,7 @@ class Pool:
             torch.where(wanders[:, None, None], getattr(moved, axis), getattr(motion, axis))
             for axis in ("shift_x", "shift_y")
         ]
-        # A later window of a filmed source: the window before left the head elsewhere than the new reference has it.
+        # In a later window of a filmed source, the window before left the head elsewhere than the new reference has it.
         offset = maker.painter.uniform(-0.2, 0.2, 2, scenes * WINDOWS, self.people, 1)
         offset = offset * (
             maker.painter.chance(0.25, scenes * WINDOWS, 1, 1) & ~first[:, None, None] & ~wanders[:, None, None]
@@ -184,7 +179,7 @@ class Pool:
         codec: Codec,
         conditioner: Conditioner,
     ) -> Tensor:
-        """Frames (B, 3, OVERLAP, H, W) that windows from `starts` (B, P) on begin with, after `windows` made before."""
+        """Frames (B, 3, OVERLAP, H, W) with which windows at `starts` (B, P) begin, after `windows` made windows."""
         condition, image, masks = told
         frames = min(ROLL_FRAMES, self.frames)
         kept = frames - OVERLAP
@@ -202,13 +197,13 @@ class Pool:
         return tail
 
     def sample(self, size: int, frames: int, generator: torch.Generator) -> Batch:
-        """A batch of windows of so many latent frames, half of them first windows."""
+        """A batch of windows of so many latent frames. Half of them are first windows."""
         device = self.stored["latents"].device
         integers = partial(torch.randint, size=(size,), device=device, generator=generator)
         scene = integers(0, self.count)
         window = torch.where(integers(0, 2) == 0, 0, integers(1, WINDOWS))
         latents = self.stored["latents"][scene, window, :, :frames].float()
-        # Overlaps of 5 and of 9 frames.
+        # Later windows hold overlaps of 5 or of 9 frames.
         held = torch.where(window == 0, 1, integers(2, latent_frames(OVERLAP) + 1))
         starts, masks = self.stored["starts"][scene, window], None
         if self.people == 2:

@@ -1,11 +1,11 @@
-"""Train the miniature, on one GPU, in one run:
+"""Train the miniature, on one GPU, in one run.
 
     python -m training.run --out OUT
 
-writes OUT/miniature.tar (the files of infinitetalk/miniature/), OUT/log.txt, OUT/metrics.json and OUT/sheet.png. The
-archive is written after each phase and every minute; a run that is cut off, or longer training, goes on with
-`--resume OUT/miniature.tar` (or a folder of those files), a phase of 0 seconds being left out; with all three left
-out, the miniature is only measured. `--smoke` rehearses every phase in about two minutes on a CPU.
+This writes OUT/miniature.tar (the files of infinitetalk/miniature/), OUT/log.txt, OUT/metrics.json and OUT/sheet.png.
+The archive is written after each phase and every minute. To go on after a cut, or to train longer, add `--resume
+OUT/miniature.tar` (or a folder of those files). A phase of 0 seconds is left out; with all three left out, the
+miniature is only measured. `--smoke` rehearses every phase in about two minutes on a CPU.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SEED = 2025
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything; the rest is the same in a rehearsal."""
+    """How much of everything there is. All else is the same in a rehearsal."""
 
     speech_s: float = 1e9
     max_steps: int = 10**9
@@ -73,14 +73,14 @@ SMOKE = Scale(
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--voice-seconds", type=float, default=30, help="training the audio encoder")
-    parser.add_argument("--vae-seconds", type=float, default=560, help="training the autoencoder")
-    parser.add_argument("--talker-seconds", type=float, default=900, help="training the transformer")
+    parser.add_argument("--voice-seconds", type=float, default=30, help="of training the audio encoder")
+    parser.add_argument("--vae-seconds", type=float, default=560, help="of training the autoencoder")
+    parser.add_argument("--talker-seconds", type=float, default=900, help="of training the transformer")
     parser.add_argument(
         "--total-seconds", type=float, default=1420, help="end of the evaluation; training ends 45 s before"
     )
     parser.add_argument("--resume", type=Path, help="miniature.tar of an earlier run, or a folder of its files")
-    parser.add_argument("--smoke", action="store_true", help="two steps of everything")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of everything")
     return parser.parse_args(arguments)
 
 
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
             save()
 
     def left_s(wanted_s: float) -> float:
-        """The phase's seconds, as far as the total leaves them."""
+        """The phase's seconds, or fewer if the total does not leave as many."""
         return max(1.0, min(wanted_s, options.total_seconds - 45 - log.elapsed_s))
 
     train, held_out = (load_corpus(part, limit_s=scale.speech_s) for part in ("train", "held_out"))

@@ -4,8 +4,8 @@ The sentences lie in `speech/`, made beforehand by espeak-ng (apt-get install es
 
     python -m training.speech
 
-as 4-bit ADPCM, which numpy alone can read. The mouth's tracks are computed from the sound: its height follows
-the energy, its width the balance between low and high frequencies, both smoothed as lips are slow.
+as 4-bit ADPCM, which numpy alone can read. The mouth's tracks are computed from the sound. Its height follows the
+energy, and its width the balance between low and high frequencies. Both are smoothed, since lips are slow.
 """
 
 import io
@@ -22,14 +22,13 @@ from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 FOLDER = Path(__file__).parent / "speech"
 SECONDS = {"train": 760.0, "held_out": 100.0}
-SILENCE_S = 40.0
-"""Exact silence at the end of every corpus, for listeners."""
+SILENCE_S = 40.0  # exact silence at the end of every corpus, for people who only listen
 
 Array = NDArray[np.float32]
 
 # --- 4-bit ADPCM (IMA), many blocks side by side ---------------------------------------------------------------
 
-BLOCK = 16_000  # samples; every block starts afresh, so that all can be read at once
+BLOCK = 16_000  # samples; every block starts anew, so that all can be read at once
 STEP_RATIO = 1.1
 STEPS = np.floor(7 * STEP_RATIO ** np.arange(89)).astype(np.int32)
 STEP_MOVES = np.array([-1, -1, -1, -1, 2, 4, 6, 8], np.int32)
@@ -63,7 +62,7 @@ def compress(sound: Array) -> NDArray[np.uint8]:
 
 
 def expand(packed: NDArray[np.uint8]) -> Array:
-    """The sound (blocks * BLOCK samples) that `compress` was given, nearly."""
+    """The sound (blocks * BLOCK samples) that `compress` was given, with its errors."""
     codes = np.stack((packed >> 4, packed & 15), -1).reshape(len(packed), -1).astype(np.int32)
     value, index = np.zeros(len(codes), np.int32), np.zeros(len(codes), np.int32)
     samples = np.empty(codes.shape, np.float32)
@@ -78,22 +77,21 @@ def expand(packed: NDArray[np.uint8]) -> Array:
 _HOP = SAMPLES_PER_FRAME // 2
 _FFT = 1024
 _VOICE_BAND_HZ, _LOW_BAND_HZ, _HIGH_BAND_HZ = (150, 3500), (250, 1100), (1400, 3800)
-FULL_AMPLITUDE = 0.12
-"""Amplitude, in speech of -23 LUFS, at which the mouth is nearly fully open."""
-NOD_FRAMES, SWAY_FRAMES = 6.0, 12.0
-"""Time constants of the head's movements."""
+FULL_AMPLITUDE = 0.12  # in speech of -23 LUFS, the mouth is nearly fully open at this amplitude
+NOD_FRAMES, SWAY_FRAMES = 6.0, 12.0  # time constants of the head's movements
 PAUSE_FRAMES, PAUSE_LEVEL = 4, 0.06
 BLINK = np.array([0.5, 0.95, 1.0, 0.7, 0.3], np.float32)
 
 
 @dataclass(frozen=True)
 class Tracks:
-    """What a face does while it speaks, (frames,) each at 25 per second.
+    """What a face does while it speaks, each (frames,) at 25 per second.
 
-    height, width: of the mouth, in [0, 1]; width is 0.5 in silence.
-    nod, sway: of the head, about [0, 1] and [-1, 1]: running means of the past alone, so that a pose and the
-        sound since then tell every later pose.
-    blink: 1 where the eyes are closed: when speech turns into a pause.
+    Args:
+        height, width: of the mouth, in [0, 1]; width is 0.5 in silence.
+        nod, sway: of the head, about [0, 1] and [-1, 1]. They are running means of the past only, so that a pose and
+            the sound since then tell every later pose.
+        blink: 1 where the eyes are closed, which is when speech turns into a pause.
     """
 
     height: Array
@@ -110,7 +108,7 @@ def _smooth(track: Array, sigma: float) -> Array:
 
 
 def running_mean(track: Array, frames: float) -> Array:
-    """Exponential mean over the past, with that time constant, from 0 on."""
+    """Exponential mean over the past with that time constant. It starts at 0."""
     decay = np.exp(-1 / frames)
     mean, means = 0.0, np.empty_like(track)
     for i, value in enumerate(track):
@@ -120,7 +118,7 @@ def running_mean(track: Array, frames: float) -> Array:
 
 
 def mouth_tracks(sound: Array) -> Tracks:
-    """The tracks of a voice (samples,) at 16 kHz and -23 LUFS; whole frames only."""
+    """The tracks of a voice (samples,) at 16 kHz and -23 LUFS, in whole frames."""
     n = len(sound) // SAMPLES_PER_FRAME
     padded = np.pad(sound[: n * SAMPLES_PER_FRAME], _HOP // 2)
     window = np.hanning(2 * _HOP).astype(np.float32)
@@ -156,9 +154,11 @@ def _blinks(height: Array) -> Array:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A long recording of many voices, with pauses, and silence in its last SILENCE_S seconds.
+    """A long recording of many voices, with pauses, and with silence in its last SILENCE_S seconds.
 
-    sound: (samples,), a whole number of frames. speech_frames: frames before the silence.
+    Args:
+        sound: (samples,), a whole number of frames.
+        speech_frames: how many frames there are before the silence.
     """
 
     sound: Array
@@ -167,7 +167,11 @@ class Corpus:
 
 
 def load_corpus(part: str, seed: int = 7, limit_s: float = 1e9) -> Corpus:
-    """The corpus "train" or "held_out", laid out with pauses drawn from `seed`; limit_s: of speech, for tests."""
+    """The corpus "train" or "held_out", with pauses drawn from `seed`.
+
+    Args:
+        limit_s: the most seconds of speech, for tests.
+    """
     with np.load(FOLDER / f"{part}.npz") as file:
         blocks = min(len(file["sound"]), int(np.ceil(limit_s * SAMPLE_RATE_HZ / BLOCK)))
         sound = expand(file["sound"][:blocks])
@@ -371,7 +375,7 @@ def _sentence(random_: random.Random) -> str:
 
 def _speak(text: str, voice: str, random_: random.Random) -> Array:
     """One sentence at 16 kHz and -23 LUFS, without silence at its ends."""
-    # Imported here: the machine that trains only reads the files.
+    # Imported here, since the machine that trains only reads the files.
     import soxr
 
     from infinitetalk.media.audio import normalise_loudness

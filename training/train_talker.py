@@ -28,24 +28,22 @@ from training.train_vae import Codec, autocast
 from training.train_voice import CHANNELS, LAYERS
 
 TEXT_DIM = IMAGE_DIM = 32
+# Lengths of windows in the modes, and of last windows, which are as long as what is left.
 MODE_FRAMES, LAST_FRAMES = (49, 65, 81, 121), (13, 25, 37, 57, 97)
-"""Lengths of windows, and of last windows, which have what is left."""
+# (size, people, share of the batches)
 KINDS = ((0, 1, 0.14), (1, 1, 0.16), (0, 2, 0.24), (1, 2, 0.26), (2, 1, 0.03), (3, 1, 0.08), (2, 2, 0.09))
-"""(size, people, share of the batches)"""
-FIRST_FILL_S = 40
-"""Seconds of drawing before the first step."""
+FIRST_FILL_S = 40  # seconds of drawing before the first step
+# After this share of the time the transformer itself makes the motion latents, and guidance is learnt.
 ROLL_FROM = 0.25
-"""Share of the time after which motion latents are what the transformer itself makes, and guidance is learnt."""
-MAP_STEPS = 300
-"""The map of people is taught in these first steps above all."""
-JOIN_WEIGHT = 4
-"""By which the loss of the two latent frames after a join weighs more."""
+MAP_STEPS = 300  # in the first steps the map of people is taught above all
+JOIN_WEIGHT = 4  # how much more the loss of the two latent frames after a join weighs
+# The velocity that is learnt is the true one plus this share of what hearing adds to it. One pass then does what an
+# audio guidance of 1 / (1 - GUIDED) would do (model-guidance, arXiv 2502.12154, equation 10). The real model with its
+# few-step LoRA needs no guidance either. Without this, mouths open too little: where their height is in doubt, it is
+# averaged.
 GUIDED = 0.2
-"""Share of what hearing adds to the velocity that is added to what is learnt: one pass then does what an audio guidance
-of 1 / (1 - GUIDED) would (model-guidance, arXiv 2502.12154, equation 10), as the real model's few-step LoRA needs none.
-Without, mouths open too little: their height is averaged where it is in doubt."""
+# Heads that move on their own are shown only below this noise level, where the latents tell how they move.
 WANDER_SIGMA = 0.8
-"""Heads that move on their own are shown below this noise level only, where the latents tell how they move."""
 
 
 def make_transformer() -> InfiniteTalkTransformer:
@@ -82,7 +80,7 @@ def make_transformer() -> InfiniteTalkTransformer:
 
 
 def keep_residuals_in_float32(transformer: InfiniteTalkTransformer) -> None:
-    """Under autocast the patch embedding would hand on bfloat16, and every block adds up in its input's type."""
+    """Let the patch embedding hand on float32: under autocast it gives bfloat16, and blocks add up in that type."""
     transformer.patch_embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
 
 
@@ -95,7 +93,7 @@ class PersonWatch:
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        """Blocks are recorded meanwhile."""
+        """Record the blocks during the `with` block."""
         self.inputs.clear()
         hooks = [
             norm.register_forward_hook(lambda _module, _inputs, output: self.inputs.append(output))
@@ -124,7 +122,7 @@ class PersonWatch:
 
 
 def draw_sigmas(count: int, limits: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise levels (count,), spread evenly and shifted by 2 to 14: few steps at shift 11 begin and end high."""
+    """Noise levels (count,), spread evenly and shifted by 2 to 14, since few steps at shift 11 begin and end high."""
     device = limits.device
     even = (torch.rand((), device=device, generator=generator) + torch.arange(count, device=device) / count) % 1
     even = even[torch.randperm(count, device=device, generator=generator)]
@@ -135,14 +133,14 @@ def draw_sigmas(count: int, limits: Tensor, generator: torch.Generator) -> Tenso
 class Lesson:
     """The passes of one training step, from tensors to tensors: what a CUDA graph can hold.
 
-    Called with the number of people, whether guidance is learnt, and these tensors:
+    It is called with the number of people, whether guidance is learnt, and these tensors:
         latents (B, 16, T, h, w) at noise levels sigmas (B,); condition (B, 4 + 16, T, h, w);
         image (B, tokens, channels); voices (B, P, frames + 4, layers, channels); prompt (1, tokens, channels);
-        masks (B, 3, S), with two people only; velocity (B, 16, T, h, w), the one wanted; weight (B, 1, T, h, w) of its
-        parts; map_weight, of the map's loss.
+        masks (B, 3, S), with two people only; velocity (B, 16, T, h, w), which is wanted; weight (B, 1, T, h, w) of the
+        velocity's parts; map_weight, the weight of the map's loss.
 
-    Gradients are added to the parameters'. Returns the loss, and the share of tokens that the map of people gives to
-    the right one.
+    It adds gradients to the parameters'. It returns the loss, and the share of tokens that the map of people gives to
+    the right person.
     """
 
     def __init__(self, conditioner: Conditioner) -> None:
@@ -198,8 +196,12 @@ def train_talker(
 ) -> None:
     """Train in place for `seconds`, the first pools' drawing included.
 
-    batch_tokens: tokens of a batch. pool_scenes: capacity of a pool of share 1. frames_limit: longest window. kinds: as
-            KINDS. further: go on with a trained transformer.
+    Args:
+        batch_tokens: tokens of a batch.
+        pool_scenes: capacity of a pool that has all batches; other pools have their share of it.
+        frames_limit: the longest window.
+        kinds: as KINDS.
+        further: go on with a trained transformer.
     """
     device = maker.device
     generator = torch.Generator(device).manual_seed(23)

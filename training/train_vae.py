@@ -1,7 +1,7 @@
 """The autoencoder: first on pictures, then on short clips.
 
-diffusers runs the Wan autoencoder over a clip piece by piece, with caches. `encode_clip` and `decode_clip` run the
-same modules over whole clips at once, which is the same function and much quicker to train.
+diffusers runs the Wan autoencoder over a clip piece by piece, with caches. `encode_clip` and `decode_clip` run the same
+modules over whole clips at once. That is the same function, and much quicker to train.
 """
 
 import copy
@@ -28,6 +28,15 @@ from training.log import Log
 from training.optim import Trainer
 
 PATCH = 2
+# (share of the time at which a stage ends, frames of its clips, clips in a batch, cropped, again)
+#
+# - cropped: all batches of a stage then have one shape, so that cuDNN's search for kernels, some seconds for each new
+#   shape, is worth it.
+# - again: half of the batch begins with frames that have been through the autoencoder, as windows after the first do.
+#   It is to become the drawn clip all the same, and to go on without a jump from the clip that these frames are from.
+#
+# The last clips are as long as windows: an autoencoder that has only seen 17 frames makes later frames worse, and every
+# window's end would differ from the next one's beginning.
 STAGES = (
     (0.1, 1, 384, True, False),
     (0.25, 9, 72, True, False),
@@ -35,34 +44,21 @@ STAGES = (
     (0.8, 49, 14, True, True),
     (1.0, 65, 6, False, True),
 )
-"""(share of the time at which a stage ends, frames of its clips, clips in a batch, cropped, again)
-
-Cropped, all batches of a stage have one shape: cuDNN's search for kernels, seconds at each new shape, pays.
-The last clips are as long as windows: what an autoencoder has only seen 17 frames of it made worse by 5 dB from the
-18th frame on, and every window's end differed from the next one's beginning.
-Again: half of the batch begins with frames that have been through the autoencoder, as windows after the first do. It
-is to become the drawn clip all the same, and to go on as the clip did that the frames are from, without a jump.
-"""
-FURTHER_FROM = 0.46
-"""Share of the stages that further training leaves out."""
+FURTHER_FROM = 0.46  # share of the stages that further training leaves out
 CROP = 96
-SEARCHED = 5
-"""Kernels that cuDNN tries for a new shape; with its usual ten the search takes 5 to 13 seconds a stage."""
-ALIKE = 0.3
-"""Share of people whose hair has nearly their skin's colour: fewer, and their faces blur."""
-BEFORE = 16
-"""Frames of a clip before those that are shown again: a window's last frames are decoded after others."""
+SEARCHED = 5  # kernels that cuDNN tries for a new shape; with its usual ten the search takes much longer
+ALIKE = 0.3  # share of people whose hair has nearly their skin's colour; with fewer, such faces blur
+BEFORE = 16  # frames of a clip before those that are shown again, since a window's last frames are decoded after others
+# Frames after a join that are to go on as the window before would have, and how much that counts.
 FOLLOWED, FOLLOWED_WEIGHT = 12, 1.0
-"""Frames after a join that are to go on as the window before would have, and how much that counts."""
+# How much more a clip's first frame weighs. It has a latent frame of its own, on which the picture's condition and what
+# windows hand on rest. With the weight of one frame among many, it loses the features of small faces.
 FIRST_WEIGHT = 8
-"""By which a clip's first frame weighs more. It has a latent frame of its own, on which the picture's condition and
-what windows hand on rest; counted as one frame of 49, it lost the features of small faces that the film kept."""
-KNOWN_FRAMES = 17
-"""Where latents are held, those of so many first frames are, which every stage of the training has seen."""
+KNOWN_FRAMES = 17  # where latents are held, these first frames' are; every stage of the training has seen so many
 
 
 def make_vae() -> AutoencoderKLWan:
-    """Small and quick on a CPU: it works on 2x2 pixels at a time, as Wan 2.2's does, and 8x8 pixels make a latent."""
+    """A small autoencoder, quick on a CPU. It works on 2x2 pixels at a time, as Wan 2.2's does; 8x8 make a latent."""
     return AutoencoderKLWan(
         base_dim=32,
         dim_mult=[1, 2, 2],
@@ -76,7 +72,7 @@ def make_vae() -> AutoencoderKLWan:
 
 @torch.no_grad()
 def start_simply(vae: AutoencoderKLWan) -> None:
-    """Residual branches start at zero, resampling near averaging and copying: a short linear chain, frame by frame."""
+    """Start as a short linear chain by frames: residual branches at zero, resampling near averaging and copying."""
     for module in vae.modules():
         if isinstance(module, WanCausalConv3d) and module.kernel_size[0] == 3 and module.kernel_size[1] == 3:
             module.weight[:, :, :2] = 0
@@ -144,7 +140,7 @@ def decode_clip(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
 
 
 def psnr(squared_error: Tensor) -> float:
-    """dB, of the mean squared error of pictures in [0, 1]."""
+    """PSNR in dB for a mean squared error of pictures in [0, 1]."""
     return -10 * log10(max(squared_error.item(), 1e-12))
 
 
@@ -160,10 +156,12 @@ def reconstruction_loss(
     known: Tensor | None = None,
     followed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Loss of making `target` of `video`, and squared error of the pictures in [0, 1].
+    """Loss of making `target` from `video`, and squared error of the pictures in [0, 1].
 
-    weight: (B, H, W), what counts how much. known: means of the first latents, which a transformer has been trained
-    on. followed: (B', 3, T, H, W) what the first clips' later frames were before they were shown again.
+    Args:
+        weight: (B, H, W), how much each pixel counts.
+        known: means of the first latents, on which a transformer has been trained.
+        followed: (B', 3, T, H, W), what the first clips' later frames were before they were shown again.
     """
     mean, log_variance = encode_clip(vae, video).float().chunk(2, 1)
     log_variance = log_variance.clamp(-30, 20)
@@ -180,7 +178,7 @@ def reconstruction_loss(
     loss = ((difference.abs() + 3 * difference.square()) * weight).mean()
     loss = loss + 0.5 * (difference.diff(dim=-1).abs() * weight[..., 1:]).mean()
     loss = loss + 0.5 * (difference.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
-    if video.shape[2] > 1:  # What stands still must not flicker.
+    if video.shape[2] > 1:  # what stands still must not flicker
         loss = loss + 0.5 * (difference.diff(dim=2).abs() * moving).mean()
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     if known is not None:
@@ -194,18 +192,19 @@ def reconstruction_loss(
 
 @torch.no_grad()
 def once(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
-    """A video (B, 3, T, H, W) after the autoencoder, in its own type."""
+    """A video (B, 3, T, H, W) that has been through the autoencoder, in its own type."""
     return decode_clip(vae, encode_clip(vae, video).chunk(2, 1)[0]).clamp(-1, 1).type_as(video)
 
 
 class Lesson:
     """The passes of one training step, from tensors to tensors: what a CUDA graph can hold.
 
-    Called with whether half of the clips are shown again, and these tensors: video (B, 3, T, H, W), with BEFORE frames
-    more at the beginning where clips are shown again; weight (B, H, W), of its parts. Gradients are added to the
-    parameters'. Returns the loss and the squared error, as `reconstruction_loss` does.
+    It is called with whether half of the clips are shown again, and these tensors: video (B, 3, T, H, W), with BEFORE
+    more frames at the beginning if clips are shown again; weight (B, H, W) of its parts. It adds gradients to the
+    parameters'. It returns the loss and the squared error, as `reconstruction_loss` does.
 
-    known: an autoencoder whose latents are to stay nearly what they are.
+    Args:
+        known: an autoencoder whose latents should stay nearly as they are.
     """
 
     def __init__(self, vae: AutoencoderKLWan, known: AutoencoderKLWan | None) -> None:
@@ -239,9 +238,13 @@ def train_vae(
     further: bool = False,
     hold: bool = False,
 ) -> None:
-    """Train in place for `seconds`; batch_share scales the batches, `save` is called now and then.
+    """Train in place for `seconds`.
 
-    further: go on with a trained autoencoder. hold: its latents stay nearly what they are.
+    Args:
+        batch_share: scales the batches.
+        save: called now and then.
+        further: go on with a trained autoencoder.
+        hold: its latents stay nearly as they are.
     """
 
     def is_muon(name: str, tensor: Tensor) -> bool:
@@ -335,9 +338,12 @@ class Codec:
 
 
 def evaluate_vae(codec: Codec, maker: Maker, count: int, frames: int) -> dict[str, float]:
-    """Quality of reconstructed held-out clips; late: of their last frames; first: of their first; join: the frame
-    difference where a second window takes over the last frames of a first one, against the ordinary; alike: mouths in
-    tall pictures of two people whose hair has nearly their skin's colour."""
+    """Quality of reconstructed held-out clips.
+
+    In the names of the numbers, `late` is about their last frames and `first` about their first. `join` is the frame
+    difference where a second window takes over the last frames of a first one, relative to the ordinary. `alike` is
+    about mouths in tall pictures of two people whose hair has nearly their skin's colour.
+    """
     report = {}
     for people in (1, 2):
         clip = maker.clip(count, frames, people=people, size=(160, 96), silent=0, wander=0)
@@ -370,6 +376,6 @@ def evaluate_vae(codec: Codec, maker: Maker, count: int, frames: int) -> dict[st
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson's, along the last axis."""
+    """Pearson's correlation along the last axis."""
     a, b = first - first.mean(-1, keepdim=True), second - second.mean(-1, keepdim=True)
     return F.cosine_similarity(a, b, dim=-1, eps=1e-9)

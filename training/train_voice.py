@@ -1,7 +1,7 @@
 """The audio encoder: wav2vec2, small, taught to tell the mouth's height and width from the sound.
 
-The head that tells them is dropped afterwards; what the encoder's layers hold is what the talker hears. The encoder
-is trained first and alone, so that the talker's training looks the features of the whole corpus up in a table.
+The head that tells them is dropped afterwards. The talker hears what the encoder's layers hold. The encoder is trained
+first and alone, so that the talker's training can look up the features of the whole corpus in a table.
 """
 
 import torch
@@ -15,17 +15,16 @@ from training.optim import Trainer
 from training.speech import Corpus
 
 LAYERS, CHANNELS = 2, 64
-OFFSETS = (-1, 0, 1)
-"""The head tells the mouth at these frames around the one it hears."""
+OFFSETS = (-1, 0, 1)  # the head tells the mouth at these frames around the one it hears
 CHUNK_FRAMES = 150
 
 
 def make_voice_encoder() -> Wav2Vec2Model:
-    """Every entry hears exactly one video frame (a field of 640 samples), and 16 frames more through the positions.
+    """A wav2vec2 whose entries each hear exactly one video frame (640 samples), and 16 more through the positions.
 
-    Loudness is what moves lips, so the first layers must not normalise it away: each entry is normalised by itself,
-    beside a bias, and not over the clip. The attention starts at nothing and stays so: what a mouth does depends on the
-    sound near by, and an encoder without attention hears a minute exactly as it hears six seconds.
+    Loudness moves lips, so the first layers must not normalise it away: each entry is normalised by itself, beside a
+    bias, and not over the clip. The attention starts at zero and stays there. What a mouth does depends on the sound
+    near by, and an encoder without attention hears a minute exactly as it hears six seconds.
     """
     encoder = Wav2Vec2Model(
         Wav2Vec2Config(

@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 
 class PresetError(ValueError):
-    """A preset file is missing or wrong. The message names the file, the key and what is allowed."""
+    """A preset file is missing or wrong. The message names the file and the key, and says what is allowed."""
 
 
 class _Table(BaseModel):
@@ -33,7 +33,10 @@ class Preset(_Table):
 
 
 class Apg(_Table):
-    """Adaptive projected guidance: damps what guidance adds along the prediction itself."""
+    """Adaptive projected guidance: damps what guidance adds along the prediction itself.
+
+    No file in presets/modes uses it; it is there to be compared with the authors' numbers.
+    """
 
     momentum: float = Field(-0.75, ge=-1, le=1)
     norm_threshold: float = Field(55.0, gt=0)
@@ -53,7 +56,7 @@ class SpeedMode(Preset):
 
     window_frames: WindowLength
     overlap_frames: WindowLength
-    join_fade_frames: int = Field(ge=0, le=24)  # over which a window takes up how the one before ended
+    join_fade_frames: int = Field(ge=0, le=24)  # over which a window fades from the end of the one before
     steps: int = Field(ge=1, le=100)
     scheduler: SchedulerName
     shift: dict[Resolution, Annotated[float, Field(gt=0)]]  # of the noise schedule
@@ -75,9 +78,9 @@ class Lora(_Table):
 
 
 class Repository(_Table):
-    """A repository on Hugging Face and the files of it that a profile needs.
+    """A repository on Hugging Face, and those of its files that a profile needs.
 
-    The commit, not a branch: what a branch names changes under a running endpoint.
+    `revision` is a commit and not a branch: what a branch names can change while an endpoint runs.
     """
 
     repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
@@ -91,7 +94,7 @@ class Repository(_Table):
 
 
 class ModelFiles(_Table):
-    """Paths below the models folder; the first part of each is the name of a source, unless the profile is embedded."""
+    """Paths below the models folder. The first part of each is a source's name, unless the profile is embedded."""
 
     base: str
     audio_encoder: str

@@ -42,8 +42,9 @@ _DATA_URI = re.compile(r"data:[^,]{0,200};base64,(?=.)", re.IGNORECASE)
 class Media:
     """A field that names a file.
 
-    kind: what the file holds; `Settings.max_bytes` has the limit of its size.
-    option: the field's name where files take the place of URLs.
+    Args:
+        kind: what the file holds; `Settings.max_bytes` has the limit of its size.
+        option: the field's name where files take the place of URLs.
     """
 
     kind: MediaKind
@@ -60,7 +61,7 @@ VOICES: tuple[MediaField, ...] = tuple(field for field, media in MEDIA.items() i
 
 
 def _check_url(url: str, info: ValidationInfo) -> str:
-    """Refuse what cannot be a URL of media. Whether anything is there is found out on download."""
+    """Refuse what cannot be a URL of media. Only the download finds out whether anything is there."""
     if url.startswith("file:") and info.context == LOCAL_FILES:
         return url
     if url[:5].lower() == "data:":
@@ -102,7 +103,12 @@ Box = Annotated[tuple[Fraction, Fraction, Fraction, Fraction], Field(strict=Fals
 
 @dataclass(frozen=True)
 class Speaker:
-    """One who speaks: the field of the voice, and where in the picture they are; None: the job does not say."""
+    """One who speaks.
+
+    Args:
+        voice: the field of the voice.
+        box: where in the picture they are; None if the job does not say.
+    """
 
     voice: MediaField
     box: Box | None
@@ -122,16 +128,16 @@ class Request(BaseModel):
         description="What the video should show.",
     )
     image_url: Url | None = Field(
-        None, repr=False, description="The picture; needed for, and only for, input_type image."
+        None, repr=False, description="The picture; required with input_type image, refused otherwise."
     )
     video_url: Url | None = Field(
-        None, repr=False, description="The video; needed for, and only for, input_type video."
+        None, repr=False, description="The video; required with input_type video, refused otherwise."
     )
     wav_url: Url = Field(
         repr=False, description="The (first) voice, in any audio or video container that ffmpeg reads."
     )
     wav_url_2: Url | None = Field(
-        None, repr=False, description="The second voice; needed for, and only for, person_count multi."
+        None, repr=False, description="The second voice; required with person_count multi, refused otherwise."
     )
     aspect_ratio: AspectRatio = Field("9:16", description="Width to height of the result.")
     resolution: Resolution = Field("480p", description="480p is 848x480 or 480x848, 720p is 1280x720 or 720x1280.")
@@ -139,15 +145,16 @@ class Request(BaseModel):
         None,
         ge=0,
         le=MAX_SEED,
-        description="Same job, seed and settings: same video. Drawn and returned if not given.",
+        description="The same job, seed and settings give the same video. If not given, a seed is drawn and returned.",
     )
     negative_prompt: str | None = Field(
         None,
         max_length=MAX_PROMPT_CHARS,
-        description="What the video should not show; only with text_guidance above 1. The model's own if not given.",
+        description="What the video should not show; only with text_guidance above 1. "
+        "If not given, the model's own negative prompt.",
     )
-    # Guidance g goes g times the way from the unconditioned to the conditioned prediction: 1 is the latter
-    # itself, less would weaken the condition. The authors use 5 and 4 without the distillation LoRA; beyond
+    # Guidance g goes g times the way from the unconditioned to the conditioned prediction. 1 is the conditioned
+    # prediction itself; less would weaken the condition. The authors use 5 and 4 without the distillation LoRA. Beyond
     # 20 the prediction is mostly amplified difference.
     text_guidance: float = Field(
         1.0, ge=1, le=20, description="How strongly the prompt is followed; above 1 takes more time."
@@ -159,12 +166,12 @@ class Request(BaseModel):
         None, ge=1 / FPS, le=MAX_DURATION_S, description="Cuts the audio, and so the video, to this many seconds."
     )
     speaker_order: SpeakerOrder = Field(
-        "together", description="Two voices at the same time, or one after the other; only with multi."
+        "together", description="Two voices at the same time, or one after the other; only with person_count multi."
     )
     speaker_boxes: Annotated[tuple[Box, Box], Field(strict=False)] | None = Field(
         None,
         description="Where the first and the second speaker are: two boxes [x0, y0, x1, y1] in fractions of "
-        "the input picture, not overlapping; only with multi. Left and right half if not given.",
+        "the input picture, not overlapping; only with person_count multi. If not given, the left and the right half.",
     )
     color_correction: Fraction = Field(
         0.0, description="How far each window's colours are matched to the reference frame's."
@@ -173,13 +180,13 @@ class Request(BaseModel):
         1.0,
         gt=0,
         le=1,
-        description="Video input only. 1: the video gives a reference frame per window; "
-        "below 1: generation starts from the noised video.",
+        description="Only with input_type video. At 1 the video gives a reference frame for each window; "
+        "below 1 generation also starts from the noised video.",
     )
     output: Output | None = Field(
-        None, description="How the video comes back; what the worker is set up for if not given."
+        None, description="How the video comes back. If not given, the worker's OUTPUT decides."
     )
-    dry_run: bool = Field(False, description="Only validate, plan, and estimate time and price.")
+    dry_run: bool = Field(False, description="Only check and plan the job, and estimate its time and price.")
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -193,11 +200,11 @@ class Request(BaseModel):
         """The request in a job's `input`.
 
         Args:
-            context: LOCAL_FILES where the caller is this machine's user, whose file: URLs are accepted too.
+            context: LOCAL_FILES if the caller is this machine's user; file: URLs are then accepted too.
 
         Raises:
-            InvalidInput: with one message that lists every problem.
-            TooLarge: over-long data: URIs are all that is wrong.
+            InvalidInput: one message lists every problem.
+            TooLarge: the only problems are data: URIs that are too long.
         """
         if not isinstance(job_input, Mapping):
             raise InvalidInput(f"input is {show(job_input)}: must be an object with the job's fields.")
@@ -223,9 +230,15 @@ class Request(BaseModel):
         audio_2: Path | str | None = None,
         **fields: object,
     ) -> Self:
-        """The request of this machine's user: files in place of URLs, the other fields as in a job.
+        """The request of this machine's user, with files in place of URLs.
 
-        input_type and person_count follow from the files. Raises like `parse`.
+        input_type and person_count follow from the files.
+
+        Args:
+            fields: the other fields, as in a job.
+
+        Raises:
+            InvalidInput, TooLarge: as in `parse`.
         """
         files = {"audio": audio, "image": image, "video": video, "audio_2": audio_2}
         given = {name: Path(file).resolve().as_uri() for name, file in files.items() if file is not None}
@@ -236,12 +249,12 @@ class Request(BaseModel):
 
     @classmethod
     def _problems(cls, error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
-        """Each wrong field's problem, then the conflicts between the fields that are fine each for itself."""
+        """The problem of each wrong field, then the conflicts between the fields that are right by themselves."""
         wrong: set[str | None] = set()
         for name, sentence in field_problems(error, _properties()):
             wrong.add(name)
             yield sentence
-        if None not in wrong:  # where it is, the conflicts are what was wrong
+        if None not in wrong:  # otherwise the conflicts are what was wrong, and have been told
             rest = {name: field.default for name, field in cls.model_fields.items() if name not in wrong}
             yield from _conflicts(rest | {name: given[name] for name in rest if name in given})
 
@@ -259,7 +272,7 @@ class Request(BaseModel):
         return cls.model_json_schema()
 
 
-# field, the field that decides whether it applies, the value it applies to, whether it is then required
+# (field, the field that decides whether it applies, the value with which it does, whether it is then required)
 _BELONGS_TO: tuple[tuple[str, str, str, bool], ...] = (
     ("image_url", "input_type", "image", True),
     ("video_url", "input_type", "video", True),
@@ -271,7 +284,7 @@ _BELONGS_TO: tuple[tuple[str, str, str, bool], ...] = (
 
 
 def _conflicts(values: Mapping[str, Any]) -> Iterator[str]:
-    """Problems between fields that are fine each for itself. Rules about absent fields are skipped."""
+    """Problems between fields that are right by themselves. Rules about absent fields are skipped."""
     for name, decider, value, required in _BELONGS_TO:
         if name not in values or decider not in values:
             continue
@@ -281,7 +294,7 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[str]:
         elif required and values[name] is None:
             yield f"{name} is missing: {decider} {value} needs it"
     if values.get("negative_prompt") is not None and values.get("text_guidance") == 1:
-        yield "negative_prompt is only read with text_guidance above 1: raise that or leave this out"
+        yield "negative_prompt is only read with text_guidance above 1: raise the guidance or leave the prompt out"
     if values.get("speaker_boxes") is not None:
         for (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) in combinations(values["speaker_boxes"], 2):
             if max(ax0, bx0) < min(ax1, bx1) and max(ay0, by0) < min(ay1, by1):

@@ -1,4 +1,4 @@
-"""What comes back: a video and how it was made, an estimate, or a failure."""
+"""What comes back: a video and how it was made, what a job would take, or why it failed."""
 
 from typing import Any, Literal, Self
 
@@ -41,7 +41,7 @@ class Estimate(_Reply):
 
     seconds: float | None = Field(None, description="Time on the worker; left out where it is unknown.")
     cost_usd: float | None = None
-    basis: str = Field(description="On which measurements the estimate stands.")
+    basis: str = Field(description="The measurements that the estimate is made from.")
 
 
 class Result(_Reply):
@@ -80,7 +80,7 @@ class DryRun(_Reply):
 class Failure(_Reply):
     """Why there is no video."""
 
-    error: str = Field(description="One sentence: which field or part, and what to do.")
+    error: str = Field(description="One sentence: which field or part is wrong, and what to do.")
     error_code: str
     retryable: bool = Field(description="Whether the same job may succeed later.")
     refresh_worker: Literal[True] | None = Field(None, description="Asks RunPod to replace the worker.")

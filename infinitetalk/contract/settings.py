@@ -1,4 +1,4 @@
-"""What the environment sets. Read once, at start, from a mapping."""
+"""What the environment sets. It is read once, at start, from a mapping."""
 
 import tempfile
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _BUCKET = ("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_
 
 
 class SettingsError(ValueError):
-    """An environment variable is wrong. The message names it, what came and what is allowed."""
+    """An environment variable is wrong. The message names it, and says what came and what is allowed."""
 
 
 def _temporary_folder() -> Path:
@@ -32,18 +32,19 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     model_profile: str = Field(
-        "miniature", description="Which model runs: a file of presets/profiles, such as infinitetalk-14b."
+        "miniature", description="Which model runs: the name of a file in presets/profiles, such as infinitetalk-14b."
     )
     models_dir: Path | None = Field(
-        None, description="Folder of the model files; looked into first, before the volume and the host's model cache."
+        None, description="Folder of the model files. It is searched before the volume and the host's model cache."
     )
     download_weights: bool = Field(
-        False, description="Download model files that are nowhere: into MODELS_DIR, or else onto the volume."
+        False,
+        description="Download model files that are not found: into MODELS_DIR if it is set, else onto the volume.",
     )
     min_vram_gib: float | None = Field(
         None,
         ge=0,
-        description="Memory that the whole GPU must have, in GiB; the worker refuses to start on a smaller one.",
+        description="Memory in GiB that the whole GPU must have. The worker refuses to start on a smaller one.",
         json_schema_extra={"default": "the profile's: 90 for infinitetalk-14b"},
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
@@ -55,12 +56,12 @@ class Settings(BaseModel):
         json_schema_extra={"default": "the system's temporary folder"},
     )
     volume_dir: Path = Field(
-        Path("/runpod-volume"), description="The network volume: where output `volume` puts videos."
+        Path("/runpod-volume"), description="Where the network volume is. Output `volume` puts videos there."
     )
     resume_hours: float = Field(
         24.0,
         ge=0,
-        description="How long the finished windows of a broken-off job stay on the volume; 0: none are kept.",
+        description="Hours that the finished windows of a broken-off job stay on the volume; 0 keeps none.",
     )
     output: Output | None = Field(
         None,
@@ -79,38 +80,43 @@ class Settings(BaseModel):
     execution_timeout_s: float | None = Field(
         None,
         gt=0,
-        description="The endpoint's execution timeout, in seconds; a job past it is stopped and says so.",
-        json_schema_extra={"default": "RunPod's 600, of which jobs are only warned"},
+        description="The endpoint's execution timeout, in seconds. A job stops itself just before it, and says so.",
+        json_schema_extra={"default": "RunPod's 600, which only makes a warning"},
     )
     hardware_file: Path | None = Field(
-        None, description="What `infinitetalk calibrate` measured on this GPU, for estimates of time and price."
+        None, description="A file that `infinitetalk calibrate` wrote on this GPU. Estimates of time and price use it."
     )
-    gpu_price_per_hour: float = Field(3.96, ge=0, description="US dollars per hour, for cost_usd.")
+    gpu_price_per_hour: float = Field(3.96, ge=0, description="Price of the GPU in US dollars per hour, for cost_usd.")
     max_audio_s: float = Field(600.0, gt=0, description="Longest sound accepted, in seconds.")
     max_image_mb: float = Field(50.0, gt=0, description="Largest picture file accepted, in MB (10^6 bytes).")
     max_audio_mb: float = Field(500.0, gt=0, description="Largest sound file accepted, in MB.")
     max_video_mb: float = Field(2000.0, gt=0, description="Largest video file accepted, in MB.")
-    download_timeout_s: float = Field(300.0, gt=0, description="Longest time for one download, in seconds.")
+    download_timeout_s: float = Field(
+        300.0, gt=0, description="Longest time for all downloads of a job together, in seconds."
+    )
     attention_backend: str = Field(
         AUTO,
-        description="Attention kernel by diffusers' name, such as _native_cudnn or _flash_3; auto: the fastest of the "
-        "exact ones that are installed, measured at start.",
+        description="Attention kernel by diffusers' name, such as _native_cudnn or _flash_3. auto takes the fastest "
+        "exact one that is installed, measured at start.",
     )
     fp8: bool = Field(
         False,
-        description="Large linear layers, and self-attention where FlashAttention-3 is installed, in 8 bits: faster, "
-        "smaller, less exact. Needs a GPU of compute capability 8.9.",
+        description="Compute large linear layers in 8 bits, and self-attention too if FlashAttention-3 is installed. "
+        "This is faster, smaller and less exact. It needs a GPU of compute capability 8.9 or more.",
     )
     experimental_sparse_attention: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="Experimental: the part of the self-attention that is computed, such as 0.2; the rest is lost.",
+        description="Experimental: the share of the self-attention that is computed, such as 0.2. The rest is lost.",
     )
     compile: bool = Field(
-        True, description="Compile the transformer's blocks on a GPU at start; off: a slower pass, a faster start."
+        True,
+        description="Compile the transformer's blocks on a GPU at start. Without it starts are faster, passes slower.",
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What is logged.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The lowest level that is logged: DEBUG, INFO, WARNING or ERROR."
+    )
 
     @model_validator(mode="after")
     def _check_bucket(self) -> Self:
@@ -125,9 +131,9 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Settings from environment variables; other variables are ignored, empty ones count as not set.
+        """Settings from environment variables. Other variables are ignored; empty ones count as not set.
 
-        Raises SettingsError listing every wrong variable.
+        Raises SettingsError, which lists every wrong variable.
         """
         given = {name: env[name.upper()] for name in cls.model_fields if env.get(name.upper())}
         try:

@@ -1,4 +1,4 @@
-"""What is wrong with a job's fields, in words: which field, what came, what is allowed, and the nearest valid name."""
+"""What is wrong with a job's fields, in words: the field, what came, what is allowed, and the nearest valid name."""
 
 import json
 import re
@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from infinitetalk.shapes import FPS
 
-TOO_LARGE = "too_large"  # the type of a problem that is one of size alone
+TOO_LARGE = "too_large"  # the type of a problem of size alone
 URL_RULE = "an http(s) URL or a base64 data: URI"
 _BOXES_RULE = "two boxes [x0, y0, x1, y1] in fractions of the picture: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1"
 
-# What callers of other services send, and where it went here.
+# Fields that other services have, and what takes their place here.
 _SIZE_ADVICE = "the size follows from aspect_ratio and resolution"
 _MODE_ADVICE = "speed_mode chooses it"
 _LENGTH_ADVICE = "the length is the audio's, or max_duration_s"
@@ -62,13 +62,14 @@ def unknown_fields(job_input: Mapping[object, object], n_unknown: int, fields: M
 
 
 def field_problems(error: ValidationError, properties: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
-    """The first problem of each wrong field: its name and a sentence; a problem between fields has no name.
+    """The first problem of each wrong field: its name and a sentence. A problem between fields has no name.
 
-    properties: the fields' JSON schemas.
+    Args:
+        properties: the fields' JSON schemas.
     """
     wrong: set[str] = set()
     for problem in error.errors(include_url=False):
-        if not problem["loc"]:  # each field is fine for itself
+        if not problem["loc"]:  # each field is right by itself
             yield None, str(problem["ctx"]["error"])
             continue
         name = str(problem["loc"][0])
@@ -76,7 +77,7 @@ def field_problems(error: ValidationError, properties: Mapping[str, Any]) -> Ite
             continue
         wrong.add(name)
         missing = problem["type"] == "missing"
-        # A missing item is a fault of the list it is missing from.
+        # If an item is missing, the list is what is wrong.
         steps = problem["loc"][1:-1] if missing else problem["loc"][1:]
         place = name + "".join(f"[{step}]" for step in steps)
         value = problem["input"]
@@ -131,14 +132,14 @@ def show(value: object) -> str:
 
 
 def _shown_text(text: str) -> str:
-    # Media, an address or a path in the wrong field is as secret as in its own.
+    # Media, addresses and paths are as secret in the wrong field as in their own.
     if len(text) > _MAX_SHOWN_CHARS or re.search(r"[/?#@]|data:", text, re.IGNORECASE):
         return _shown_url(text)
     return json.dumps(text.encode("utf-8", "backslashreplace").decode(), ensure_ascii=False)
 
 
 def _shown_url(text: str) -> str:
-    """What came where a URL belongs: its scheme and host if it has them. All else may be secret, or the media."""
+    """What came in place of a URL: its scheme and host if it has them. Everything else may be secret, or media."""
     if text[:20].lstrip()[:5].lower() == "data:":
         return f"a data: URI of {len(text)} characters"
     address = re.match(r"([a-z][a-z0-9+.-]{0,19}://[a-z0-9.-]{1,80})(?=[:/?#]|$)", text, re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Matching of colours: each frame gets the reference frame's mean and spread of lightness and hue (CIE Lab)."""
+"""Matching of colours: each frame gets the reference frame's mean and spread of lightness and colour (CIE Lab)."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch import Tensor
 _XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 _WHITE = (0.95047, 1.0, 1.08883)
 # A channel that varies less than this, in Lab units, is flat: what varies there is rounding. The a and b of a grey
-# picture vary by about 0.001, since white is rounded otherwise than the matrix. A visible step is about 1.
+# picture vary by about 0.001, since white and the matrix are rounded differently. A visible step is about 1.
 _FLAT_DEVIATION = 1e-2
 
 
@@ -17,10 +17,13 @@ def match_color(frames: Tensor, reference: Tensor, strength: float) -> Tensor:
     Args:
         frames: (3, T, H, W) RGB; clipped to [-1, 1] first.
         reference: (3, H, W) RGB in [-1, 1].
-        strength: 0 returns `frames` untouched, 1 the matched frames, between them a blend in RGB.
+        strength: 0 returns `frames` untouched, 1 the matched frames; between them is a blend in RGB.
 
-    Of a channel that is flat in a frame only the mean is moved. (The authors' code scales the rounding noise
-    of such channels up to the reference's deviation.) Raises ValueError for a strength outside [0, 1].
+    If a channel is flat in a frame, only its mean is moved. (The authors' code scales the rounding noise of such
+    channels up to the reference's deviation.)
+
+    Raises:
+        ValueError: the strength is outside [0, 1].
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be within 0 and 1, not {strength}")
@@ -63,10 +66,10 @@ def _from_lab(lab: Tensor) -> Tensor:
 
 
 def _matrix(like: Tensor) -> Tensor:
-    """Linear RGB to XYZ, as parts of white."""
+    """The matrix from linear RGB to XYZ, as shares of white."""
     return like.new_tensor(_XYZ_OF_RGB) / like.new_tensor(_WHITE)[:, None]
 
 
 def _mix(matrix: Tensor, channels: Tensor) -> Tensor:
-    """matrix times the channels of each pixel; summed plainly, since matrix products may round to TF32."""
+    """matrix times the channels of each pixel. It is a plain sum, since matrix products may round to TF32."""
     return (matrix[:, :, None, None] * channels).sum(dim=1)

@@ -1,4 +1,4 @@
-"""What the model is told besides the noise: prompt, reference frame, voices. Each computed as seldom as it changes."""
+"""What the model is told besides the noise: prompt, reference frame, voices. Each is computed only when it changes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Conditions:
 
     Args:
         latents: (1, 4 + 16, T, h, w), mask and condition latents.
-        motion: (1, 16, m, h, w), the latents that the first m latent frames are held at.
+        motion: (1, 16, m, h, w), the latents at which the first m latent frames are held.
         contexts: one for each forward pass that guidance needs.
     """
 
@@ -37,9 +37,11 @@ class Conditions:
 class Reference:
     """One reference frame, encoded.
 
-    picture: (3, height, width) in [-1, 1].
-    motion: (1, 16, 1, h, w) its latents alone, a still picture; the first window holds them as its first latent frame.
-    image: per block, keys and values of its CLIP features.
+    Args:
+        picture: (3, height, width) in [-1, 1].
+        motion: (1, 16, 1, h, w), the latents of the still picture. The first window holds them as its first latent
+            frame.
+        image: per block, keys and values of its CLIP features.
     """
 
     picture: Tensor
@@ -61,7 +63,8 @@ def embed_reference(models: Models, frame: NDArray[np.uint8]) -> Reference:
 def condition_latents(models: Models, reference: Reference, n_frames: int) -> Tensor:
     """Mask and condition latents (1, 4 + 16, T, h, w) of a window of n_frames: the reference frame, then zeros.
 
-    The mask's four channels are one in the first latent frame: one for each video frame it could stand for.
+    The mask has four channels, one for each video frame that a latent frame can stand for. They are 1 in the first
+    latent frame.
     """
     latents = picture_then_grey_to_latents(models.vae, reference.picture, n_frames)
     mask = latents.new_zeros(1, TEMPORAL_STRIDE, *latents.shape[2:])
@@ -103,11 +106,11 @@ def window_contexts(
 
     Args:
         audio: (P, 4T-3+4, layers, channels). A pass without audio hears one person's silence: zeros, and no masks.
-        person_masks: (1, P + 1, S) with several people; see `masks.person_masks`.
-        latents: of the window; only their shape counts.
+        person_masks: (1, P + 1, S) with several people, see `masks.person_masks`; None with one.
+        latents: the window's latents; only their shape counts.
     """
     transformer = models.transformer
-    adapter = transformer.adapter_for(audio.shape[0])  # silence is heard through the same one
+    adapter = transformer.adapter_for(audio.shape[0])  # silence is heard through the same adapter
     audio = audio.unsqueeze(0).to(models.dtype)
     heard = transformer.embed_audio(audio, adapter, person_masks)
     silence = heard

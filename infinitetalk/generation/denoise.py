@@ -14,7 +14,7 @@ from infinitetalk.models.video_transformer import TimeEmbedding, VideoTransforme
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of one window: a scheduler, fresh from `make_scheduler`, and the embeddings of its timesteps."""
+    """The steps of one window: a scheduler fresh from `make_scheduler`, and the embeddings of its timesteps."""
 
     scheduler: Scheduler
     times: TimeEmbedding
@@ -33,9 +33,9 @@ def denoise(
     """Clean latents (1, 16, T, h, w) float32 of one window.
 
     Args:
-        latents: (1, 16, T, h, w) float32, noise, or the noised source.
-        conditions: with a context for each forward pass that `guide` makes.
-        generator: noise of the stochastic schedulers.
+        latents: (1, 16, T, h, w) float32: noise, or the noised source.
+        conditions: they have a context for each forward pass that `guide` makes.
+        generator: gives the noise of the stochastic schedulers.
         on_step: called before each step with its number and the latents; may raise to stop.
     """
     held = conditions.motion.shape[2]

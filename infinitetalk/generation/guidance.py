@@ -11,7 +11,7 @@ from infinitetalk.contract.presets import Apg
 
 
 class Drop(Enum):
-    """What a forward pass is made without; NOTHING: the fully conditioned pass."""
+    """What a forward pass is made without. NOTHING is the fully conditioned pass."""
 
     NOTHING = "nothing"
     TEXT = "text"
@@ -22,7 +22,7 @@ class Drop(Enum):
 def drops(text: float, audio: float) -> tuple[Drop, ...]:
     """The forward passes that guidance of these scales needs, each with less than the one before.
 
-    With text guidance, audio guidance compares two passes without text. Where it is 1, the pass without both
+    With text guidance, audio guidance compares two passes without text. If audio guidance is 1, the pass without both
     cancels out and is not made (the authors' code makes it).
     """
     if text == 1:
@@ -31,9 +31,9 @@ def drops(text: float, audio: float) -> tuple[Drop, ...]:
 
 
 class ProjectedDifference:
-    """A guidance difference tamed by adaptive projected guidance (APG, arXiv 2410.02416).
+    """A guidance difference damped by adaptive projected guidance (APG, arXiv 2410.02416).
 
-    Keeps a momentum sum over the steps of one window, limits its norm and removes what is parallel to the
+    It keeps a momentum sum over the steps of one window, limits its norm, and removes the part that is parallel to the
     conditional prediction.
     """
 

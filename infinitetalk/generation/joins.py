@@ -1,19 +1,20 @@
-"""Where windows join: what one hands to the next, and how the next begins where it ended."""
+"""Where windows join: what one window hands to the next, and how the next begins where it ended."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-STILL = 0.5 / 127.5  # largest change of a still pixel from one frame to the next: half of one of 255 levels
+STILL = 0.5 / 127.5  # a pixel that changes by at most this between two frames stands still: half of one of 255 levels
 
 
 @dataclass(frozen=True)
 class Handover:
     """What a window hands to the next one.
 
-    motion: latents (1, 16, T, height / 8, width / 8) of its last `overlap` frames, which the next window holds.
-    last_frame: (3, height, width) float32 in [-1, 1].
+    Args:
+        motion: latents (1, 16, T, height / 8, width / 8) of its last `overlap` frames, which the next window holds.
+        last_frame: (3, height, width) float32 in [-1, 1].
     """
 
     motion: Tensor
@@ -36,17 +37,18 @@ def fade_in(frames: Tensor, overlap: int, last_frame: Tensor, fade_frames: int) 
     """Let a window begin where the one before it ended, in place.
 
     The overlapping frames have been through the autoencoder once more than in the window before, and look a little
-    different. The frames after them, which are not held, differ a little from them again. Cut hard, the clip jumps.
+    different. The frames after them, which are not held, differ a little from them again. With a hard cut the clip
+    jumps.
 
-    Added to frame k = 1, 2, ... of the fade, with weight 1 - k / (fade_frames + 1): the change from this window's last
-    overlapping frame to the same frame in the window before, minus this window's next step as far as it is below STILL,
-    which is too small to be motion.
+    So a correction is added to frame k = 1, 2, ... of the fade, with weight 1 - k / (fade_frames + 1). The correction
+    is the change from this window's last overlapping frame to the same frame in the window before, minus the part of
+    this window's next step that is at most STILL and thus too small to be motion.
 
     Args:
         frames: (3, T, height, width) in [-1, 1], a decoded window.
-        overlap: its leading frames that repeat the window before; they are left as they are.
-        last_frame: (3, height, width), the same moment in the window before.
-        fade_frames: frames that are changed; 0 for a hard cut.
+        overlap: how many of its leading frames repeat the window before; they are left as they are.
+        last_frame: (3, height, width), the last of these moments in the window before.
+        fade_frames: how many frames are changed; 0 for a hard cut.
     """
     repeated, following = frames[:, overlap - 1], frames[:, overlap]
     difference = last_frame - repeated - (following - repeated).clamp(-STILL, STILL)

@@ -11,13 +11,13 @@ from infinitetalk.shapes import SIDE_MULTIPLE, cover_crop
 
 Box = tuple[float, float, float, float]
 
-# Of the column of the picture that a speaker without a box gets, this part is a border on each side, and likewise of
-# the picture's height: for two people what the model was made with.
+# A speaker without a box gets a column of the picture. This share of the column's width is left free on each side, and
+# this share of the picture's height at the top and the bottom. For two people the model was made with these boxes.
 _BORDER = 0.05
 
 
 def default_boxes(speakers: int) -> list[Box]:
-    """Where speakers are if nothing is said: side by side in columns of equal width, the first one to the left."""
+    """Where speakers are if the job does not say: side by side in columns of equal width, the first one to the left."""
     return [((i + _BORDER) / speakers, _BORDER, (i + 1 - _BORDER) / speakers, 1 - _BORDER) for i in range(speakers)]
 
 
@@ -30,7 +30,7 @@ def person_masks(boxes: Sequence[Box], source_size: tuple[int, int], target_size
         target_size: (width, height) of the video, which shows the source's centre crop of that shape.
 
     Raises:
-        InvalidInput: the centre crop leaves nothing of a box.
+        InvalidInput: a box lies outside the centre crop.
     """
     crop = cover_crop(source_size, target_size)
     masks = [_box_mask(box, index, source_size, target_size, crop) for index, box in enumerate(boxes)]
@@ -52,7 +52,7 @@ def _box_mask(box: Box, index: int, source_size: tuple[int, int], target_size: t
             )
         centres = torch.arange(tokens) + 0.5
         inside = (centres >= start) & (centres < stop)
-        if not inside.any():  # A box within one token still marks that token.
+        if not inside.any():  # a box within one token still marks that token
             inside[int((start + stop) / 2)] = True
         spans.append(inside)
     return (spans[1].unsqueeze(1) & spans[0].unsqueeze(0)).float()

@@ -36,7 +36,7 @@ class Footage(Protocol):
     """The picture or video that is animated, cropped and resized to the video's size.
 
     Args:
-        is_still: the reference frame is the same in every window.
+        is_still: whether the reference frame is the same in every window.
         source_size: (width, height) of the source, upright and with square pixels, before it was cropped.
     """
 
@@ -68,7 +68,7 @@ class Noise(Protocol):
 
 
 class SeededNoise:
-    """Noise from a seed: each window has a generator of its own, so that a window can be made again alone."""
+    """Noise from a seed. Each window has a generator of its own, so that a window can be made again by itself."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -107,7 +107,8 @@ class VoiceFeatures:
 class Material:
     """What a clip is made of.
 
-    person_masks: (1, P + 1, S) with several speakers, from `masks.person_masks`; None with one.
+    Args:
+        person_masks: (1, P + 1, S) with several speakers, from `masks.person_masks`; None with one.
     """
 
     footage: Footage
@@ -117,10 +118,11 @@ class Material:
 
 @dataclass(frozen=True)
 class Rendered:
-    """What a window contributes to the clip, and all that the next window needs to know of it.
+    """What a window contributes to the clip, and what the next window needs of it.
 
-    frames: (3, kept frames, height, width) float32 in [-1, 1].
-    handover: None after the last window.
+    Args:
+        frames: (3, kept frames, height, width) float32 in [-1, 1].
+        handover: None after the last window.
     """
 
     window: Window
@@ -145,11 +147,11 @@ def generate(
 
     Args:
         plan: windows, steps, guidance, sizes.
-        material: footage, voices and places of as many speakers as in the plan.
-        on_step: called before each denoising step with the window, the step's number and the latents; an exception
+        material: the footage, and the voices and places of as many speakers as the plan has.
+        on_step: called before each denoising step with the window, the step's number and the latents. An exception that
             it raises ends the job.
         watch: gets the seconds of the stages from text to overlap, see `progress.Stage`.
-        start: which windows are there already.
+        start: the windows that are there already.
     """
     windows, handover = plan.windows[start.windows :], start.handover
     if not windows:
@@ -158,7 +160,8 @@ def generate(
         prompts = Prompts(models, plan.prompt, plan.negative_prompt)
     with watch.stage("image"):
         first = reference = embed_reference(models, material.footage.frame(0))
-        # No later window is longer than the first, and the autoencoder looks back only: a prefix serves them all.
+        # No later window is longer than the first, and the autoencoder only looks back, so that a prefix serves them
+        # all.
         condition = condition_latents(models, reference, plan.windows[0].length)
     with watch.stage("condition"):
         masks = None if material.person_masks is None else material.person_masks.to(models.device)
@@ -210,7 +213,7 @@ def generate(
 
 
 def _noised(noise: Tensor, strength: float, models: Models, footage: Footage, window: Window) -> Tensor:
-    """First latents that begin at the source's: it is noised up to the sigma `strength` (SDEdit, arXiv 2108.01073)."""
+    """First latents that start from the source, noised to the sigma `strength` (SDEdit, arXiv 2108.01073)."""
     source = torch.stack([to_picture(frame, models.device) for frame in footage.clip(window.start, window.length)])
     clean = to_latents(models.vae, source.transpose(0, 1).unsqueeze(0))
     return strength * noise + (1 - strength) * clean
@@ -223,5 +226,5 @@ def _hand_over(models: Models, video: Tensor, overlap_frames: int) -> Handover:
 
 
 def _scheduler(plan: Plan) -> Scheduler:
-    """A scheduler for one window; each window needs a fresh one, since some remember the steps before."""
+    """A scheduler for one window. Each window needs a fresh one, since some schedulers remember the steps before."""
     return make_scheduler(plan.mode.scheduler, plan.mode.steps, plan.shift, plan.video_strength)

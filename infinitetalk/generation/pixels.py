@@ -14,6 +14,6 @@ def to_picture(frame: NDArray[np.uint8], device: torch.device) -> Tensor:
 def to_bytes(frames: Tensor) -> NDArray[np.uint8]:
     """RGB bytes (frames, height, width, 3) of (3, frames, height, width) in [-1, 1]."""
     levels = frames.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
-    # Pinned memory is filled several times faster, and torch keeps it for the windows that follow.
+    # Pinned memory is filled several times faster, and torch keeps it for the next windows.
     host = torch.empty(levels.shape, dtype=torch.uint8, pin_memory=frames.is_cuda)
     return host.copy_(levels).numpy()

@@ -16,20 +16,21 @@ Scheduler: TypeAlias = DPMSolverMultistepScheduler | FlowMatchEulerDiscreteSched
 def make_sigmas(name: str, steps: int, shift: float, start: float = 1.0) -> Tensor:
     """Sigmas (steps + 1,) float32, from `start` down to 0.
 
-    Evenly spaced times u become shift*u / (1 + (shift-1)*u). "euler" and "dpm++_sde" leave out the end of an even
-    spacing to 0, as Wan and diffusers do; "infinitetalk" spaces from 1000 to timestep 1, as the authors' code does.
-    (No mode in presets/modes uses the last one; it is there to be compared with the authors' numbers.)
+    Evenly spaced times u become shift*u / (1 + (shift-1)*u). For "euler" and "dpm++_sde" the times are spaced from the
+    first one to 0, without the 0 itself, as in Wan and diffusers. For "infinitetalk" they are spaced from the first one
+    to timestep 1, as in the authors' code. (No mode in presets/modes uses "infinitetalk"; it is there to be compared
+    with the authors' numbers.)
 
     Args:
         name: "dpm++_sde", "euler" or "infinitetalk".
-        start: sigma of the first step in (0, 1]; below 1 the loop starts from a noised source (SDEdit,
-            arXiv 2108.01073). The number of steps stays.
+        start: the sigma of the first step, in (0, 1]. Below 1 the loop starts from a noised source (SDEdit, arXiv
+            2108.01073). The number of steps stays the same.
 
     Raises:
-        ValueError: unknown name, or start outside (0, 1].
+        ValueError: the name is unknown, or start is outside (0, 1].
     """
     if not 0 < start <= 1:
-        raise ValueError(f"the first sigma lies in (0, 1], not at {start}")
+        raise ValueError(f"the first sigma must be in (0, 1], not {start}")
     first = start / (shift - (shift - 1) * start)
     if name == "infinitetalk":
         times = torch.linspace(first * TRAIN_TIMESTEPS, 1, steps, dtype=torch.float32) / TRAIN_TIMESTEPS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from infinitetalk.errors import Cancelled, TimedOut
 from infinitetalk.progress import Progress, Stage, StepCounter, Stopwatch, TimeLimit
 
-ANSWER_PART = 0.02  # of a time limit: a job stops itself that much earlier, so that its answer arrives in time
+ANSWER_SHARE = 0.02  # of a time limit; a job stops itself that much earlier, so that its answer arrives in time
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class Control:
     Args:
         job_id: names the job's folders and its video.
         on_progress: called before every step and stage, from the job's thread.
-        should_stop: asked while downloading, and before every stage, denoising step, and latent frame that the
-            autoencoder takes; True ends the job with Cancelled.
-        time_limit: from the job's start on. Past a certain limit the job ends with TimedOut; a job that is expected
-            to pass it is warned of.
+        should_stop: asked while files are downloaded, and before every stage, every denoising step and every latent
+            frame that the autoencoder takes. True ends the job with Cancelled.
+        time_limit: counts from the job's start. The job ends with TimedOut just before a certain limit. If it is
+            expected to pass its limit, certain or not, its warnings say so.
     """
 
     job_id: str = "job"
@@ -49,11 +49,11 @@ class Control:
                 raise Cancelled("The job was cancelled.")
             if limit is None or not limit.is_certain:
                 return
-            if time.monotonic() - started_s > limit.seconds * (1 - ANSWER_PART):
+            if time.monotonic() - started_s > limit.seconds * (1 - ANSWER_SHARE):
                 raise TimedOut(
                     f"The job has used up its execution timeout of {limit.seconds:g} s; raise policy.executionTimeout "
-                    "or the endpoint's, or choose a quicker speed_mode, a smaller resolution or max_duration_s, or "
-                    "retry it: a worker with a volume goes on after its last finished window."
+                    "or the endpoint's timeout, choose a quicker speed_mode, a smaller resolution or a max_duration_s, "
+                    "or retry it: a worker with a volume goes on after the last finished window."
                 )
 
         return check

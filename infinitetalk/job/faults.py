@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def within_memory(plan: Plan, work: Callable[[], T]) -> T:
-    """What `work` returns. Raises OutOfMemory where it ran out of it, with the memory free again."""
+    """What `work` returns. Raises OutOfMemory if the memory ran out; the memory is then free again."""
     try:
         return work()
     except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError) as error:
@@ -39,8 +39,9 @@ def within_memory(plan: Plan, work: Callable[[], T]) -> T:
 def classify_failure(error: Exception) -> JobError:
     """The JobError that a caller gets for an exception of any other kind: a fault of the worker, or of its GPU.
 
-    After an illegal memory access, a failed assertion on the device and their like, every further CUDA call of the
-    process fails. torch names most of them by the type; libraries below it (cuBLAS, cuDNN) do not, so the GPU is asked.
+    After an illegal memory access, a failed assertion on the device and the like, every further CUDA call of the
+    process fails. torch gives most of these faults a type of their own. Libraries below it (cuBLAS, cuDNN) do not, so
+    the GPU is asked too.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, torch.AcceleratorError):
@@ -51,13 +52,13 @@ def classify_failure(error: Exception) -> JobError:
 
 
 def _code(error: torch.AcceleratorError) -> int | None:
-    """The runtime's number for the error, where torch knows it."""
+    """The runtime's number for the error, if torch knows it."""
     code: int | None = getattr(error, "error_code", None)
     return code
 
 
 def _gpu_answers() -> bool:
-    """False only where there is one in use."""
+    """Whether the GPU still works; True if none is in use."""
     if torch.cuda.is_initialized():
         try:
             torch.cuda.synchronize()

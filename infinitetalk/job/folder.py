@@ -1,4 +1,4 @@
-"""A folder for one job's files, which lives as long as the job."""
+"""A folder for one job's files. It lives as long as the job."""
 
 import fcntl
 import os
@@ -16,10 +16,10 @@ _YOUNGEST_LEFTOVER_S = 60.0
 
 @contextmanager
 def job_folder(work_dir: Path, job_id: str) -> Iterator[Path]:
-    """A new folder for one job's files, removed with all it holds however the job ends.
+    """A new folder for one job's files. It is removed with everything in it, however the job ends.
 
-    The folders of workers that were killed are removed first: a job holds a lock on its folder, which ends with its
-    process.
+    The folders of workers that were killed are removed first. A job holds a lock on its folder, and the lock ends with
+    its process.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     _sweep(work_dir)
@@ -27,7 +27,7 @@ def job_folder(work_dir: Path, job_id: str) -> Iterator[Path]:
     with TemporaryDirectory(prefix=f"{_PREFIX}{plain}-", dir=work_dir, ignore_cleanup_errors=True) as folder:
         lock = os.open(folder, os.O_RDONLY)
         try:
-            with suppress(OSError):  # a file system without locks: nothing there is swept either
+            with suppress(OSError):  # on a file system without locks nothing is swept either
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield Path(folder)
         finally:

@@ -1,4 +1,4 @@
-"""What a job will take, told before it is made."""
+"""What a job will take, known before it is made."""
 
 import torch
 
@@ -16,7 +16,7 @@ from infinitetalk.progress import TimeLimit
 def forecast(
     plan: Plan, profile: Profile, device: torch.device, settings: Settings, arithmetic: Arithmetic
 ) -> Estimate:
-    """Time and price of a plan on that device, in that arithmetic."""
+    """Time and price of a plan on that device, if the transformer computes in that way."""
     gpu = gpu_name(device)
     hardware = find_hardware(profile.name, gpu, settings.hardware_file)
     return estimate(plan, hardware, gpu, settings.gpu_price_per_hour, arithmetic)
@@ -30,7 +30,7 @@ def dry_run(
     arithmetic: Arithmetic,
     warnings: list[str],
 ) -> DryRun:
-    """What a job would do, as its caller is told."""
+    """What a job would do, as the answer to its caller."""
     return DryRun(
         seed=plan.seed,
         speed_mode=speed_mode,

@@ -24,13 +24,14 @@ Files = Mapping[MediaField, Path]
 
 @dataclass(frozen=True)
 class Job:
-    """A request with its media read and checked, and planned.
+    """A request, its media read and checked, and its plan.
 
     Args:
-        waves: the voices, of equal length, 16 kHz, loudness normalised.
+        waves: the voices at 16 kHz, of equal length and normalised loudness.
         tracks: the sound of the result.
-        person_masks: (1, P + 1, S) with several speakers; see `masks.person_masks`.
-        warnings: what the caller should know of the media.
+        footage: what is animated.
+        person_masks: (1, P + 1, S) with several speakers, see `masks.person_masks`; None with one.
+        warnings: what the caller should know about the media.
     """
 
     plan: Plan
@@ -46,10 +47,10 @@ def read_job(request: Request, files: Files, profile: Profile, settings: Setting
 
     Args:
         mode: how the clip is made.
-        seed: of the noise.
+        seed: the seed of the noise.
 
     Raises:
-        MediaUnreadable, TooLarge: of a file; the message names the field.
+        MediaUnreadable, TooLarge: a file cannot be used; the message names its field.
         InvalidInput: a box lies outside the visible picture.
     """
     size = profile.size(request.resolution, request.aspect_ratio)
@@ -86,26 +87,27 @@ def _read_voices(request: Request, files: Files, settings: Settings) -> tuple[tu
     duration_s = len(placed[0]) / SAMPLE_RATE_HZ
     if duration_s > settings.max_audio_s:
         raise TooLarge(
-            f"{' and '.join(voices)} last {duration_s:.1f} s one after the other, over the {settings.max_audio_s:g} s "
-            "that are accepted; set max_duration_s or send shorter ones."
+            f"{' and '.join(voices)} last {duration_s:.1f} s one after the other, and at most "
+            f"{settings.max_audio_s:g} s are accepted; set max_duration_s or send shorter voices."
         )
     return placed, tracks
 
 
 def _read_footage(request: Request, files: Files, size: Size, duration_s: float) -> tuple[Footage, list[str]]:
-    """What is animated, fitted to `size`, and what its caller should know."""
+    """What is animated, fitted to `size`, and what the caller should know about it."""
     if request.input_type == "image":
         return load_image(files["image_url"], "image_url", *size), []
     video = SourceVideo.open(files["video_url"], "video_url", *size)
     if video.duration_s + 1 / FPS < duration_s:
         return video, [
-            f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: its last frame holds."
+            f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: the last frame of the video "
+            "stays to the end."
         ]
     return video, []
 
 
 def _place_speakers(request: Request, footage: Footage, size: Size) -> Tensor | None:
-    """Masks of where the speakers are: in the job's boxes, or else side by side. One speaker needs none."""
+    """Masks of where the speakers are: in the job's boxes, or else side by side. None for one speaker."""
     speakers = request.speakers
     if len(speakers) == 1:
         return None

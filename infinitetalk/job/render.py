@@ -29,14 +29,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rendered:
-    """A finished video file. resumed: how many of its windows an earlier run of the job had made."""
+    """A finished video file.
+
+    Args:
+        resumed: how many of its windows an earlier run of the job had made.
+    """
 
     path: Path
     resumed: int
 
 
 def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: Monitor) -> Rendered:
-    """Make a job's video in `folder`: first what an earlier run has finished, then the rest, window by window."""
+    """Make a job's video in `folder`: take what an earlier run has finished, and make the rest window by window."""
     plan, watch = job.plan, monitor.watch
     path, soundtrack = folder / "result.mp4", folder / "soundtrack.m4a"
     with watch.stage("encode"):
@@ -70,7 +74,7 @@ def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: M
 
 
 def _take_finished(kept: KeptWindows, file: VideoFile, device: torch.device, check: Callable[[], None]) -> Start:
-    """Put the windows of an earlier run into the video; gives where the making of windows begins."""
+    """Put the windows of an earlier run into the video. Returns where the loop over the windows begins."""
     start = Start()
     for window in kept.finished():
         check()
@@ -88,7 +92,8 @@ def _take_finished(kept: KeptWindows, file: VideoFile, device: torch.device, che
 def _interruptible(vae: AutoencoderKLWan, check: Callable[[], None]) -> Iterator[None]:
     """Call `check` before every latent frame that the autoencoder encodes or decodes.
 
-    Broken off, it would hold what it remembers of earlier frames until its next video, which is gigabytes.
+    An autoencoder that is broken off remembers earlier frames until its next video, and these are gigabytes. So they
+    are cleared at the end.
     """
     hooks = [part.register_forward_pre_hook(lambda *_: check()) for part in (vae.encoder, vae.decoder)]
     try:

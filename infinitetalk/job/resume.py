@@ -3,8 +3,8 @@
     infinitetalk-unfinished/<job id>/seed           the seed drawn for a job that names none
                                      00000.window   a window's frames without loss, and what the next needs to know
 
-A window counts only for a job that would make the same bytes: the same plan, media, weights, code and device. Writing
-happens beside the making of the next window. Whatever goes wrong here costs time, never the job.
+A window counts only for a job that would make the same bytes: the same plan, media, weights, code and device. Windows
+are written while the next one is made. Whatever goes wrong here costs time, never the job.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER
 from infinitetalk.transfer.volume import Volume, plain_name
 
 FOLDER = "infinitetalk-unfinished"  # on the volume
-# Room that stays for finished videos: windows are kept only while the volume has more.
+# Room that is left for finished videos: windows are kept only while the volume has more.
 RESERVE_BYTES = 1_000_000_000
 
 _MAX_SEED_BYTES = 32
@@ -40,7 +40,7 @@ _MAX_WINDOW_BYTES = 1 << 30  # 121 frames of noise at 1280x720 take a sixth of i
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "imageio-ffmpeg", "numpy")
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_SAMPLE = 16  # values of each tensor: weights that were exchanged or merged otherwise differ in them
+_SAMPLE = 16  # values of each tensor; other weights, or weights merged in another way, differ in them
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ class KeptWindows:
     def finished(self) -> Iterator[FinishedWindow]:
         """The windows that an earlier run of this job has finished, from the first on, each read and checked.
 
-        They end before the first one that is missing, damaged or of another job: it and all that follow it are to be
-        made anew.
+        They end before the first one that is missing, damaged or of another job. That one and all that follow it have
+        to be made again.
         """
         for index in range(self._n_windows):
             try:
@@ -110,7 +110,7 @@ class KeptWindows:
         return f"{FOLDER}/{self._name}/{file}"
 
     def _digest(self, index: int, body: bytes) -> bytes:
-        """Checks a window's bytes, and that they are this job's and at their place."""
+        """A digest that holds only for these bytes, this job and this place."""
         return hashlib.sha256(self._fingerprint + index.to_bytes(8, "big") + body).digest()
 
     def _read(self, index: int) -> FinishedWindow:
@@ -142,8 +142,8 @@ class KeptWindows:
 def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
     """The job's finished windows, on the volume if there is one.
 
-    They go when the `with` block ends. They stay if the process is killed, and if the job is stopped or fails in a way
-    that may pass. Those of other jobs are removed when they are older than settings.resume_hours.
+    They are removed when the `with` block ends. They stay if the process is killed, and if the job is stopped or fails
+    in a way that may pass. Those of other jobs are removed when they are older than settings.resume_hours.
     """
     volume = _open(settings)
     if volume is None:
@@ -154,7 +154,7 @@ def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
     try:
         yield kept
     except JobError as error:
-        # The platform stops a job that ran out of time, too, and the caller can have it retried.
+        # RunPod also stops a job whose time is up, and the caller can have it retried.
         if not error.retryable and not isinstance(error, Cancelled):
             kept.remove()
         raise
@@ -177,7 +177,7 @@ def sweep(volume: Volume, max_age_s: float) -> None:
 
 
 def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Settings) -> bytes:
-    """A hash of all that decides a job's bytes: plan, media, weights, code, libraries, device."""
+    """A hash of everything that decides a job's bytes: plan, media, weights, code, libraries, device."""
     digest = hashlib.sha256()
 
     def add(*parts: object) -> None:
@@ -202,7 +202,7 @@ def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Set
 
 @cache
 def _code_digest() -> bytes:
-    """Of this package as it was when first asked: versions do not change with every change of the code."""
+    """A hash of this package's code when first asked; its version does not change with every change of the code."""
     sources = sorted(Path(infinitetalk.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).digest()
 

@@ -41,10 +41,10 @@ def run_job(
     """Run one job.
 
     Args:
-        models: of the profile that the settings name.
+        models: the models of the profile that the settings name.
         exchange: where files come from and where the video goes.
         control: how the job is watched and ended.
-        mode: how the clip is made; the preset that request.speed_mode names if not given.
+        mode: how the clip is made; if not given, the preset that request.speed_mode names.
 
     Raises:
         JobError: whatever keeps the video from being made or delivered.
@@ -114,7 +114,7 @@ def _resumed(windows: int, plan: Plan) -> list[str]:
         return []
     return [
         f"An earlier run of this job had finished {windows} of {len(plan.windows)} windows and was broken off; "
-        "timings_s, gpu_seconds and cost_usd count this run alone."
+        "timings_s, gpu_seconds and cost_usd count this run only."
     ]
 
 

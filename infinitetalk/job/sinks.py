@@ -1,4 +1,4 @@
-"""Who gets the finished windows of a job, beside the making of the next one."""
+"""Who gets the finished windows of a job, while the next one is made."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,12 +15,12 @@ from infinitetalk.media.encode import VideoWriter
 
 @dataclass(frozen=True)
 class FinishedWindow:
-    """A window of the clip, made.
+    """A window of the clip that has been made.
 
     Args:
-        index: of the window in the plan.
+        index: the window's number in the plan.
         piece: its frames without loss, as `VideoWriter.pack` gives them.
-        handover: to the next window, in host memory; None after the last one.
+        handover: what the next window needs, in host memory; None for the last window.
     """
 
     index: int
@@ -29,7 +29,7 @@ class FinishedWindow:
 
 
 class WindowSink(Protocol):
-    """Takes finished windows, in their order, each once."""
+    """Takes finished windows: in their order, and each of them once."""
 
     def take(self, window: FinishedWindow) -> None:
         """Take the next window; the one after it waits. An exception ends the job."""
@@ -48,9 +48,9 @@ class VideoFile:
 
 
 class WindowQueue:
-    """Packs windows and hands them to the sinks, in a thread of its own: one window at most is on its way.
+    """Packs windows and hands them to the sinks, in a thread of its own. At most one window is on its way.
 
-    A failure of the packing or of a sink is raised by the next call.
+    If packing or a sink fails, the next call raises the error.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class WindowQueue:
 
         Args:
             pack: turns frames, (n, height, width, 3) uint8 RGB, into a piece.
-            sinks: they get each window one after the other.
-            give_up: ends what `pack` and the sinks are doing, called where the job ends early.
+            sinks: each window goes to all of them, one after the other.
+            give_up: ends what `pack` and the sinks are doing; called if the job ends early.
         """
         self._pack = pack
         self._sinks = sinks
@@ -76,7 +76,7 @@ class WindowQueue:
         return self
 
     def put(self, index: int, frames: NDArray[np.uint8], handover: Handover | None) -> None:
-        """Hand out window `index`. Waits for the one before; returns while this one is on its way."""
+        """Hand out window `index`. Waits for the one before, and returns while this one is on its way."""
         self.wait()
         self._pending = self._thread.submit(self._hand_out, index, frames, handover)
 

@@ -1,4 +1,4 @@
-"""Voices: decoded to what the audio encoder hears, and as they are for the sound of the video."""
+"""Voices: decoded to what the audio encoder hears, and taken as they are for the sound of the video."""
 
 import re
 from collections.abc import Sequence
@@ -22,34 +22,35 @@ _LOUDNESS_BLOCK = SAMPLE_RATE_HZ * 2 // 5  # BS.1770 measures blocks of 400 ms
 _LENGTH_SLACK_S = 0.25
 # Mixed voices peak here at most: AAC may overshoot what it is given by a few per cent.
 _MIX_PEAK = 0.95
-# Below is no speech, above no recorder; 64 channels are seventh-order ambisonics.
+# No speech has a lower rate and no recorder a higher one. 64 channels are seventh-order ambisonics.
 RATES_HZ = range(4_000, 768_001)
 MAX_CHANNELS = 64
-# What AAC can hold; sounds of more channels go to the nearest.
+# What AAC can hold. A sound of another layout is converted to the nearest of these.
 _AAC_LAYOUTS = "mono|stereo|2.1|3.0|quad|4.0|5.0|5.0(side)|5.1|5.1(side)|6.1|7.1"
 
 
 def load_audio(path: Path, field: str, max_duration_s: float | None, limit_s: float) -> Wave:
     """The first sound of an audio or video file: mono, 16 kHz, about [-1, 1].
 
-    Channels are averaged, resampling is soxr's high quality: what librosa.load gives, for any container.
+    Channels are averaged, and soxr resamples in its high quality: what librosa.load gives, for any container.
 
     Args:
         field: the job's field that named the file, for errors.
-        max_duration_s: cut to this length; an end missing beyond it is not looked for.
+        max_duration_s: the sound is cut to this length; it does not matter then whether the rest of the file is there.
         limit_s: the longest sound accepted.
 
-    Raises MediaUnreadable where there is no sound, one of an absurd sample rate or number of channels, less than one
-    video frame of it, or the file ends before the length it states (ogg and bare streams state none); TooLarge beyond
-    the limit.
+    Raises:
+        MediaUnreadable: there is no sound, or less than one video frame of it; its sample rate or number of channels is
+            absurd; or the file ends before the length it states (ogg and bare streams state none).
+        TooLarge: the sound is longer than the limit.
     """
     info = probe(path, field)
     if not info.has_audio:
         raise MediaUnreadable(f"{field}: the file has no sound; send one that has a voice.")
     if info.sample_rate_hz not in RATES_HZ or info.channels > MAX_CHANNELS:
         raise MediaUnreadable(
-            f"{field}: the sound has {info.sample_rate_hz} Hz and {info.channels or 'few'} channels; {RATES_HZ[0]} to "
-            f"{RATES_HZ[-1]} Hz and at most {MAX_CHANNELS} channels are read, export it again as 48000 Hz stereo."
+            f"{field}: the sound has {info.sample_rate_hz} Hz and {info.channels or 'few'} channels; export it again "
+            f"as 48000 Hz stereo ({RATES_HZ[0]} to {RATES_HZ[-1]} Hz and at most {MAX_CHANNELS} channels are read)."
         )
     limit = round(limit_s * SAMPLE_RATE_HZ)
     wanted = limit + 1 if max_duration_s is None else min(round(max_duration_s * SAMPLE_RATE_HZ), limit + 1)
@@ -79,8 +80,8 @@ def load_audio(path: Path, field: str, max_duration_s: float | None, limit_s: fl
 def _is_short(samples: int, info: MediaInfo) -> bool:
     """Whether a sound is shorter than its file states.
 
-    Where a video could be what lasts that long, or time stamps could leave gaps (mov and matroska, whose missing
-    ends show otherwise), this tells nothing.
+    This tells nothing, and is False, if a video could be what lasts that long, or if time stamps could leave gaps (in
+    mov and matroska, whose missing ends are found in another way).
     """
     if info.stated_duration_s is None or info.has_video or info.has_seek_index:
         return False
@@ -88,10 +89,9 @@ def _is_short(samples: int, info: MediaInfo) -> bool:
 
 
 def normalise_loudness(wave: Wave) -> Wave:
-    """A 16 kHz mono wave brought to -23 LUFS (ITU-R BS.1770). Peaks may pass 1, nothing is limited.
+    """A 16 kHz mono wave brought to -23 LUFS (ITU-R BS.1770). Peaks may pass 1; nothing is limited.
 
-    Silence, which has no loudness, stays as it is. Less than the 400 ms that a measurement needs is measured
-    on the wave repeated.
+    Silence has no loudness and stays as it is. A measurement needs 400 ms; a shorter wave is repeated for it.
     """
     measured = wave if len(wave) >= _LOUDNESS_BLOCK else np.resize(wave, _LOUDNESS_BLOCK)
     loudness = pyloudnorm.Meter(SAMPLE_RATE_HZ).integrated_loudness(measured)
@@ -101,9 +101,10 @@ def normalise_loudness(wave: Wave) -> Wave:
 
 
 def place_voices(waves: Sequence[Wave], starts: Sequence[int]) -> tuple[Wave, ...]:
-    """The speakers' waves at equal length, each silent but from its start on.
+    """The speakers' waves at equal length, each silent before its start and after its end.
 
-    starts: samples before each voice, see `planning.speakers.speaker_starts`.
+    Args:
+        starts: samples before each voice, see `planning.speakers.speaker_starts`.
     """
     stop = max(start + len(wave) for wave, start in zip(waves, starts, strict=True))
     return tuple(np.pad(wave, (start, stop - start - len(wave))) for wave, start in zip(waves, starts, strict=True))
@@ -119,12 +120,12 @@ class Track:
 
 
 def write_soundtrack(tracks: Sequence[Track], duration_s: float, path: Path) -> None:
-    """Write the sound of the video, `duration_s` long, as AAC in an mp4 file: VideoWriter takes it as it is.
+    """Write the sound of the video, `duration_s` long, as AAC in an mp4 file, which VideoWriter takes as it is.
 
-    One track keeps its own sample rate and channels. Several are mixed, in stereo unless all are mono, at the
-    highest of their sample rates; the sum is turned down just as far as it would clip.
+    One track keeps its own sample rate and channels. Several are mixed at the highest of their sample rates, in stereo
+    unless all are mono. The sum is turned down only as far as it would clip.
 
-    Raises Internal where ffmpeg fails: the files have been decoded before.
+    Raises Internal if ffmpeg fails: it is not the files' fault, since they have been decoded before.
     """
     inputs = [argument for track in tracks for argument in open_input(track.path)]
     try:
@@ -139,13 +140,13 @@ def write_soundtrack(tracks: Sequence[Track], duration_s: float, path: Path) -> 
 
 
 def _mix(tracks: Sequence[Track]) -> str:
-    """The ffmpeg filters that bring the tracks to their places and, where there are several, add them up."""
+    """The ffmpeg filters that bring the tracks to their places and, if there are several, add them up."""
     infos = [probe(track.path, "sound") for track in tracks]
     rate_hz = max(info.sample_rate_hz for info in infos)
     all_mono = all(info.is_mono for info in infos)
     placed = []
     for i, (track, info) in enumerate(zip(tracks, infos, strict=True)):
-        # Sample numbers are the clock, as they are in load_audio: gaps in a file's time stamps do not count.
+        # Sample numbers are the clock, as in load_audio, so that gaps in a file's time stamps do not count.
         filters = [f"[{i}:a:0]asetpts=N/SR/TB", f"atrim=end={track.length_s:.6f}"]
         if len(tracks) > 1:
             if not all_mono:

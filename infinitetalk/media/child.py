@@ -1,6 +1,6 @@
-"""Programs that read strangers' files: bounded in time and memory, and told nothing of ours.
+"""Programs that read strangers' files: bounded in time and memory, without our environment.
 
-What a hostile file can do to a decoder (never end, fill the memory, crash) then happens to a child process.
+Whatever a hostile file does to a decoder (never end, fill the memory, crash) then happens to a child process.
 """
 
 import resource
@@ -20,7 +20,13 @@ _LOG_TAIL_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class Finished:
-    """What a program left: its exit status (below 0: the signal that ended it), standard output, end of its log."""
+    """What a program left.
+
+    Args:
+        status: its exit status; below 0 the signal that ended it.
+        data: its standard output.
+        log: the end of its log.
+    """
 
     status: int
     data: bytes
@@ -28,14 +34,14 @@ class Finished:
 
 
 class TooSlow(Exception):
-    """A program was not done within its time and was killed. Holds the end of its log."""
+    """A program was not done within its time and was killed. The message is the end of its log."""
 
 
 def run_child(args: Sequence[str], time_limit_s: float, env: Mapping[str, str] | None = None) -> Finished:
-    """Run a program to its end, its standard input closed.
+    """Run a program to its end, with its standard input closed. Raises TooSlow.
 
-    env: its whole environment; nothing of ours, which has keys in it, if not given.
-    Raises TooSlow.
+    Args:
+        env: its whole environment; empty if not given, since ours has keys in it.
     """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -53,7 +59,7 @@ def run_child(args: Sequence[str], time_limit_s: float, env: Mapping[str, str] |
 
 
 def limit(process: subprocess.Popen[bytes]) -> None:
-    """Bound a process's memory and the files it writes; only on Linux, which alone allows it from outside."""
+    """Bound a process's memory and the files it writes. Only on Linux, which alone allows it from outside."""
     if sys.platform == "linux":
         with suppress(ProcessLookupError):  # it has ended
             for kind, wanted in _LIMITS.items():

@@ -1,4 +1,4 @@
-"""What a file's own bytes say about it, without decoding: its kind, and whether its end is missing."""
+"""What a file's own bytes say about it without decoding: its kind, and whether its end is missing."""
 
 import re
 from pathlib import Path
@@ -25,9 +25,9 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 PICTURE_KINDS = ("a picture", "a HEIC picture", "a JPEG XL picture")
 # Some programs count a wav's header into the length of its data.
 _RIFF_SLACK_BYTES = 1024
-# More than a day's recording has; a file of nothing but empty ones would take minutes to walk through.
+# A day's recording has fewer. A file of nothing but empty ones would take minutes to walk through.
 _MAX_CHUNKS = 100_000
-# Programs that write to a pipe cannot know the length of the data and put one near the largest instead.
+# Programs that write to a pipe cannot know the length of the data. They state one near the largest instead.
 _RIFF_UNKNOWN_BYTES = 0x7FFF0000
 
 
@@ -49,7 +49,7 @@ def apparent_kind(path: Path) -> str:
 
 
 def hdr_kind(path: Path) -> str | None:
-    """PQ or HLG where a PNG or AVIF picture says that its brightness goes beyond a screen's (HDR)."""
+    """PQ or HLG if a PNG or AVIF picture says that it is HDR, brighter than ordinary screens; else None."""
     with path.open("rb") as file:
         start = file.read(1 << 16)
     # PNG's cICP chunk: primaries, transfer, ... in a byte each; AVIF's nclx colours: in two bytes each.
@@ -61,7 +61,7 @@ def hdr_kind(path: Path) -> str | None:
 def is_cut_off(path: Path) -> bool:
     """Whether a wav, avi or mp4 file has fewer bytes than its tables say; False for other kinds.
 
-    ffmpeg passes over this in silence, and the sound or video would just be shorter.
+    ffmpeg says nothing about this, and the sound or video would just be shorter.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
 """The finished video: each window's frames become a lossless piece, and one run of the encoder reads the pieces.
 
-One run, because a window that begins with a key frame of its own is seen to begin: the picture jumps by 1 or 2 of 255.
-Lossless pieces, because one that an earlier process made is then as good as a new one: same frames, same bytes.
+There is one run, because a window that began with a key frame of its own would be seen to begin: the picture would
+jump. The pieces are lossless, so that one made by an earlier process is as good as a new one: same frames, same bytes.
 """
 
 import subprocess
@@ -21,8 +21,8 @@ from infinitetalk.media.child import limit, log_tail
 from infinitetalk.media.ffmpeg import FfmpegError, command, run
 from infinitetalk.shapes import FPS
 
-TIME_LIMIT_S = 300.0  # for the frames of a window, and for the end
-# x264 divides each frame among its threads, so their number is part of the result: same frames, same bytes.
+TIME_LIMIT_S = 300.0  # for the frames of a window, and for completing the file
+# x264 divides each frame among its threads, so the result depends on their number.
 _THREADS = 4
 _FAILED = "the video could not be encoded; try again."
 _NAMED_COLORS = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
@@ -40,7 +40,12 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, width: int, height: int, fps: int = FPS, soundtrack: Path | None = None) -> None:
-        """soundtrack: an AAC file, as audio.write_soundtrack makes it; muxed as it is."""
+        """Make a writer of a file that does not exist yet.
+
+        Args:
+            width, height: of the frames, in pixels.
+            soundtrack: an AAC file, as `audio.write_soundtrack` makes it; it is muxed as it is.
+        """
         self._path = path
         self._fps = fps
         self._soundtrack = soundtrack
@@ -56,11 +61,11 @@ class VideoWriter:
     def pack(self, frames: NDArray[np.uint8]) -> bytes:
         """Frames, (n, height, width, 3) uint8 RGB, as a piece: H.264 without loss, in the finished video's colours.
 
-        Raises Internal where ffmpeg fails, ValueError for frames of another kind, or none.
+        Raises Internal if ffmpeg fails, and ValueError if the frames have another shape or type or there are none.
         """
         if frames.dtype != np.uint8 or frames.shape[1:] != self._frame_shape or len(frames) == 0:
             raise ValueError(f"frames must be uint8 (n, {self._frame_shape}), not {frames.dtype} {frames.shape}")
-        # Matrix and range are converted to, primaries and transfer only named: sRGB's are close to BT.709's.
+        # Matrix and range are converted. Primaries and transfer are only named, since sRGB's are close to BT.709's.
         convert = "scale=out_color_matrix=bt709:out_range=tv:flags=lanczos+accurate_rnd,format=yuv420p"
         packer = self._start(
             *[*self._raw, "-pix_fmt", "rgb24", "-i", "pipe:0", "-vf", f"{convert},{_NAMED_COLORS}"],
@@ -73,21 +78,21 @@ class VideoWriter:
     def append(self, piece: bytes) -> None:
         """Append a piece that this writer, or an earlier one of the same size, has packed.
 
-        Raises Internal where ffmpeg fails.
+        Raises Internal if ffmpeg fails.
         """
         self._piece.write_bytes(piece)
         if self._encoder is None:
             self._encoder = self._start(
                 *[*self._raw, "-pix_fmt", "yuv420p", "-i", "pipe:0", "-vf", _NAMED_COLORS],
                 *["-c:v", "libx264", "-preset", "medium", "-crf", "18", "-threads", str(_THREADS)],
-                *[*_REPEATABLE, f"file:{self._silent}"],
+                *[*_REPEATABLE, f"file:{self._soundless}"],
             )
         frames = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "yuv420p", "pipe:1"]
         reader = self._start("-i", f"file:{self._piece}", *frames, output=self._encoder)
         try:
             reader.end()
         except Internal:
-            self._encoder.end()  # if it has failed, it says why the reader did
+            self._encoder.end()  # if the encoder has failed, its error says why the reader did
             raise
         self._piece.unlink()
 
@@ -99,7 +104,7 @@ class VideoWriter:
         sound = ["-i", f"file:{self._soundtrack}", "-map", "0:v", "-map", "1:a"] if self._soundtrack else []
         whole = Path(self._folder.name, "whole.mp4")
         copy = ["-c", "copy", *_REPEATABLE, "-movflags", "+faststart", f"file:{whole}"]
-        self._start("-i", f"file:{self._silent}", *sound, *copy).end()
+        self._start("-i", f"file:{self._soundless}", *sound, *copy).end()
         try:
             written = count_frames(whole)
             if written != n_frames:
@@ -109,7 +114,7 @@ class VideoWriter:
         whole.replace(self._path)
 
     def give_up(self) -> None:
-        """End what runs, from any thread: a call in another thread raises Internal soon."""
+        """End what runs. Any thread may call this; a call that runs in another thread then raises Internal."""
         self._given_up.set()
         for child in list(self._children):
             child.kill()
@@ -123,8 +128,8 @@ class VideoWriter:
         self._folder.cleanup()
 
     @property
-    def _silent(self) -> Path:
-        return Path(self._folder.name, "silent.mp4")
+    def _soundless(self) -> Path:
+        return Path(self._folder.name, "soundless.mp4")
 
     @property
     def _piece(self) -> Path:
@@ -151,9 +156,9 @@ def count_frames(path: Path) -> int:
 
 
 class _Ffmpeg:
-    """A running ffmpeg, which reads frames from its standard input and may write them to another's.
+    """A running ffmpeg. It reads frames from its standard input, and may write them to that of another one.
 
-    imageio_ffmpeg.write_frames does not do here: it drops ffmpeg's log and exit status.
+    imageio_ffmpeg.write_frames would not do: it drops ffmpeg's log and exit status.
     """
 
     def __init__(self, *args: str, output: "_Ffmpeg | None" = None) -> None:
@@ -171,13 +176,13 @@ class _Ffmpeg:
     def end(self, frames: Iterable[NDArray[np.uint8]] = ()) -> None:
         """Write the last frames and wait for the end.
 
-        Raises Internal where ffmpeg fails or is not done within TIME_LIMIT_S.
+        Raises Internal if ffmpeg fails or is not done within TIME_LIMIT_S.
         """
         time_limit = threading.Timer(TIME_LIMIT_S, self._process.kill)  # writing to a stuck process would never end
         time_limit.start()
         try:
             assert self._process.stdin is not None
-            with suppress(BrokenPipeError), self._process.stdin:  # its exit status tells more
+            with suppress(BrokenPipeError), self._process.stdin:  # the exit status says more
                 for frame in frames:
                     self._process.stdin.write(np.ascontiguousarray(frame).data)
             self._process.wait()
@@ -194,7 +199,7 @@ class _Ffmpeg:
         self._process.wait()
 
     def close(self) -> None:
-        """Give back what a killed one has open."""
+        """Close what a killed process has left open."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()

@@ -13,12 +13,12 @@ from infinitetalk.media.container import PICTURE_KINDS, apparent_kind, is_cut_of
 
 TIME_LIMIT_S = 120.0
 PROBE_TIME_LIMIT_S = 20.0
-# 8K video passes; more would let one small file claim gigabytes in the decoder.
+# 8K video passes. With a higher limit one small file could claim gigabytes in the decoder.
 MAX_VIDEO_PIXELS = 8192 * 4608
 MAX_STREAMS = 64
 
-# Containers that hold their own data. Playlists and scripts (hls, dash, concat, sdp, ...), which make ffmpeg
-# open other addresses, and single pictures are not among them: ffmpeg refuses those whatever their name.
+# Containers that hold their own data. Playlists and scripts (hls, dash, concat, sdp, ...) make ffmpeg open other
+# addresses. They and single pictures are not on the list, so ffmpeg refuses them whatever their name.
 _CONTAINERS = (
     "3g2,3gp,aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,dv,eac3,flac,flv,gif,ivf,loas,m4a,matroska,mj2,mov,mp3,"
     "mp4,mpc,mpc8,mpeg,mpegts,mxf,nut,ogg,qoa,rm,tak,truehd,tta,voc,w64,wav,webm,wv,yuv4mpegpipe"
@@ -29,7 +29,7 @@ _HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 
 class FfmpegError(Exception):
-    """ffmpeg did not do its work. Holds the end of its log, which names local paths: a cause, never a message."""
+    """ffmpeg failed. Its message is the end of the log, which names local paths, so it is only ever a cause."""
 
 
 class FfmpegTimeout(FfmpegError):
@@ -49,15 +49,15 @@ class MediaInfo:
     """What a file says about its first sound and its first video (cover pictures do not count)."""
 
     streams: int
-    stated_duration_s: float | None  # None where ffmpeg could only estimate
+    stated_duration_s: float | None  # None if ffmpeg could only estimate it
     has_audio: bool
     has_video: bool
     sample_rate_hz: int  # 0 without sound
-    channels: int  # 0 without sound, or where their layout has a name of its own
+    channels: int  # 0 without sound, or if their layout has a name of its own
     is_mono: bool
     width: int  # as stored, before rotation; 0 without video
     height: int
-    hdr: str | None  # PQ or HLG where the video is HDR
+    hdr: str | None  # PQ or HLG if the video is HDR
     has_color_matrix: bool  # the video names the matrix between its YUV and RGB
     has_seek_index: bool  # seeking lands exactly on the keyframe before a time
 
@@ -70,13 +70,13 @@ def command(*args: str, log_level: str = "warning") -> list[str]:
 
 
 def open_input(path: Path, *options: str) -> list[str]:
-    """Arguments that open an untrusted file, and nothing else than this file. `options` go before its -i."""
+    """Arguments that open an untrusted file and nothing but this file. `options` go before its -i."""
     reach = ["-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS]
     return [*reach, "-max_pixels", str(MAX_VIDEO_PIXELS), "-threads", "2", *options, "-i", f"file:{path}"]
 
 
 def run(*args: str, log_level: str = "warning", time_limit_s: float | None = None) -> Output:
-    """Run ffmpeg to its end. Raises FfmpegError where it fails or takes longer than the limit (TIME_LIMIT_S)."""
+    """Run ffmpeg to its end. Raises FfmpegError if it fails or takes longer than the limit (TIME_LIMIT_S)."""
     time_limit_s = time_limit_s or TIME_LIMIT_S
     try:
         done = run_child(command(*args, log_level=log_level), time_limit_s)
@@ -88,7 +88,7 @@ def run(*args: str, log_level: str = "warning", time_limit_s: float | None = Non
 
 
 def decode(field: str, *args: str, log_level: str = "warning", time_limit_s: float | None = None) -> Output:
-    """Run ffmpeg on a caller's file. Raises MediaUnreadable where it fails, hangs or the file ends too early."""
+    """Run ffmpeg on a caller's file. Raises MediaUnreadable if it fails or hangs, or the file ends too early."""
     try:
         output = run(*args, log_level=log_level, time_limit_s=time_limit_s)
     except FfmpegTimeout as error:
@@ -117,14 +117,16 @@ def _too_slow(field: str, time_limit_s: float | None) -> MediaUnreadable:
 def probe(path: Path, field: str) -> MediaInfo:
     """Read a file's own description.
 
-    Raises MediaUnreadable where it is no container that is read here, TooLarge where its frames or tracks are.
+    Raises:
+        MediaUnreadable: the file is not a container that is read here.
+        TooLarge: its frames are too large, or it has too many tracks.
     """
     kind = apparent_kind(path)
     unreadable = (
         f"{field}: this is {kind}, which cannot be read as sound or video; send the file itself, "
         "such as wav, mp3, flac, m4a, ogg, mp4, mov, mkv or webm."
     )
-    if kind in PICTURE_KINDS:  # some hide their picture in a container of videos, in pieces
+    if kind in PICTURE_KINDS:  # some of them keep their picture, in pieces, in a container of videos
         raise MediaUnreadable(unreadable)
     try:
         # Writing the metadata needs no stream, so this works for every file that opens at all.
@@ -139,12 +141,12 @@ def probe(path: Path, field: str) -> MediaInfo:
     info = parse_description(log)
     if info.streams > MAX_STREAMS:
         raise TooLarge(
-            f"{field}: the file has {info.streams} tracks; at most {MAX_STREAMS} are read, leave only what is needed."
+            f"{field}: the file has {info.streams} tracks; leave only what is needed (at most {MAX_STREAMS} are read)."
         )
     if info.width * info.height > MAX_VIDEO_PIXELS:
         raise TooLarge(
-            f"{field}: the video is {info.width}x{info.height}; at most {MAX_VIDEO_PIXELS} pixels a frame "
-            "(8192x4608) are read, make it smaller."
+            f"{field}: the video is {info.width}x{info.height}; make it smaller (at most {MAX_VIDEO_PIXELS} pixels a "
+            "frame, 8192x4608, are read)."
         )
     return info
 
@@ -158,7 +160,7 @@ def parse_description(log: str) -> MediaInfo:
     videos = re.findall(r"^ +Stream #0:.+: Video: (.+?, (\d+)x(\d+)(?:[ ,].*)?)$", log, re.MULTILINE)
     video, width, height = next((v for v in videos if "(attached pic)" not in v[0]), ("", "0", "0"))
     if not video and re.search(r"^ +Stream #0:.+: Video: (?!.*attached pic)", log, re.MULTILINE):
-        # Above max_pixels some decoders refuse to say the size of a frame.
+        # Above max_pixels some decoders do not print the size of a frame.
         video, width, height = next(iter(re.findall(r"Picture size ((\d+)x(\d+)) exceeds", log)), ("", "0", "0"))
     stated = duration is not None and "Estimating duration" not in log
     return MediaInfo(
@@ -178,7 +180,7 @@ def parse_description(log: str) -> MediaInfo:
 
 
 def _channels(layout: str) -> int:
-    """The number in ffmpeg's "48 channels"; 0 for names of layouts, none of which has more than 24."""
+    """The number in ffmpeg's "48 channels"; 0 for names of layouts, which have 24 channels at most."""
     number = re.match(r"(\d+) channels", layout)
     return int(number[1]) if number else 0
 

@@ -1,7 +1,7 @@
 """Pictures: any common format to RGB bytes of the video's size.
 
-They are decoded in a process of their own, which is this module run as a program: a small file can keep a decoder
-busy for hours (a JPEG of a million scans), and there is no other way to end it.
+They are decoded in a process of their own: this module, run as a program. A small file can keep a decoder busy for
+hours (a JPEG of a million scans), and there is no other way to end it.
 """
 
 import json
@@ -23,13 +23,13 @@ from infinitetalk.media.child import TooSlow, run_child
 from infinitetalk.media.container import apparent_kind, hdr_kind
 from infinitetalk.shapes import cover_crop
 
-# Readers that are part of Pillow: none starts another program, as the one for EPS would.
+# Readers that are part of Pillow. None of them starts another program, as the one for EPS would.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 MAX_PIXELS = 100_000_000  # two telephone pictures of 50 MP; 400 MB while it is decoded
 MIN_SIDE = 16
 TIME_LIMIT_S = 60.0
-_BACKGROUND = "white"  # what shows through, as on a page
-# What Pillow's readers raise on damaged files, beside its own OSError.
+_BACKGROUND = "white"  # what shows through transparent parts, as on a page
+# What Pillow's readers raise on damaged files, besides its own OSError.
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, RuntimeError, struct.error)
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,9 @@ logger = logging.getLogger(__name__)
 class Picture:
     """A picture cropped and resized to the video's size.
 
-    pixels: (height, width, 3) uint8, sRGB.
-    source_size: (width, height) of the upright picture, of which `pixels` shows the centre (shapes.cover_crop).
+    Args:
+        pixels: (height, width, 3) uint8, sRGB.
+        source_size: (width, height) of the upright picture, of which `pixels` shows the centre (shapes.cover_crop).
     """
 
     pixels: NDArray[np.uint8]
@@ -60,11 +61,15 @@ class Picture:
 def load_image(path: Path, field: str, width: int, height: int) -> Picture:
     """Read a picture, turn it upright (EXIF) and fit its centre to width x height.
 
-    An animation gives its first frame, transparent parts become white, colours with a profile become sRGB.
+    An animation gives its first frame, transparent parts become white, and colours with a profile become sRGB.
 
-    field: the job's field that named the file, for errors.
-    Raises MediaUnreadable where the file is no picture, damaged, truncated, HDR, smaller than 16x16 or takes too long
-    to decode; TooLarge above 100 million pixels, before decoding.
+    Args:
+        field: the job's field that named the file, for errors.
+
+    Raises:
+        MediaUnreadable: the file is no picture, is damaged, truncated, HDR or smaller than 16x16, or takes too long to
+            decode.
+        TooLarge: the picture has more than 100 million pixels; this is found before it is decoded.
     """
     program = [sys.executable, "-m", "infinitetalk.media.image", str(path), field, str(width), str(height)]
     package = str(Path(infinitetalk.__file__).parents[1])
@@ -90,7 +95,7 @@ def load_image(path: Path, field: str, width: int, height: int) -> Picture:
 
 
 def main(arguments: list[str]) -> None:
-    """The other end of load_image: answers with a line of JSON, then the pixels."""
+    """The child process of load_image: it answers with a line of JSON, then the pixels."""
     path, field, width, height = arguments
     notes: list[str] = []
     answer: dict[str, object] = {"notes": notes}
@@ -108,7 +113,8 @@ def main(arguments: list[str]) -> None:
 def decode_image(path: Path, field: str, width: int, height: int, notes: list[str]) -> Picture:
     """What load_image does, in this process and without its limits of time and memory.
 
-    notes: gets a sentence for each thing about the picture that could not be followed.
+    Args:
+        notes: gets a sentence for each property of the picture that could not be followed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's: of odd metadata, and of sizes that are checked below
@@ -144,7 +150,7 @@ def _open(path: Path, field: str) -> Image.Image:
         raise MediaUnreadable(
             f"{field}: the picture is HDR ({hdr}), whose colours are not converted; save it as SDR (sRGB)."
         )
-    # Of 32 bits nobody knows which value is white; LAB is what Pillow cannot convert.
+    # With 32 bits it is not known which value is white. LAB cannot be converted by Pillow.
     if image.mode in ("F", "LAB") or (image.format, image.mode) == ("TIFF", "I"):
         raise MediaUnreadable(
             f"{field}: the picture's colours ({image.format}, mode {image.mode}) are not read; "
@@ -177,7 +183,7 @@ def _fit(image: Image.Image, width: int, height: int, notes: list[str]) -> NDArr
 def _profile(image: Image.Image, notes: list[str]) -> tuple[ImageCms.ImageCmsProfile | None, str]:
     """The picture's colour profile and the colours it is for, "RGB", "CMYK" or "GRAY".
 
-    One that cannot be read does not count, as in browsers.
+    A profile that cannot be read does not count, as in browsers.
     """
     data = image.info.get("icc_profile")
     if not data:
@@ -191,7 +197,7 @@ def _profile(image: Image.Image, notes: list[str]) -> tuple[ImageCms.ImageCmsPro
 
 
 def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile, notes: list[str]) -> Image.Image:
-    """The picture in sRGB, or unchanged where its profile cannot be applied."""
+    """The picture in sRGB, or unchanged if its profile cannot be applied."""
     try:
         converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except ImageCms.PyCMSError:

@@ -1,4 +1,4 @@
-"""Source videos: the frame on screen at a time, cropped and resized by ffmpeg on its way here."""
+"""Source videos: the frame that is on screen at a time, cropped and resized by ffmpeg on its way here."""
 
 import re
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from infinitetalk.media.container import is_cut_off
 from infinitetalk.media.ffmpeg import decode, open_input, probe, truncated
 from infinitetalk.shapes import FPS
 
-# Players take untagged video of at least this height for BT.709, below it for BT.601.
+# Players take untagged video of at least this height for BT.709, and smaller video for BT.601.
 _HD_HEIGHT = 720
-# Eleven hours at 25 frames a second; ends the listing of a file made of nothing but tiny frames.
+# Eleven hours at 25 frames a second. The limit ends the listing of a file made of nothing but tiny frames.
 MAX_FRAMES = 1_000_000
-MAX_FPS = 1000  # slow motion passes; the frames of one second are decoded even where one of them is shown
+MAX_FPS = 1000  # slow motion passes; all frames of a second are decoded even if only one of them is shown
 MIN_SIDE = 16
 MAX_ASPECT = 20  # long side to short side
 
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """A video as 25 frames a second, whatever its own frame rate; nothing of it is kept in memory.
+    """A video as 25 frames a second, whatever its own frame rate. Nothing of it is kept in memory.
 
-    Frame `index` is what is on screen at index / 25 s: the last stored frame that has begun by then. Before
-    the first stored frame it is the first, past the end the last.
+    Frame `index` is what is on screen at index / 25 s: the last stored frame that has begun by then. Before the first
+    stored frame it is the first one, and past the end the last one.
     """
 
     path: Path
@@ -44,11 +44,14 @@ class SourceVideo:
     def open(cls, path: Path, field: str, width: int, height: int) -> "SourceVideo":
         """Look through a video whose frames will be fitted to width x height.
 
-        Containers without an exact index are copied, not decoded, into one that has it, beside `path`.
+        A container without an exact index is copied, without decoding, into one that has it, beside `path`.
 
-        field: the job's field that named the file, for errors.
-        Raises MediaUnreadable where the file has no frames, is damaged, truncated or HDR, TooLarge where its frames
-        are, or too many.
+        Args:
+            field: the job's field that named the file, for errors.
+
+        Raises:
+            MediaUnreadable: the file has no frames, or is damaged, truncated or HDR.
+            TooLarge: its frames are too large or too many.
         """
         info = probe(path, field)
         if not info.has_video:
@@ -85,7 +88,7 @@ class SourceVideo:
         width, height = self.size
         scale = max(width / self.source_size[0], height / self.source_size[1])
         cover = [max(side, round(own * scale)) for side, own in zip(self.size, self.source_size, strict=True)]
-        # At its index and later, the last frame is on screen; there is nothing to seek beyond it.
+        # The last frame is on screen from its index on; there is nothing to seek beyond it.
         first_s = min(start, ceil(self.last_frame_s * FPS)) / FPS
         filters = [
             "tpad=stop=-1:stop_mode=clone",
@@ -94,8 +97,8 @@ class SourceVideo:
             "format=rgb24",
             f"crop={width}:{height}",
         ]
-        # Decoding starts at the keyframe before, and the file's own clock stays: a frame that began long
-        # before first_s must reach the fps filter with its time. Accurate seeking would drop it.
+        # Decoding starts at the keyframe before, and the file's own clock is kept: a frame that began long before
+        # first_s must reach the fps filter with its time. Accurate seeking would drop it.
         seek = ["-noaccurate_seek", "-copyts", "-start_at_zero", "-ss", f"{min(first_s, self.last_frame_s):.6f}"]
         take = ["-map", "0:V:0", "-frames:v", str(n_frames), "-vf", ",".join(filters), "-fps_mode", "passthrough"]
         data = decode(self.field, *open_input(self.path, *seek), *take, "-f", "rawvideo", "-").data

@@ -1,6 +1,6 @@
 """Attention kernels by name: diffusers', and FlashAttention-3 from either of its packages, exact or in 8 bits.
 
-A kernel takes query, key and value of (batch, tokens, H, D) and gives softmax(q k / sqrt(D)) v in the same layout.
+A kernel takes query, key and value of (batch, tokens, H, D) and returns softmax(q k / sqrt(D)) v in the same layout.
 """
 
 import importlib
@@ -19,8 +19,8 @@ from infinitetalk.arithmetic import FLASH_3, NATIVE
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# The exact kernels that are measured at start. Of those within EQUAL_WITHIN of the fastest the first one is taken:
-# a job that goes on where another worker stopped needs the same choice there.
+# The exact kernels that are measured at start. Among those whose time is within EQUAL_WITHIN of the fastest, the first
+# one is taken, so that workers choose alike: a job that goes on where another worker stopped needs the same kernel.
 MEASURED = (FLASH_3, "_native_cudnn", "_native_flash")
 EQUAL_WITHIN = 0.03
 TRIAL_TOKENS = 32_768
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def sdpa_attention(backend: SDPBackend) -> Attention:
     """PyTorch's scaled_dot_product_attention with one of its kernels.
 
-    diffusers copies query, key and value for it to (batch, H, tokens, D) and the output back; no kernel needs that.
+    diffusers copies query, key and value to (batch, H, tokens, D) for it, and the output back. No kernel needs that.
     """
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def flash_3_module() -> str | None:
 
 
 def flash_3_attention() -> Attention:
-    """FlashAttention-3 in the inputs' own precision. Raises ValueError where it is not installed."""
+    """FlashAttention-3 in the inputs' own precision. Raises ValueError if it is not installed."""
     function = _flash_3_function()
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -71,10 +71,10 @@ def flash_3_attention() -> Attention:
 
 
 def flash_3_fp8_attention() -> Attention:
-    """FlashAttention-3 with query, key and value in e4m3. Raises ValueError where it is not installed.
+    """FlashAttention-3 with query, key and value in e4m3. Raises ValueError if it is not installed.
 
-    Query and key are normalised by their block and go without a scale: e4m3 keeps its relative precision from 0.016
-    to 448. Values get one scale a head.
+    Query and key have no scale: their block normalises them, and e4m3 keeps its relative precision from 0.016 to 448.
+    Values have one scale for each head.
     """
     function = _flash_3_function()
 
@@ -102,7 +102,7 @@ def _first(result: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def find_kernel(name: str) -> Attention:
-    """The kernel of that name. Raises ValueError where it is unknown or not installed."""
+    """The kernel of that name. Raises ValueError if it is unknown or not installed."""
     if name == FLASH_3:
         return flash_3_attention()
     if name in _SDPA:

@@ -26,8 +26,8 @@ from infinitetalk.shapes import AUDIO_REACH_FRAMES, TEMPORAL_STRIDE
 class AudioProjection(nn.Module):
     """Turns each latent frame's slice of the voice into audio tokens.
 
-    A latent frame hears the five audio frames around the first video frame, or the eight around the four video
-    frames that it stands for.
+    The first latent frame hears the five audio frames around the first video frame. Every other one hears the eight
+    around the four video frames that it stands for.
     """
 
     def __init__(self, layers: int, channels: int, hidden: int, tokens: int, token_dim: int) -> None:
@@ -86,7 +86,9 @@ class AudioCrossAttention(nn.Module):
     ) -> Tensor:
         """Audio's contribution (B, N, C) to the tokens `states` (B, N, C) of `n_latent_frames` latent frames.
 
-        positions: (B, N) rotary positions of the tokens, from `person_positions`; None for one person.
+        Args:
+            voices: keys and values from `keys_values`.
+            positions: (B, N) rotary positions of the tokens, from `person_positions`; None for one person.
         """
         query = self.q_linear(states).unflatten(-1, (self.heads, -1))
         if positions is not None:

@@ -33,7 +33,7 @@ def embed_voice(
     projected, _ = encoder.feature_projection(stretched.transpose(1, 2))
     outputs: list[Tensor] = []
 
-    # Called directly, the inner encoder returns its last layer only; hooks see every layer's output.
+    # The inner encoder, called directly, returns its last layer only. Hooks see every layer's output.
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:  # noqa: ANN401
         outputs.append(output[0] if isinstance(output, tuple) else output)
 

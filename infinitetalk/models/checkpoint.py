@@ -1,4 +1,4 @@
-"""Weight files: which belong together, what is in them, and their tensors one by one."""
+"""Weight files: which of them belong together, what is in them, and their tensors one by one."""
 
 import json
 import pickle
@@ -14,13 +14,13 @@ from torch import Tensor
 from infinitetalk.errors import ModelMissing
 
 Shape = tuple[int, ...]
-LISTED = 8  # names that an error shows
+MAX_LISTED = 8  # names that an error shows
 
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})$")
 
 
 class Shapes(dict[str, Shape]):
-    """Shapes by tensor name; asking for a tensor that is not there raises ModelMissing."""
+    """Shapes by tensor name. Asking for a tensor that is not there raises ModelMissing."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class Shapes(dict[str, Shape]):
 
 
 class Checkpoint:
-    """The tensors of one or several weight files by name, read when asked for.
+    """The tensors of one or several weight files by name. They are read when they are asked for.
 
-    Raises ModelMissing where a file is missing, cut off or not a weight file.
+    Raises ModelMissing if a file is missing, cut off or not a weight file.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
@@ -78,15 +78,15 @@ class Checkpoint:
 
 def listed(names: Sequence[str]) -> str:
     """Names for an error: the first of them, and how many more there are."""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{', '.join(names[:LISTED])}{more}"
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return f"{', '.join(names[:MAX_LISTED])}{more}"
 
 
 def weight_files(folder: Path, stem: str) -> list[Path]:
     """The safetensors files of a model: one file, or all shards.
 
-    Shards are found by their index file or, without one, by the count in their names.
-    Raises ModelMissing naming every shard that is not there.
+    Shards are found by their index file or, without one, by the count in their names. Raises ModelMissing, which names
+    every shard that is not there.
     """
     single = folder / f"{stem}.safetensors"
     if single.is_file():
@@ -110,7 +110,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
 
 
 def check_shapes(what: str, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
-    """Raise ModelMissing listing what is missing from `found`, superfluous in it, or of another shape."""
+    """Raise ModelMissing, with a list, if `found` lacks a tensor, has one too many, or has one of another shape."""
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
     misshaped = [

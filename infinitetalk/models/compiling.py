@@ -15,8 +15,8 @@ from infinitetalk.transfer.volume import Volume
 
 FOLDER = "infinitetalk-compiled"  # on the volume
 
-# The warm-up's window: 25 video frames, 7 latent frames of 8x22 latents. torch.compile takes sizes that are equal in
-# its first pass to be always equal, so all of these differ, from one another and from the three rows of the masks.
+# The warm-up's window: 25 video frames, 7 latent frames of 8x22 latents. If two sizes are equal in the first pass,
+# torch.compile assumes that they always are. So all of these differ from each other and from the masks' three rows.
 _FRAMES, _LATENT_FRAMES, _HEIGHT, _WIDTH, _IMAGE_TOKENS = 25, 7, 8, 22, 13
 
 _CACHEABLE = {f"torch.nn.attention.{name}": torch.__version__ for name in ("_backend_from_string", "_sdpa_kernel")}
@@ -29,12 +29,12 @@ def compile_transformer(
 ) -> None:
     """Compile the blocks for one person and for two, once for windows of all sizes and lengths.
 
-    One graph serves all blocks (they differ in weights only). It is compiled here, in a small pass, so that no job
+    One graph serves all blocks, which differ in weights only. It is compiled here, in a small pass, so that no job
     waits for it.
 
     Args:
-        arithmetic: of the transformer; what was compiled holds for it alone.
-        volume: where it exists, what was compiled is kept there for the workers that start later.
+        arithmetic: how the transformer computes; what was compiled holds for this alone.
+        volume: if it exists, what was compiled is kept there for the workers that start later.
     """
     started_s = time.monotonic()
     kept = (
@@ -43,9 +43,10 @@ def compile_transformer(
         else None
     )
     found = kept is not None and _load(kept)
-    # The blocks' numbers (eps of the norms) never change; left open, they would have every graph traced twice.
+    # The blocks' numbers (eps of the norms) never change. If they were left open, every graph would be traced twice.
     torch._dynamo.config.specialize_float = True
-    # What chooses cuDNN's attention is recorded in the graph, and would keep the graph from being kept.
+    # The function that chooses cuDNN's attention is recorded in the graph. Unless marked, it prevents keeping the
+    # graph.
     torch._inductor.config.unsafe_marked_cacheable_functions.update(_CACHEABLE)
     transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
     _warm_up(transformer)
@@ -71,7 +72,7 @@ def _warm_up(transformer: InfiniteTalkTransformer) -> None:
 
 
 def _fingerprint(transformer: InfiniteTalkTransformer, arithmetic: Arithmetic) -> str:
-    """Names what was compiled: the same code, libraries, GPU, sizes and kernels."""
+    """A name for what was compiled. It is the same for the same code, libraries, GPU, sizes and kernels."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     parts = (
         [hashlib.sha256(source.read_bytes()).hexdigest() for source in sources],
@@ -85,7 +86,7 @@ def _fingerprint(transformer: InfiniteTalkTransformer, arithmetic: Arithmetic) -
 
 
 def _load(kept: Path) -> bool:
-    """Hand torch.compile what another worker compiled. A file that is missing or damaged costs time only."""
+    """Hand torch.compile what another worker compiled. If the file is missing or damaged, that only costs time."""
     try:
         return torch.compiler.load_cache_artifacts(kept.read_bytes()) is not None
     except FileNotFoundError:

@@ -27,7 +27,8 @@ T5_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 VAE_FILE = "Wan2.1_VAE.pth"
 TOKENIZER_FOLDER = "google/umt5-xxl"
-# transformers then reports misshaped weights by name, and _from_pretrained refuses them; otherwise it names none.
+# With this option transformers reports misshaped weights by name, and _from_pretrained refuses them. Without it
+# transformers names none.
 LIST_MISFITS = {"ignore_mismatched_sizes": True}
 
 # wav2vec2 files may hold what only its pretraining used.
@@ -93,7 +94,7 @@ def load_image_encoder(base: Path, device: torch.device, dtype: torch.dtype) -> 
 
 
 def load_audio_encoder(folder: Path, device: torch.device) -> tuple[Wav2Vec2Model, Wav2Vec2FeatureExtractor]:
-    """wav2vec2 in float32 (it is small, and lips follow it), and its feature extractor."""
+    """wav2vec2 and its feature extractor. It runs in float32: it is small, and lips depend on it."""
     encoder = _from_pretrained(Wav2Vec2Model, folder, device, dtype=torch.float32, **LIST_MISFITS)
     try:
         extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
@@ -112,7 +113,7 @@ def _assign(
 
 
 def _from_pretrained(kind: Any, folder: Path, device: torch.device, **options: Any) -> Any:  # noqa: ANN401
-    """`kind.from_pretrained(folder)`, straight to the device, that accepts no missing and no misshaped weight."""
+    """`kind.from_pretrained(folder)`, straight to the device. It accepts no missing, misshaped or unknown weight."""
     if not folder.is_dir():
         raise ModelMissing(f"{folder} is missing; fetch the model again.")
     options |= {"local_files_only": True, "output_loading_info": True, "device_map": {"": device}}

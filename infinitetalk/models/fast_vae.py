@@ -25,8 +25,8 @@ _WARM_UP_LATENTS = (7, 11)  # height and width of the first latents that are dec
 def optimise_vae(vae: AutoencoderKLWan, compiled: bool) -> None:
     """Rearrange the autoencoder for speed, in place. Results stay the same up to rounding.
 
-    From then on it takes one video at a time. cuDNN's autotuning is left off: it found nothing faster, and its choice,
-    which changes the last bits, could differ between a worker and the one that goes on with its job.
+    From then on it takes one video at a time. cuDNN's autotuning is left off: its choice changes the last bits, and
+    could differ between a worker and the one that goes on with its job.
 
     Args:
         compiled: element-wise operations between the convolutions run in two fused kernels, compiled here, once for
@@ -40,7 +40,7 @@ def optimise_vae(vae: AutoencoderKLWan, compiled: bool) -> None:
     if compiled:
         activate = _fixed_channels(torch.compile(_activate, dynamic=True))
         add = _fixed_channels(torch.compile(_add, dynamic=True))
-    for module in reversed(list(vae.modules())):  # a block takes over its convolutions as they are by then
+    for module in reversed(list(vae.modules())):  # convolutions first, since a block takes over those it has
         for name, child in module.named_children():
             if isinstance(child, WanResidualBlock):
                 setattr(module, name, _ResidualBlock(child, activate, add))
@@ -55,7 +55,7 @@ def optimise_vae(vae: AutoencoderKLWan, compiled: bool) -> None:
 
 
 class _CausalConv(nn.Module):
-    """A causal convolution that copies no input to pad its height and width: cuDNN does that by itself."""
+    """A causal convolution that does not copy its input to pad height and width, since cuDNN pads by itself."""
 
     def __init__(self, conv: WanCausalConv3d) -> None:
         super().__init__()
@@ -77,8 +77,8 @@ class _CausalConv(nn.Module):
 class _ResidualBlock(nn.Module):
     """A residual block for (1, C, T, height, width), channels last.
 
-    Normalised frames are written right behind the ones it remembers, where the convolution reads both. The
-    convolutions' biases are added by what comes next.
+    Normalised frames are written right behind the ones that the block remembers, where the convolution reads both. The
+    operation that follows a convolution adds its bias.
     """
 
     def __init__(self, block: WanResidualBlock, activate: Callable[..., None], add: Callable[..., Tensor]) -> None:
@@ -86,7 +86,7 @@ class _ResidualBlock(nn.Module):
         self.conv_shortcut = block.conv_shortcut
         self.conv1, self.conv2 = block.conv1, block.conv2
         self.activate, self.add = activate, add
-        # Buffers, since torch.compile tells parameters from other tensors.
+        # Buffers, since torch.compile treats parameters differently from other tensors.
         self.gamma1, self.gamma2 = (nn.Buffer(norm.gamma.detach().flatten()) for norm in (block.norm1, block.norm2))
         self.bias1, self.bias2 = (nn.Buffer(conv.bias.detach()) for conv in (block.conv1, block.conv2))
         self.no_bias = nn.Buffer(torch.zeros_like(self.gamma1))
@@ -112,7 +112,7 @@ class _ResidualBlock(nn.Module):
 
 
 class _Upsample(nn.Module):
-    """Twice the height, width and, but for a video's first frame, frames; channels stay last throughout."""
+    """Twice the height and width, and twice the frames after a video's first. Channels stay last throughout."""
 
     def __init__(self, module: WanResample) -> None:
         super().__init__()
@@ -138,18 +138,18 @@ class _Upsample(nn.Module):
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(T * height * width, C) of (1, C, T, height, width); a view where channels are last."""
+    """(T * height * width, C) of (1, C, T, height, width); a view if channels are last."""
     return x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1]).contiguous()
 
 
 def _from_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
-    """What `_rows` was made of, of that `shape`."""
+    """The inverse of `_rows`, for a tensor of that `shape`."""
     batch, channels, *sides = shape
     return rows.reshape(batch, *sides, channels).permute(0, 4, 1, 2, 3)
 
 
 def _fixed_channels(function: Callable[..., ReturnT]) -> Callable[..., ReturnT]:
-    """Compiles anew for each number of channels, the last axis: what sums over them knows how many there are."""
+    """Compile anew for each number of channels (the last axis), so that a sum over them knows how many there are."""
 
     def call(*tensors: Tensor) -> ReturnT:
         for tensor in tensors:

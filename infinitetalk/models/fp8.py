@@ -1,6 +1,7 @@
 """8-bit linear layers: weights and activations in e4m3, each row with a scale of its own, products in bfloat16.
 
-The weights are quantised once, when they are loaded; the activations in every pass, by their rows' largest value.
+The weights are quantised once, when they are loaded. The activations are quantised in every pass. A row's scale follows
+from its largest value.
 """
 
 from typing import Any, cast
@@ -28,7 +29,7 @@ def check_fp8(device: torch.device) -> None:
 
 
 def quantise_rows(values: Tensor) -> tuple[Tensor, Tensor]:
-    """e4m3 numbers of `values` (rows, columns), and the float32 scales (rows, 1) that they are to be multiplied by."""
+    """e4m3 numbers of `values` (rows, columns), and the float32 scales (rows, 1) to multiply them by."""
     scale = values.abs().amax(dim=-1, keepdim=True).float().clamp(min=1e-12) / LARGEST
     return (values.float() * scale.reciprocal()).clamp(-LARGEST, LARGEST).to(FP8), scale
 
@@ -65,8 +66,8 @@ class Fp8Linear(nn.Module):
 def quantise_block(transformer: InfiniteTalkTransformer, index: int) -> None:
     """Replace the linear layers that every token passes, in one block and its adapters.
 
-    The layers that only text, image and voices pass stay: they run once a job. Query, key and value of the
-    self-attention become one layer, so that their input is quantised once.
+    The layers that only text, image and voices pass stay as they are, since they run outside the steps. Query, key and
+    value of the self-attention become one layer, so that their input is quantised once.
     """
     block = cast(Any, transformer.blocks[index])
     block.attn1.fuse_projections()

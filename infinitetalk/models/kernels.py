@@ -1,4 +1,4 @@
-"""Which attention kernels a transformer uses: chosen by an `Arithmetic`, and measured where that leaves it open."""
+"""Which attention kernels a transformer uses: those of an `Arithmetic`, measured if it leaves the choice open."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ class Kernels:
     """The attention kernels of a transformer's blocks.
 
     Args:
-        attention: of what the tokens read besides themselves: text, image, voices. Always exact.
-        self_attention: of the tokens among themselves.
+        attention: for what the tokens read besides themselves: text, image, voices. Always exact.
+        self_attention: for the tokens among themselves.
     """
 
     attention: Attention
@@ -33,10 +33,10 @@ class Kernels:
 
 
 def choose_kernels(transformer: Any, arithmetic: Arithmetic) -> tuple[Kernels, Arithmetic]:  # noqa: ANN401
-    """The kernels for an arithmetic, and the arithmetic with the kernel's name where it said `AUTO`.
+    """The kernels for an arithmetic, and the arithmetic itself, with the kernel's name in place of `AUTO`.
 
     Args:
-        transformer: a diffusers model; its heads, dtype and device are what kernels are measured with.
+        transformer: a diffusers model. Kernels are measured with its heads, dtype and device.
 
     Raises:
         ValueError: the kernel is unknown or not installed.

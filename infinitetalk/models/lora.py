@@ -1,7 +1,7 @@
 """LoRA files, merged into weights while these are loaded.
 
-Own code, because diffusers' converter of Wan LoRAs leaves out `.diff` entries of norms and convolutions, and
-none may be lost: each entry of a file changes a weight or is named in an error.
+This is code of our own because diffusers' converter of Wan LoRAs leaves out `.diff` entries of norms and convolutions.
+None may be lost: each entry of a file changes a weight or is named in an error.
 """
 
 import re
@@ -20,7 +20,7 @@ _ENTRY = re.compile(
     r"^(?P<module>.+?)\.(?P<kind>lora_down|lora_up|lora_A|lora_B|diff_b|diff_m|diff|alpha)(\.default)?(\.weight)?$"
 )
 _KINDS = {"lora_A": "lora_down", "lora_B": "lora_up"}
-_PARAMETERS = {"diff_b": "bias", "diff_m": "modulation"}  # of the module; any other kind changes the weight
+_PARAMETERS = {"diff_b": "bias", "diff_m": "modulation"}  # what a kind changes; any other kind changes the weight
 
 
 @dataclass
@@ -96,7 +96,7 @@ class LoraSet:
             self.changes.setdefault(target, []).append(change)
 
     def merge(self, name: str, weight: Tensor) -> Tensor:
-        """The weight `name` with all changes, in float32; the weight itself where nothing changes it.
+        """The weight `name` with all changes, in float32; the weight itself if nothing changes it.
 
         Raises ModelMissing if a change has another shape.
         """

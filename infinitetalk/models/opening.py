@@ -55,7 +55,9 @@ class WeightFiles:
 class Models:
     """Everything that a job needs, resident on one device: nothing is swapped, offloaded or tiled.
 
-    dtype: of the large models' weights. arithmetic: of the transformer, with the kernel that was chosen.
+    Args:
+        dtype: the number format of the large models' weights.
+        arithmetic: how the transformer computes, with the kernel that was chosen.
     """
 
     device: torch.device
@@ -80,12 +82,12 @@ def load_models(
 
     Args:
         device: where the weights go and stay. On "meta" every name and shape is checked and no tensor is read.
-        dtype: of the large models' weights.
-        arithmetic: of the transformer.
+        dtype: the number format of the large models' weights.
+        arithmetic: how the transformer computes.
 
     Raises:
         ModelMissing: a file is missing or cut off, or its tensors are not this model's.
-        ValueError: the device cannot compute in that arithmetic.
+        ValueError: the device cannot compute in that way.
     """
     if arithmetic.fp8:
         check_fp8(device)
@@ -128,11 +130,11 @@ def open_models(
     compiled: bool = False,
     volume: Path | None = None,
 ) -> Models:
-    """Read the models and make them fast. Arguments and errors as in `load_models`.
+    """Read the models and make them fast. The first arguments and the errors are those of `load_models`.
 
     Args:
         compiled: on a GPU, compile the transformer's blocks and parts of the autoencoder.
-        volume: where what was compiled is kept for the workers that start later.
+        volume: the folder in which what was compiled is kept for the workers that start later.
     """
     started_s = time.monotonic()
     models = load_models(files, device, dtype, arithmetic)

@@ -101,7 +101,7 @@ def clip_tensors(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield _CLIP_TOP[name], tensor.flatten()
     elif name == "pos_embedding":
         yield _CLIP_TOP[name], tensor.squeeze(0)
-    elif name != "head":  # the projection into the space shared with text; the features are taken before it
+    elif name != "head":  # the projection into the space shared with text; features are taken before it
         yield _CLIP_TOP.get(name, name), tensor
 
 

@@ -25,8 +25,8 @@ def person_rotation(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     return per_channel(angles.cos(), angles.sin())
 
 
-# The same as an operator of its own, which computes its tables once: compiled into what rotates, it would compute them
-# for every head. It has no gradient.
+# The same as an operator of its own, which has no gradient. If torch.compile could fuse it with the rotation, the
+# tables would be computed anew for every head; as an operator they are computed once.
 person_rotation_tables = torch.library.custom_op("infinitetalk::person_rotation", person_rotation, mutates_args=())
 
 
@@ -39,11 +39,11 @@ def _(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
 def person_attention(query: Tensor, key: Tensor, masks: Tensor) -> Tensor:
     """How much each token looks at each person of the first latent frame.
 
-    One attention call whose values are the masks, so the (H, N, S) weights are never stored.
+    It is one attention call whose values are the masks, so that the (H, N, S) weights are never stored.
 
     Args:
-        query: (B, N, H, D), normalised and rotated, of a block's self-attention.
-        key: (B, S, H, D), likewise, of the first latent frame's tokens.
+        query: (B, N, H, D), of a block's self-attention, normalised and rotated.
+        key: (B, S, H, D), of the first latent frame's tokens, normalised and rotated.
         masks: (B, P + 1, S) of zeros and ones: the people and the background.
 
     Returns:
@@ -51,7 +51,7 @@ def person_attention(query: Tensor, key: Tensor, masks: Tensor) -> Tensor:
     """
     heads, channels = query.shape[2:]
     rows = masks.shape[1]
-    # Fused kernels need rows of 16 bytes at least, and cuDNN's is fastest with values half as wide as the keys.
+    # Fused kernels need rows of at least 16 bytes, and cuDNN's is fastest with values half as wide as the keys.
     columns = F.pad(masks.transpose(1, 2), (0, max(8, channels // 2) - rows)).type_as(query)
     value = columns.unsqueeze(1).expand(-1, heads, -1, -1)
     seen = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value)
@@ -62,12 +62,13 @@ def person_attention(query: Tensor, key: Tensor, masks: Tensor) -> Tensor:
 def person_positions(attention: Tensor) -> Tensor:
     """The rotary position (B, N) of each token, from `person_attention`'s (B, P + 1, N).
 
-    The largest row says whose token it is; its value, min-max scaled over all tokens, where in the range.
+    The largest row says whose token it is. That row's value, min-max scaled over all tokens, says where in the person's
+    range of positions the token lies.
     """
     people = attention[:, :-1]
     low, high = people.amin(-1, keepdim=True), people.amax(-1, keepdim=True)
     shares = ((people - low) / (high - low + 1e-8)).unbind(1)
-    # Numbers, not a tensor of them: that would wait for the GPU, and what is compiled with it cannot be kept.
+    # Plain numbers. A tensor of them would wait for the GPU, and a compiled graph with such a tensor cannot be kept.
     ranges = [share * (stop - start) + start for share, (start, stop) in zip(shares, PERSON_POSITIONS, strict=True)]
     positions = torch.stack((*ranges, torch.full_like(shares[0], BACKGROUND_POSITION)), dim=1)
     return positions.gather(1, attention.argmax(dim=1, keepdim=True)).squeeze(1)

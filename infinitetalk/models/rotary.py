@@ -9,9 +9,10 @@ from torch import Tensor
 def rotate_pairs(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate neighbouring channels (2i, 2i+1) of `states` (..., D).
 
-    cos, sin: (..., D), see `per_channel`.
+    Args:
+        cos, sin: (..., D), see `per_channel`.
     """
-    # Every channel is written by one formula, which compiles to one kernel together with what comes before.
+    # One formula writes every channel, so that it compiles to one kernel together with what comes before.
     swapped = states.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return cast(Tensor, (states.float() * cos + swapped.float() * sin).type_as(states))
 

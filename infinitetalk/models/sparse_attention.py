@@ -1,8 +1,8 @@
 """Experimental: self-attention in which each block of queries reads only some blocks of keys.
 
-A block is 128 tokens in a row. Every block of queries reads its own latent frame, the first one (the reference), and
-its own place in the frames before and after; the rest of its share goes to the blocks whose mean key is most like its
-mean query. What is left out is lost: this is not the model's own attention.
+A block is 128 tokens in a row. Every block of queries reads its own latent frame, the first latent frame (the
+reference), and its own place in the frames before and after. The rest of its share goes to the blocks whose mean key is
+most like its mean query. What is left out is lost: this is not the model's own attention.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ def sparse_attention(query: Tensor, key: Tensor, value: Tensor, frames: int, den
     return output.transpose(1, 2)
 
 
-# An operator of its own: FlexAttention skips blocks only where it is compiled, and the number of blocks read, which
-# follows from the size, is no number that torch.compile could leave open.
+# An operator of its own, because FlexAttention skips blocks only if it is compiled, and torch.compile cannot leave the
+# number of blocks open that are read, which follows from the size.
 @torch.library.custom_op("infinitetalk::sparse_attention", mutates_args=())
 def _sparse_attention(query: Tensor, key: Tensor, value: Tensor, frames: int, density: float) -> Tensor:
     """The same over (B, H, N, D), contiguous."""
@@ -46,14 +46,14 @@ def choose_blocks(query: Tensor, key: Tensor, frames: int, density: float) -> Te
     """Indices (B, H, blocks, chosen) int32 of the blocks of keys that each block of queries reads, ascending."""
     tokens = query.shape[2]
     alike = _block_means(query) @ _block_means(key).transpose(-1, -2)
-    # The blocks that are always read come first, and among them, should they not all fit, the most alike.
+    # The blocks that are always read come first. If not all of them fit, the most alike among them come first.
     rank = torch.where(always_read(tokens, frames, query.device), alike + 2 * alike.abs().amax() + 1, alike)
     chosen = rank.topk(ceil(density * rank.shape[-1]), dim=-1, sorted=False).indices
     return chosen.sort(dim=-1).values.to(torch.int32)
 
 
 def _block_means(states: Tensor) -> Tensor:
-    """Means (B, H, blocks, D) float32 over the tokens of each block of (B, H, N, D); the last one may be short."""
+    """Means (B, H, blocks, D) float32 over the tokens of each block of (B, H, N, D). The last block may be short."""
     whole = states.shape[2] // BLOCK_TOKENS * BLOCK_TOKENS
     means: Tensor = states[:, :, :whole].unflatten(2, (-1, BLOCK_TOKENS)).mean(dim=3, dtype=torch.float32)
     if whole == states.shape[2]:
@@ -62,7 +62,7 @@ def _block_means(states: Tensor) -> Tensor:
 
 
 def always_read(tokens: int, frames: int, device: torch.device) -> Tensor:
-    """(blocks, blocks) true where a block of queries (row) reads a block of keys (column) whatever they hold."""
+    """(blocks, blocks), true if a block of queries (row) reads a block of keys (column) whatever they hold."""
     per_frame = tokens // frames
     start = torch.arange(0, tokens, BLOCK_TOKENS, device=device)
     first = start // per_frame
@@ -75,11 +75,11 @@ def always_read(tokens: int, frames: int, device: torch.device) -> Tensor:
 
 def _flex_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor) -> Tensor:
     numbers = torch.full(blocks.shape[:3], blocks.shape[3], dtype=torch.int32, device=blocks.device)
-    table = F.pad(blocks, (0, blocks.shape[2] - blocks.shape[3]))  # its rows are to be as long as there are blocks
+    table = F.pad(blocks, (0, blocks.shape[2] - blocks.shape[3]))  # its rows must be as long as there are blocks
     mask = BlockMask.from_kv_blocks(
-        torch.zeros_like(numbers),  # no block is read in part,
+        torch.zeros_like(numbers),  # no block is read in part
         torch.zeros_like(table),
-        numbers,  # these as a whole
+        numbers,  # these blocks are read as a whole
         table,
         BLOCK_SIZE=BLOCK_TOKENS,
         seq_lengths=(query.shape[2], key.shape[2]),
@@ -94,7 +94,7 @@ def _compiled_flex_attention() -> Callable[..., Tensor]:
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor) -> Tensor:
-    """The same from PyTorch's dense attention and a mask: the reference, and what runs on a CPU."""
+    """The same by PyTorch's dense attention and a mask. It is the reference, and it runs on a CPU."""
     count, tokens = blocks.shape[2], query.shape[2]
     reads = torch.zeros(*blocks.shape[:3], count, dtype=torch.bool, device=blocks.device)
     reads = reads.scatter(-1, blocks.long(), torch.ones_like(blocks, dtype=torch.bool))

@@ -53,12 +53,9 @@ class BlockContext:
 
 
 class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
-    """A Wan block with audio cross-attention between the text attention and the feed-forward.
+    """A Wan block with audio cross-attention between the text attention and the feed-forward."""
 
-    kernels: of its attentions.
-    """
-
-    kernels: Kernels
+    kernels: Kernels  # of its attentions
 
     def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)
@@ -227,7 +224,7 @@ class InfiniteTalkTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """See `VideoTransformer.embed_audio`."""
         people = audio.shape[1]
         if (people > 1) != (person_masks is not None):
-            raise ValueError(f"person_masks go with two people and only then, not with {people}")
+            raise ValueError(f"person_masks are needed with two people and only then, not with {people}")
         weights = cast(AudioAdapter, self.adapters[adapter])
         tokens = weights.audio_proj(audio)
         layers = tuple(block.audio_cross_attn.keys_values(tokens) for block in weights.blocks)  # type: ignore[union-attr,operator]

@@ -19,10 +19,10 @@ from infinitetalk.models.lora import LoraSet
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 
 PREFETCH_BLOCKS = 10  # transformer blocks that are read ahead while the weights are loaded
-# One thread waits for the disk, or copies, at a fraction of what the disk and the memory give.
+# Several, because a single thread reads and copies at a fraction of what the disk and the memory can do.
 READERS = 4
 
-OUTSIDE = -1  # the number of the block for what belongs to none
+OUTSIDE = -1  # the block number of weights that belong to no block
 
 
 def load_transformer(
@@ -41,7 +41,7 @@ def load_transformer(
         adapters: adapter files by name.
         loras: files and their scales.
         audio_layers: layers that the audio encoder hands over.
-        fp8: large linear layers in 8 bits, quantised block by block as they come.
+        fp8: large linear layers are quantised to 8 bits, block by block as they come.
 
     Raises:
         ModelMissing: a file is missing or cut off, or its tensors are not this model's.
@@ -79,7 +79,7 @@ def load_transformer(
         tensors = {name: sources[name][0].read(sources[name][1]) for name in group}
         if device.type == "meta":
             return {name: tensor.to(device) for name, tensor in tensors.items()}
-        # Memory-mapped until here; the copy is what reads the disk. Pinned, it goes to the GPU at full speed.
+        # The tensors are memory-mapped: this copy reads the disk. Pinned memory goes to the GPU at full speed.
         return {name: t.pin_memory() if device.type == "cuda" else t.clone() for name, t in tensors.items()}
 
     groups = _by_block(sources)
@@ -132,7 +132,7 @@ def _adapter_sizes(path: Path, file: Checkpoint, audio_layers: int) -> dict[str,
     tokens = file.shapes["audio_proj.proj3.weight"][0] // audio_dim
     channels, rest = divmod(first_slots, 5 * audio_layers)
     if rest:
-        raise ModelMissing(f"{path.name}: made for another audio encoder than the {audio_layers} layers of this one.")
+        raise ModelMissing(f"{path.name}: made for another audio encoder; this one has {audio_layers} layers.")
     return {
         "audio_layers": audio_layers,
         "audio_channels": channels,
@@ -143,7 +143,7 @@ def _adapter_sizes(path: Path, file: Checkpoint, audio_layers: int) -> dict[str,
 
 
 def _by_block(names: Iterable[str]) -> dict[int, list[str]]:
-    """Names by transformer block (a block's adapters with it), in order; what is `OUTSIDE` of them comes first."""
+    """Names by transformer block, in order, a block's adapters with it. What is `OUTSIDE` all blocks comes first."""
     groups: dict[int, list[str]] = {}
     for name in names:
         parts = name.split(".")
@@ -155,7 +155,7 @@ def _by_block(names: Iterable[str]) -> dict[int, list[str]]:
 def _read_ahead(
     groups: Iterable[list[str]], read: Callable[[list[str]], dict[str, Tensor]], ahead: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Read groups in threads and give them in order, at most `ahead` of them before they are taken."""
+    """Read groups in threads and yield them in order. At most `ahead` groups are read before they are taken."""
     with ThreadPoolExecutor(READERS, "weights") as executor:
         pending: deque[Future[dict[str, Tensor]]] = deque()
         for group in groups:

@@ -26,10 +26,12 @@ def to_latents(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def picture_then_grey_to_latents(vae: AutoencoderKLWan, picture: Tensor, frames: int) -> Tensor:
-    """Latents (1, 16, T, height/8, width/8) of a video whose first frame is the picture, (3, height, width), and whose
-    other frames are zero: 4T-3 `frames` in all.
+    """Latents (1, 16, T, height/8, width/8) of a video: the picture (3, height, width), then frames of zeros.
 
-    What `to_latents` gives, bit for bit, for a third of its work.
+    The result is that of `to_latents`, bit for bit, for a third of its work.
+
+    Args:
+        frames: 4T-3 frames in all.
     """
     video = picture.new_zeros(1, picture.shape[0], frames, *picture.shape[1:], dtype=vae.dtype)
     video[:, :, 0] = picture
@@ -50,11 +52,11 @@ def to_video(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
 
 
 class _Settling(nn.Module):
-    """A layer of the encoder that hands out its last result again where nothing has changed.
+    """A layer of the encoder that returns its last result again if nothing has changed.
 
-    The encoder takes four frames at a time. What a layer makes of them depends on them and on the few frames before
-    them that it remembers. Once the input stops changing, so do both: after about a dozen frames in the early layers,
-    which do most of the work.
+    The encoder takes four frames at a time. A layer's result depends on them and on the few frames before them that it
+    remembers. Once the input stops changing, so do both. In the early layers, which do most of the work, that takes
+    about a dozen frames.
     """
 
     def __init__(self, layer: nn.Module) -> None:

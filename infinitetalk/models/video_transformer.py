@@ -1,6 +1,7 @@
 """What the loops know of the transformer: how it is called, and the values that go in.
 
-What does not change over denoising steps is computed once, outside the pass, and handed in as a `Context`.
+Everything that stays the same over the denoising steps is computed once, outside the pass, and handed in as a
+`Context`.
 
 Axes in shapes: B batch, P people, T latent frames, S tokens of a latent frame, N = T*S tokens, H heads,
 D channels of a head, C = H*D.
@@ -73,8 +74,7 @@ class Context:
 class VideoTransformer(Protocol):
     """Predicts the flow velocity of a window of video latents from text, a reference picture and voices."""
 
-    max_speakers: int
-    """How many voices the weights can bind to people in the picture."""
+    max_speakers: int  # how many voices the weights can bind to people in the picture
 
     @property
     def dtype(self) -> torch.dtype:
@@ -86,7 +86,7 @@ class VideoTransformer(Protocol):
         ...
 
     def embed_timesteps(self, timesteps: Tensor) -> TimeEmbedding:
-        """Embeddings of the timesteps (steps,), each in 0..1000."""
+        """Embeddings of the timesteps (steps,), each from 0 to 1000."""
         ...
 
     def embed_text(self, text: Tensor) -> tuple[KeyValue, ...]:
@@ -106,11 +106,11 @@ class VideoTransformer(Protocol):
 
         Args:
             audio: (B, P, 4T-3+4, layers, channels), two frames more before the first and after the last.
-            adapter: through which they are heard, from `adapter_for`.
+            adapter: the adapter through which they are heard, from `adapter_for`.
             person_masks: (B, P + 1, S), needed with several people and only then; see `AudioContext`.
 
         Raises:
-            ValueError: masks missing or superfluous.
+            ValueError: masks are missing, or given for one person.
         """
         ...
 

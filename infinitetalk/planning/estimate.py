@@ -1,7 +1,7 @@
 """How long a plan will take and what it will cost: amounts of work, times the seconds that each took when measured.
 
-The seconds stand in `infinitetalk/presets/hardware/`, or in the file that `infinitetalk calibrate` wrote on the
-worker's own GPU.
+The seconds are in `infinitetalk/presets/hardware/`, or in the file that `infinitetalk calibrate` wrote on the worker's
+own GPU.
 """
 
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ _SECONDS_PER_HOUR = 3600
 
 @dataclass(frozen=True)
 class Work:
-    """What a plan amounts to, by what its stages take time for.
+    """How much work a plan is, by the kinds of work that its stages take time for.
 
     Args:
-        tokens, tokens_squared: of the transformer's passes, summed.
-        shared_tokens: of the passes in which several people speak and each token is bound to one of them.
-        to_video, to_latents: video frames through the autoencoder's decoder and encoder, times megapixels.
-        frames: of the clip.
+        tokens, tokens_squared: sums over the transformer's passes.
+        shared_tokens: tokens of the passes in which several people speak and each token is bound to one of them.
+        to_video, to_latents: frames that pass the autoencoder's decoder and encoder, times their megapixels.
+        frames: frames of the clip.
     """
 
     tokens: int
@@ -45,7 +45,7 @@ class Work:
         megapixels = width * height / 1e6
         lengths = [window.length for window in plan.windows]
         passes, tokens = plan.mode.steps * plan.forwards_per_step, [plan.tokens(window) for window in plan.windows]
-        # A picture's reference clip becomes latents once; a video's differs from window to window.
+        # The reference clip of a picture becomes latents once. That of a video differs from window to window.
         reference = max(lengths) if plan.input_type == "image" else sum(lengths)
         noised = sum(lengths) if plan.video_strength < 1 else 0
         overlaps = sum(window.overlap for window in plan.windows)
@@ -70,7 +70,7 @@ class Lane(BaseModel):
     attention: str  # the kernel it was measured with, by diffusers' name
     s_per_token: float = Field(ge=0)
     s_per_token_squared: float = Field(ge=0)
-    shared_s_per_token: float = Field(ge=0)  # in addition, where several people speak
+    shared_s_per_token: float = Field(ge=0)  # in addition, if several people speak
 
     def seconds(self, work: Work) -> float:
         """Seconds of all passes of a job."""
@@ -85,28 +85,28 @@ class Hardware(Preset):
     """What one profile's work takes on one machine, all in seconds."""
 
     profile: str
-    gpus: tuple[str, ...] = Field(strict=False)  # parts of the device names it holds for; none: any CPU
+    gpus: tuple[str, ...] = Field(strict=False)  # parts of the device names that it holds for; empty for any CPU
     source: str  # where the coefficients come from
-    to_video_s_per_megapixel: float = Field(ge=0)  # of a frame: the autoencoder's decoder, colour, bytes
-    to_latents_s_per_megapixel: float = Field(ge=0)  # of a frame: reference, overlap, noised source
-    s_per_frame: float = Field(ge=0)  # of the clip: reading and hearing the sound
+    to_video_s_per_megapixel: float = Field(ge=0)  # for each decoded frame: decoder, colour, bytes
+    to_latents_s_per_megapixel: float = Field(ge=0)  # for each encoded frame: reference, overlap, noised source
+    s_per_frame: float = Field(ge=0)  # for each frame of the clip: reading and hearing the sound
     s_per_job: float = Field(ge=0)  # everything else
-    # By lane; in each, one for every attention kernel it was measured with, the one that is always there first.
+    # By lane. Each has an entry for every attention kernel it was measured with, first one that every such GPU has.
     lanes: dict[str, Annotated[tuple[Lane, ...], Field(strict=False, min_length=1)]] = Field(min_length=1)
 
     def holds_for(self, gpu_name: str | None) -> bool:
-        """Whether it was measured on that device; None: on a CPU."""
+        """Whether it was measured on that device; None is a CPU."""
         if gpu_name is None:
             return not self.gpus
         return any(part in gpu_name for part in self.gpus)
 
     def lane(self, arithmetic: Arithmetic) -> Lane:
-        """The times of that arithmetic. Where its kernel or its lane was not measured: of the first one that was."""
+        """The times of that arithmetic. If its kernel or its lane was not measured, those of the first one that was."""
         lanes = self.lanes[self.nearest_lane(arithmetic)]
         return next((lane for lane in lanes if lane.attention == arithmetic.attention), lanes[0])
 
     def nearest_lane(self, arithmetic: Arithmetic) -> str:
-        """The lane of that arithmetic, or the file's first where it was not measured."""
+        """The lane of that arithmetic, or the file's first one if that was not measured."""
         return arithmetic.lane if arithmetic.lane in self.lanes else next(iter(self.lanes))
 
     def seconds(self, work: Work, arithmetic: Arithmetic) -> float:
@@ -127,11 +127,11 @@ def load_hardware(name: str) -> Hardware:
 
 
 def find_hardware(profile_name: str, gpu_name: str | None, file: Path | None = None) -> Hardware | None:
-    """The profile's coefficients for a device, or else for another one; None if the profile was measured nowhere.
+    """The profile's coefficients for a device, or else for another one; None if it was measured on no machine.
 
     Args:
         gpu_name: the device; None for a CPU.
-        file: coefficients that are asked before the package's own.
+        file: a file of coefficients that goes before the package's own.
 
     Raises:
         PresetError: a file of coefficients is wrong.
@@ -151,12 +151,13 @@ def estimate(
     gpu_price_per_hour: float,
     arithmetic: Arithmetic = DEFAULT,
 ) -> Estimate:
-    """Seconds and US dollars for a plan, and what they stand on. Without hardware both are unknown, and it says so.
+    """Seconds and US dollars for a plan, and the measurements they are made from.
 
     Args:
+        hardware: what the work takes; None leaves seconds and dollars unknown.
         gpu_name: the device that would run it; None for a CPU.
         gpu_price_per_hour: US dollars.
-        arithmetic: of the transformer.
+        arithmetic: how the transformer computes.
     """
     basis = basis_of(hardware, gpu_name, arithmetic)
     if hardware is None:
@@ -170,7 +171,7 @@ def estimate(
 
 
 def basis_of(hardware: Hardware | None, gpu_name: str | None, arithmetic: Arithmetic = DEFAULT) -> str:
-    """On which measurements an estimate stands, and what of this worker was not measured."""
+    """The measurements that an estimate is made from, and what of this worker was not measured."""
     if hardware is None:
         return "Unknown: jobs of this profile were measured on no machine."
     basis = hardware.source

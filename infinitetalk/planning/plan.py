@@ -17,13 +17,13 @@ class Plan:
 
     Args:
         mode: how the clip is made: steps, scheduler, overlap, fade.
-        shift: of the noise schedule, from the mode.
+        shift: the shift of the noise schedule, from the mode.
         size: (width, height) of the video in pixels.
         windows: they cover the clip, at 25 frames a second.
-        seed: of the noise.
+        seed: the seed of the noise.
         speakers: how many voices there are.
         input_type: whether a picture or a video is animated.
-        negative_prompt: None where text guidance is 1 and nothing reads it.
+        negative_prompt: None if text guidance is 1, when nothing reads it.
         text_guidance, audio_guidance, color_correction, video_strength: as in the job.
     """
 
@@ -53,7 +53,7 @@ class Plan:
 
     @property
     def forwards_per_step(self) -> int:
-        """Passes of the transformer per step: more where guidance compares with less conditioned ones."""
+        """Passes of the transformer per step. Guidance needs further, less conditioned ones to compare with."""
         return 1 + (self.text_guidance != 1) + (self.audio_guidance != 1)
 
     @property

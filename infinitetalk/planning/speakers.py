@@ -9,7 +9,7 @@ def speaker_starts(lengths: Sequence[int], order: SpeakerOrder) -> tuple[int, ..
     """Where each speaker's voice begins in the clip, in the unit of `lengths`.
 
     Args:
-        lengths: of the voices, in the order of the speakers.
+        lengths: how long the voices are, in the order of the speakers.
         order: all together, or one after the other, from the first speaker to the last or from the last to the first.
     """
     if order == "together":

@@ -13,9 +13,10 @@ from infinitetalk.shapes import AUDIO_REACH_FRAMES, is_window_length, next_windo
 class Window:
     """One pass of the model over `length` (4n+1) frames from frame `start` of the clip.
 
-    overlap: leading frames that repeat the end of the window before; 0 in the first window.
-    keep_start, keep_stop: the clip's frames that this window contributes. The window's last frames may lie
-        beyond the clip's end; they are not kept.
+    Args:
+        overlap: how many leading frames repeat the end of the window before; 0 in the first window.
+        keep_start, keep_stop: the clip's frames that this window contributes. The window's last frames may lie
+            beyond the clip's end; they are not kept.
     """
 
     index: int
@@ -39,15 +40,17 @@ class Window:
 def plan_windows(n_frames: int, window_frames: int, overlap_frames: int) -> tuple[Window, ...]:
     """Cover a clip of `n_frames` so that the kept frames tile it exactly.
 
-    Windows advance by `window_frames - overlap_frames`; the last one is the shortest 4n+1 that reaches the
-    clip's end. Raises ValueError unless n_frames >= 1, both lengths are 4n+1 and the overlap is the smaller.
+    Windows advance by `window_frames - overlap_frames`. The last one is the shortest 4n+1 that reaches the clip's end.
+
+    Raises:
+        ValueError: n_frames is below 1, a length is not 4n+1, or the overlap is not the smaller one.
     """
     if n_frames < 1:
         raise ValueError(f"a clip has at least 1 frame, not {n_frames}")
     if not is_window_length(window_frames) or not is_window_length(overlap_frames):
         raise ValueError(f"window and overlap have 4n+1 frames, not {window_frames} and {overlap_frames}")
     if overlap_frames >= window_frames:
-        raise ValueError(f"an overlap of {overlap_frames} leaves a window of {window_frames} nothing new")
+        raise ValueError(f"an overlap of {overlap_frames} frames leaves a window of {window_frames} nothing new")
 
     windows: list[Window] = []
     done = 0
@@ -62,9 +65,9 @@ def plan_windows(n_frames: int, window_frames: int, overlap_frames: int) -> tupl
 
 
 def audio_frames_read(window: Window, n_audio_frames: int) -> tuple[int, ...]:
-    """The audio frames a window reads: from two before its first frame to two after its last, length + 4.
+    """The audio frames that a window reads: from two before its first frame to two after its last, length + 4 in all.
 
-    Entries f .. f+4 belong to the window's frame f. Beyond either end of the audio its end frame repeats.
+    Entries f .. f+4 belong to the window's frame f. Beyond either end of the audio, the frame at that end repeats.
     """
     reach = range(window.start - AUDIO_REACH_FRAMES, window.stop + AUDIO_REACH_FRAMES)
     return tuple(min(max(frame, 0), n_audio_frames - 1) for frame in reach)

@@ -1,4 +1,4 @@
-"""How good a talking video is, measured from its pixels and its sound alone; docs/quality.md says how."""
+"""How good a talking video is, measured from its pixels and its sound only. docs/quality.md says how."""
 
 from importlib import import_module
 from typing import Any

@@ -1,9 +1,9 @@
-"""Where faces are in a clip, from its pixels alone.
+"""Where faces are in a clip, from its pixels only.
 
-A cascade trained on photographs of frontal faces (scikit-image's) proposes places in some of the frames; a plain
-picture of what faces have in common, eyes and brows and a mouth that are not skin, confirms and refines them.
+A cascade trained on photographs of frontal faces (scikit-image's) proposes places in some of the frames. A plain
+picture of what faces have in common confirms and refines them: eyes, brows and a mouth that are not skin.
 
-Lengths of a face are in units: half the width of the head. A face's middle lies between its eyes.
+Lengths of a face are in units. A unit is half the width of the head. A face's middle lies between its eyes.
 """
 
 from collections.abc import Sequence
@@ -23,21 +23,22 @@ Floats = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 
 EYE_X, BROW_Y, MOUTH_Y = 0.40, -0.34, 0.90
-# Correlation with the plain face that a face has at least in a frame.
+# The least correlation with the plain face that a face may have in a frame.
 _MIN_LIKENESS = 0.55
 _SAMPLED_FRAMES = 7
 _MIN_VOTES = 2
-# Pixels of the longer side that frames are searched at, in turns: a face missed at one is mostly seen at another.
+# Frames are searched at these sizes in turn (pixels of the longer side): a face missed at one is mostly found at
+# another.
 _SEARCH_SIDES = (360, 480, 400)
-# The cascade's box is this many units from middle to side, and its middle this far below the eyes.
+# The cascade's box is this many units wide, and its middle lies this many units below the eyes.
 _BOX_UNITS, _BOX_LOWER = 2.4, 0.2
 _SKIN_DISTANCE = 0.35
-_DENSITY = 12  # points per unit that the plain face is compared at
+_DENSITY = 12  # points per unit at which the plain face is compared
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a face is in a frame: its middle and its unit, in pixels, and its likeness to a plain face, at most 1."""
+    """Where a face is in a frame: its middle and its unit in pixels, and its likeness to a plain face, at most 1."""
 
     x: float
     y: float
@@ -54,7 +55,7 @@ def grid(x0: float, x1: float, y0: float, y1: float, density: float) -> tuple[Fl
 
 
 def sample(picture: Floats, x: Floats, y: Floats) -> Floats:
-    """A picture (height, width[, channels]) at pixel positions, bilinear; beyond its edge the edge goes on.
+    """A picture (height, width[, channels]) at pixel positions, bilinear. Beyond its edge the edge is repeated.
 
     The middle of the first pixel is at 0.5.
     """
@@ -82,7 +83,7 @@ _PLAIN = _plain_face(*_POINTS)
 
 
 def likeness(seen: Floats, expected: Floats) -> Floats:
-    """Pearson correlation along the last axis; 0 where one does not vary."""
+    """Pearson correlation along the last axis; 0 if one of the two does not vary."""
     a, b = seen - seen.mean(-1, keepdims=True), expected - expected.mean(-1, keepdims=True)
     norm = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return np.asarray((a * b).sum(-1) / np.maximum(norm, 1e-6), np.float32)
@@ -91,7 +92,8 @@ def likeness(seen: Floats, expected: Floats) -> Floats:
 def fit_face(picture: Floats, near: Place, reach: float, scales: Sequence[float]) -> Place:
     """The place within `reach` units of `near`, at one of `scales` times its unit, that looks most like a face.
 
-    picture: (height, width, 3) in [0, 1].
+    Args:
+        picture: (height, width, 3) in [0, 1].
     """
     x0, x1 = (int(np.clip(near.x + side * 0.75 * near.unit, 0, picture.shape[1])) for side in (-1, 1))
     y0, y1 = (int(np.clip(near.y + down * near.unit, 0, picture.shape[0])) for down in (-0.3, 0.9))
@@ -99,7 +101,7 @@ def fit_face(picture: Floats, near: Place, reach: float, scales: Sequence[float]
         return Place(near.x, near.y, near.unit, 0.0)
     skin = np.median(picture[y0:y1, x0:x1].reshape(-1, 3), axis=0)
     distance = np.linalg.norm(picture - skin, axis=-1) / _SKIN_DISTANCE
-    # Blurred as the plain face is: small features need not be where they are to the pixel.
+    # It is blurred as the plain face is, so that small features need not match to the pixel.
     away = gaussian_filter(np.minimum(distance, 1).astype(np.float32), 0.05 * near.unit)
     best = Place(near.x, near.y, near.unit, -1.0)
     steps = np.linspace(-reach, reach, 9) * near.unit
@@ -117,15 +119,15 @@ def fit_face(picture: Floats, near: Place, reach: float, scales: Sequence[float]
 def find_faces(frames: Frames, most: int = 2) -> list[tuple[int, Place]]:
     """The faces of a clip (T, height, width, 3), from left to right: the frame that shows each best, and where.
 
-    A face is where the cascade proposes one in several of the sampled frames and the plain face agrees.
-    Of more than `most`, the largest are given. None at all gives an empty list.
+    There is a face where the cascade proposes one in several of the sampled frames and the plain face agrees. If there
+    are more than `most`, the largest are given. The list is empty if there is none.
     """
     groups: list[list[tuple[int, Place]]] = []
     sampled = sorted(set(np.linspace(0, len(frames) - 1, _SAMPLED_FRAMES).round().astype(int).tolist()))
     for index, side in zip(sampled, cycle(_SEARCH_SIDES), strict=False):
         picture = frames[index].astype(np.float32) / 255
         for place in _confirmed(picture, _proposals(frames[index], side)):
-            group = next((g for g in groups if _same(g[0][1], place)), None)
+            group = next((g for g in groups if _is_same_face(g[0][1], place)), None)
             if group is None:
                 groups.append([(index, place)])
             else:
@@ -137,13 +139,13 @@ def find_faces(frames: Frames, most: int = 2) -> list[tuple[int, Place]]:
     ]
     distinct: list[tuple[int, Place]] = []
     for face in sorted(faces, key=lambda seen: -seen[1].likeness):
-        if not any(_same(face[1], other[1]) for other in distinct):
+        if not any(_is_same_face(face[1], other[1]) for other in distinct):
             distinct.append(face)
     largest = sorted(distinct, key=lambda seen: -seen[1].unit)[:most]
     return sorted(largest, key=lambda seen: seen[1].x)
 
 
-def _same(a: Place, b: Place) -> bool:
+def _is_same_face(a: Place, b: Place) -> bool:
     return bool(np.hypot(a.x - b.x, a.y - b.y) < 1.2 * max(a.unit, b.unit))
 
 
@@ -155,7 +157,7 @@ def _proposals(frame: Frames, side: int) -> list[Place]:
     picture = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
     limits = {"min_size": (40, 40), "max_size": (min(size),) * 2}
     found = []
-    # Light hair and eyes in a dark face are what the cascade knows from photographs in the negative.
+    # The negative is searched too: there a dark face with light hair and eyes looks as the cascade knows faces.
     for seen in (picture, 255 - picture):
         found += _cascade().detect_multi_scale(
             img=seen, scale_factor=1.12, step_ratio=1, min_neighbor_number=2, **limits

@@ -1,6 +1,7 @@
-"""Numbers of one talking video: lip sync, stillness, seams, drift, identity. Each is a pure function.
+"""Numbers of one talking video: lip sync, stillness, seams, drift, identity. Each measure is a pure function.
 
-Frames are (T, height, width, 3) uint8 RGB at 25 per second, mouths and loudness (T,) as tracking and speech give them.
+Frames are (T, height, width, 3) uint8 RGB at 25 per second. Openness and loudness are (T,), as tracking and speech give
+them.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,7 @@ Floats = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 
 MAX_LAG_FRAMES = 8
-MIN_MOVEMENT = 0.08
-"""Spread of the openness (5th to 95th percentile) below which a mouth counts as not moving."""
+MIN_MOVEMENT = 0.08  # a mouth whose openness has a smaller spread (5th to 95th percentile) counts as not moving
 _MIN_LOUDNESS_SPREAD = 0.1
 _MIN_SILENT_FRAMES = 5
 _MIN_COMPARED_FRAMES = 10
@@ -28,8 +28,12 @@ _FIRST_S = 10
 
 @dataclass(frozen=True)
 class LipSync:
-    """correlation: Pearson's of mouth and loudness, frame by frame; None where `reason` says why there is none.
-    lag_frames: where the correlation is highest within 8 frames; above 0 the mouth is late. peak: it is there.
+    """How well a mouth follows a voice.
+
+    Args:
+        correlation: Pearson's correlation of openness and loudness, frame by frame; None if `reason` says why.
+        lag_frames: the shift within 8 frames at which the correlation is highest; above 0 the mouth is late.
+        peak: the correlation at that shift.
     """
 
     correlation: float | None
@@ -40,8 +44,13 @@ class LipSync:
 
 @dataclass(frozen=True)
 class Stillness:
-    """Of the mouth while nobody speaks. above_shut: mean openness less `shut`; movement: its standard deviation.
-    shut: reading of the shut mouth. All None where fewer than 5 frames are silent.
+    """What a mouth does while nobody speaks. All is None if fewer than 5 frames are silent.
+
+    Args:
+        frames: how many frames are silent.
+        above_shut: the mean openness in them, minus `shut`.
+        movement: the standard deviation of the openness in them.
+        shut: the openness of the shut mouth.
     """
 
     frames: int
@@ -53,7 +62,12 @@ class Stillness:
 @dataclass(frozen=True)
 class Seams:
     """Differences of neighbouring frames (mean absolute, of 255), at joins and elsewhere.
-    worst_ratio: the largest at a join over the median elsewhere.
+
+    Args:
+        joins: first frames of the windows after the first.
+        at_joins: the difference at each join.
+        median, percentile_95: of the differences elsewhere.
+        worst_ratio: the largest difference at a join, divided by the median elsewhere.
     """
 
     joins: tuple[int, ...]
@@ -65,8 +79,11 @@ class Seams:
 
 @dataclass(frozen=True)
 class Drift:
-    """Against the reference, per second of video. color: mean absolute difference of the three mean colours, of 255.
-    sharpness: mean gradient magnitude of the luminance over the reference's, 1 the same.
+    """Differences to the reference, for each second of video.
+
+    Args:
+        color: mean absolute difference of the three mean colours, of 255.
+        sharpness: mean gradient magnitude of the luminance, divided by the reference's; 1 is the same.
     """
 
     color: tuple[float, ...]
@@ -78,8 +95,11 @@ class Drift:
 
 @dataclass(frozen=True)
 class Identity:
-    """PSNR against the reference, in dB (100 where equal): of what lies outside all heads' reach (still), and of all
-    but the mouths. The first 10 s and the last second.
+    """PSNR with the reference in dB, 100 if equal, over the first 10 s and over the last second.
+
+    Args:
+        still_first_db, still_end_db: of what no head reaches; None if heads reach everything.
+        outside_mouth_first_db, outside_mouth_end_db: of everything but the mouths.
     """
 
     still_first_db: float | None
@@ -89,7 +109,7 @@ class Identity:
 
 
 def correlation(a: Floats, b: Floats) -> float | None:
-    """Pearson's correlation of two curves where both are numbers; None where one does not vary or few are."""
+    """Pearson's correlation of two curves where both are numbers; None if these are too few, or one does not vary."""
     known = np.isfinite(a) & np.isfinite(b)
     if known.sum() < _MIN_COMPARED_FRAMES:
         return None
@@ -104,7 +124,7 @@ def lip_sync(openness: Floats, loud: Floats) -> LipSync:
     _same_length(openness, loud)
     low, high = np.nanpercentile(openness, (5, 95))
     if high - low < MIN_MOVEMENT:
-        return LipSync(None, None, None, f"the mouth does not move (by {high - low:.2f} of wide open)")
+        return LipSync(None, None, None, f"the mouth does not move (only by {high - low:.2f} of wide open)")
     low, high = np.percentile(loud, (5, 95))
     if high - low < _MIN_LOUDNESS_SPREAD:
         return LipSync(None, None, None, "the sound has no speech to follow: its loudness does not vary")
@@ -120,9 +140,9 @@ def lip_sync(openness: Floats, loud: Floats) -> LipSync:
 
 
 def beyond_shared(openness: Floats, own: Floats, other: Floats) -> float | None:
-    """Correlation of a mouth with the other person's voice, less that of the two voices with each other.
+    """Correlation of a mouth with the other person's voice, minus that of the two voices with each other.
 
-    About 0 or below: the mouth follows its own voice alone. None where a correlation does not exist.
+    If it is about 0 or below, the mouth follows only its own voice. It is None if a correlation does not exist.
     """
     with_other, shared = correlation(openness, other), correlation(own, other)
     return None if with_other is None or shared is None else with_other - shared
@@ -131,8 +151,11 @@ def beyond_shared(openness: Floats, own: Floats, other: Floats) -> float | None:
 def stillness(openness: Floats, loud: Floats, shut: float | None = None) -> Stillness:
     """What a mouth does while its voice is silent (speech.silent_frames).
 
-    shut: the openness of the shut mouth, as tracked where it is known to be shut; None takes the clip's own
-        5th percentile. Raises ValueError unless openness and loudness have the same number of frames.
+    Args:
+        shut: the openness that tracking gives for this mouth when it is shut; None takes the clip's own 5th percentile.
+
+    Raises:
+        ValueError: openness and loudness do not have the same number of frames.
     """
     _same_length(openness, loud)
     quiet = openness[silent_frames(loud) & np.isfinite(openness)].astype(np.float64)
@@ -145,7 +168,7 @@ def stillness(openness: Floats, loud: Floats, shut: float | None = None) -> Stil
 def joins_of(settings: dict[str, int]) -> tuple[int, ...]:
     """First frames of the windows after the first, from a result's settings (frames, window, overlap).
 
-    Raises ValueError where one is missing or impossible.
+    Raises ValueError if one of these is missing or impossible.
     """
     missing = [name for name in ("frames", "window", "overlap") if not isinstance(settings.get(name), int)]
     if missing:
@@ -155,7 +178,7 @@ def joins_of(settings: dict[str, int]) -> tuple[int, ...]:
 
 
 def frame_differences(frames: Frames) -> Floats:
-    """(T,) mean absolute difference of each frame to the one before, of 255; 0 for the first."""
+    """(T,) mean absolute difference of each frame to the one before, of 255; 0 for the first frame."""
     differences = np.zeros(len(frames), np.float32)
     for i in range(1, len(frames)):
         differences[i] = np.abs(frames[i].astype(np.int16) - frames[i - 1]).mean()
@@ -163,9 +186,9 @@ def frame_differences(frames: Frames) -> Floats:
 
 
 def seams(frames: Frames, joins: Sequence[int]) -> Seams:
-    """Whether windows meet without a jump: the change into each frame of `joins` against that into all others.
+    """Whether windows meet without a jump: the change into each frame of `joins`, against that into all other frames.
 
-    Raises ValueError for joins that are not frames 1 to T-1, or where no other frame is left.
+    Raises ValueError if joins are not frames 1 to T-1, or no other frame is left.
     """
     wrong = [join for join in joins if not 0 < join < len(frames)]
     if not joins or wrong:
@@ -180,15 +203,15 @@ def seams(frames: Frames, joins: Sequence[int]) -> Seams:
 
 
 def drift(frames: Frames, reference: Frames) -> Drift:
-    """How colour and sharpness leave the reference (height, width, 3) with time. A last part second counts as one."""
-    wanted, sharp = _look(reference[None])
-    seconds = [_look(frames[start : start + FPS]) for start in range(0, len(frames), FPS)]
+    """How colour and sharpness leave the reference (height, width, 3) with time, second by second."""
+    wanted, sharp = _color_and_sharpness(reference[None])
+    seconds = [_color_and_sharpness(frames[start : start + FPS]) for start in range(0, len(frames), FPS)]
     colors = tuple(float(np.abs(color - wanted).mean()) for color, _ in seconds)
     sharpness = tuple(value / max(sharp, 1e-6) for _, value in seconds)
     return Drift(colors, max(colors), colors[-1], sharpness, sharpness[-1])
 
 
-def _look(frames: Frames) -> tuple[NDArray[np.float64], float]:
+def _color_and_sharpness(frames: Frames) -> tuple[NDArray[np.float64], float]:
     """Mean colour (3,) and mean gradient magnitude of the luminance, of 255."""
     gray = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     down, across = np.gradient(gray, axis=(1, 2))
@@ -196,13 +219,17 @@ def _look(frames: Frames) -> tuple[NDArray[np.float64], float]:
 
 
 def identity(frames: Frames, reference: Frames, mouths: Sequence[Mouth]) -> Identity:
-    """How much of the reference (height, width, 3) stays, outside what may move.
+    """How much of the reference (height, width, 3) stays the same, outside of what may move.
 
-    mouths: of everybody in the clip, whose places tell what moves. Without any, ValueError.
+    Args:
+        mouths: the mouths of everybody in the clip; their places say what may move.
+
+    Raises:
+        ValueError: there are no mouths.
     """
     if not mouths:
         raise ValueError("identity needs to know where the mouths are; nobody was followed")
-    still, outside = ~_reach(mouths, reference.shape, head=True), ~_reach(mouths, reference.shape, head=False)
+    still, outside = (~_reached(mouths, reference.shape, head=head) for head in (True, False))
     first, end = frames[: _FIRST_S * FPS], frames[-FPS:]
     return Identity(
         _psnr(first, reference, still) if still.any() else None,
@@ -212,8 +239,8 @@ def identity(frames: Frames, reference: Frames, mouths: Sequence[Mouth]) -> Iden
     )
 
 
-def _reach(mouths: Sequence[Mouth], shape: tuple[int, ...], head: bool) -> NDArray[np.bool_]:
-    """(height, width) where a head, or only a mouth, is in any frame."""
+def _reached(mouths: Sequence[Mouth], shape: tuple[int, ...], head: bool) -> NDArray[np.bool_]:
+    """(height, width), true where a head (or only a mouth) is in any frame."""
     left, right, top, bottom = (1.3, 1.3, 1.75, 1.6) if head else (0.62, 0.62, -0.55, 1.4)
     reached = np.zeros(shape[:2], bool)
     for mouth in mouths:

@@ -41,15 +41,18 @@ from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 Floats = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 
-MAX_BYTES = 1 << 30
-"""Frames are made smaller as far as needed for all of them to be held in this much memory."""
+MAX_BYTES = 1 << 30  # frames are made smaller until all of them fit into this much memory
 MAX_DURATION_S = 600.0
 _CHUNK = 250
 
 
 @dataclass(frozen=True)
 class Person:
-    """One person's numbers. other_voice: correlation with the other's voice beyond what the two voices share."""
+    """One person's numbers.
+
+    Args:
+        other_voice: correlation with the other person's voice beyond what the two voices share.
+    """
 
     openness_mean: float
     lip_sync: LipSync | None
@@ -61,8 +64,10 @@ class Person:
 class Report:
     """The measures of a video. What could not be measured is None, and `notes` says why.
 
-    size: (width, height) that it was measured at; source_size: of the file.
-    people: from left to right.
+    Args:
+        size: (width, height) at which it was measured.
+        source_size: (width, height) of the file.
+        people: from left to right.
     """
 
     video: str
@@ -103,30 +108,35 @@ def measure(
 ) -> Measured:
     """Measure a video file against its first frame and its sound.
 
-    against: another rendering of the same job. audio: the voices, the first of the person to the left; without any,
-    the video's own sound. order: how two voices follow each other. people: how many must be seen; two voices mean
-    two. joins: first frames of the windows after the first.
+    Args:
+        against: another rendering of the same job.
+        audio: the voices, that of the left person first; if none is given, the video's own sound.
+        order: how two voices follow each other.
+        people: how many people the video must show; with two voices it is two.
+        joins: first frames of the windows after the first.
 
-    Raises MediaUnreadable and TooLarge for files that are not read, ValueError for what does not fit together.
+    Raises:
+        MediaUnreadable, TooLarge: a file cannot be read.
+        ValueError: the arguments do not fit together.
     """
     if len(audio) > 2:
         raise ValueError(f"at most two voices can be given, not {len(audio)}")
     if len(audio) == 2 and people == 1:
-        raise ValueError("two voices were given, but one person")
+        raise ValueError("two voices were given, but only one person; give one voice, or --people 2")
     frames, source_size = read_frames(video, "video")
     notes = []
     size = (frames.shape[2], frames.shape[1])
     if size != source_size:
-        notes.append(f"Measured at {size[0]}x{size[1]}: at its own size the video would take too much memory.")
+        notes.append(f"Measured at {size[0]}x{size[1]}; at its own size the video would take too much memory.")
     voices, wave, missing = _voices(video, audio, order, len(frames))
     notes += missing
     tracked = track_mouths(frames, 2 if len(audio) == 2 else people)
     if tracked.reason:
         notes.append(f"Lip sync, stillness and identity are not given: {tracked.reason}.")
     if len(tracked.mouths) == 2 and len(voices) == 1:
-        notes.append("Two people, one sound: whose voice is heard cannot be told; give each voice with --audio.")
+        notes.append("The sound does not tell which of two people speaks; give each person's voice with --audio.")
     if len(tracked.mouths) == 1 and people is None and not audio:
-        notes.append("One face was found; if the video shows two people, say so with --people 2.")
+        notes.append("One face was found. If the video shows two people, say so with --people 2.")
     report = Report(
         video=video.name,
         frames=len(frames),
@@ -143,18 +153,21 @@ def measure(
 
 
 def read_frames(path: Path, field: str, size: tuple[int, int] | None = None) -> tuple[Frames, tuple[int, int]]:
-    """All frames of a video at 25 per second, (T, height, width, 3) uint8 RGB, and its own (width, height).
+    """All frames of a video at 25 per second, (T, height, width, 3) uint8 RGB, and the video's own (width, height).
 
-    size: (width, height) of the frames; None takes the video's own, or what MAX_BYTES allows.
+    Args:
+        size: (width, height) of the frames; None takes the video's own size, or what MAX_BYTES allows.
     """
     if not path.is_file():
         raise ValueError(f"{field}: there is no file {path}")
     with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / "video"  # what SourceVideo may write beside the file goes with the folder
+        link = Path(folder) / "video"  # a file that SourceVideo writes beside it is removed with the folder
         link.symlink_to(path.resolve())
         source = SourceVideo.open(link, field, 16, 16)
         if source.duration_s > MAX_DURATION_S + 1:
-            raise ValueError(f"{field}: the video lasts {source.duration_s:.0f} s; at most {MAX_DURATION_S:.0f} s")
+            raise ValueError(
+                f"{field}: the video lasts {source.duration_s:.0f} s; at most {MAX_DURATION_S:.0f} s can be measured"
+            )
         count = max(1, round(source.duration_s * FPS))
         width, height = source.source_size
         shrink = min(1.0, sqrt(MAX_BYTES / (3 * count * width * height)))
@@ -174,7 +187,7 @@ def _voices(
         if not path.is_file():
             raise ValueError(f"audio: there is no file {path}")
     if not audio and not probe(video, "video").has_audio:
-        return (), None, ["The video has no sound and no voice was given: lip sync and stillness are not measured."]
+        return (), None, ["The video has no sound and no voice was given, so lip sync and stillness are not measured."]
     waves = [load_audio(path, "audio", None, MAX_DURATION_S) for path in audio or [video]]
     waves = list(place_voices(waves, speaker_starts([len(wave) for wave in waves], order)))
     notes = []
@@ -227,18 +240,19 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
         sync, still = person.lip_sync, person.stillness
         if sync is not None:
             rows.append(
-                (f"lip sync{who}", _number(sync.correlation, ".3f"), sync.reason or "mouth and loudness, 1 best")
+                (f"lip sync{who}", _number(sync.correlation, ".3f"), sync.reason or "mouth and loudness; 1 is best")
             )
             if sync.lag_frames is not None:
-                rows.append((f"lag{who}", f"{sync.lag_frames:+d} frames", f"{_number(sync.peak, '.3f')} there; + late"))
+                peak = f"lip sync is {_number(sync.peak, '.3f')} there; above 0 the mouth is late"
+                rows.append((f"lag{who}", f"{sync.lag_frames:+d} frames", peak))
         if person.other_voice is not None:
             rows.append(
-                (f"follows the other{who}", f"{person.other_voice:+.3f}", "beyond what the voices share; 0 best")
+                (f"follows the other{who}", f"{person.other_voice:+.3f}", "beyond what the voices share; 0 is best")
             )
         if still is not None:
-            meaning = f"mouth above shut, of wide open, in {still.frames} silent frames"
+            meaning = f"in {still.frames} silent frames; 0 is shut, 1 wide open"
             rows.append((f"open in silence{who}", _number(still.above_shut, ".3f"), meaning))
-            rows.append((f"moves in silence{who}", _number(still.movement, ".3f"), "standard deviation; 0 best"))
+            rows.append((f"moves in silence{who}", _number(still.movement, ".3f"), "standard deviation; 0 is best"))
     if report.seams:
         worst = max(report.seams.at_joins)
         limits = (
@@ -246,9 +260,9 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
         )
         rows.append(("worst seam", f"{report.seams.worst_ratio:.2f} x", limits))
     rows.append(
-        ("colour drift", f"{report.drift.color_end:.2f}", f"of 255 at the end; {report.drift.color_worst:.2f} worst")
+        ("colour drift", f"{report.drift.color_end:.2f}", f"of 255 at the end; at worst {report.drift.color_worst:.2f}")
     )
-    rows.append(("sharpness", f"{report.drift.sharpness_end:.0%}", "at the end, of the first frame's"))
+    rows.append(("sharpness", f"{report.drift.sharpness_end:.0%}", "of the first frame's, at the end"))
     if report.identity:
         kept = report.identity
         first, end = _number(kept.still_first_db, ".1f"), _number(kept.still_end_db, ".1f")
@@ -257,7 +271,8 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
         rows.append(("outside the mouth", outside, "the same, heads included"))
     if report.similarity:
         alike = report.similarity
-        rows.append(("temporal consistency", f"{alike.temporal_consistency:.1%}", "of the two renderings; 100 % equal"))
+        consistency = f"{alike.temporal_consistency:.1%}"
+        rows.append(("temporal consistency", consistency, "of the two renderings; 100 % if they are equal"))
         rows.append(("detail", f"{alike.detail:.1%}", "gradient similarity"))
         rows.append(("overall", f"{alike.overall:.1%}", f"mean of both and structure (SSIM) {alike.structure:.1%}"))
     return rows

@@ -1,4 +1,4 @@
-"""How alike two renderings of one job are, frame by frame; scikit-image does the arithmetic."""
+"""How alike two renderings of one job are, frame by frame. scikit-image does the arithmetic."""
 
 from dataclasses import dataclass
 
@@ -19,15 +19,16 @@ _RESIDUAL_SIGMA = 1.5  # pixels
 
 @dataclass(frozen=True)
 class Similarity:
-    """Of two renderings, each 1 where they are equal.
+    """How alike two renderings are. Each number is 1 if they are equal.
 
-    structure: mean SSIM of the luminance (Wang et al. 2004; window of 7 pixels).
-    detail: mean gradient magnitude similarity of the luminance (Xue et al. 2013, mean instead of deviation).
-    temporal_consistency: similarity of what motion does not explain. Optical flow (iterative Lucas-Kanade) of one
-        rendering warps the next frame of each back onto the frame before; the smoothed absolute remainders e, f of
-        the two are compared as (2ef + c) / (e^2 + f^2 + c), averaged over pixels and over the flows of both.
-        Flicker or jumps that only one has, or a motion that only one makes, lower it.
-    overall: mean of structure, detail and temporal_consistency.
+    Args:
+        structure: mean SSIM of the luminance (Wang et al. 2004; window of 7 pixels).
+        detail: mean gradient magnitude similarity of the luminance (Xue et al. 2013, mean instead of deviation).
+        temporal_consistency: similarity of what motion does not explain. Optical flow (iterative Lucas-Kanade) of one
+            rendering warps the next frame of each back onto the frame before. The smoothed absolute remainders e, f of
+            the two are compared as (2ef + c) / (e^2 + f^2 + c), averaged over pixels and over the flows of both.
+            Flicker or jumps that only one has, or a motion that only one makes, lower it.
+        overall: mean of structure, detail and temporal_consistency.
     """
 
     structure: float
@@ -37,17 +38,17 @@ class Similarity:
 
 
 def similarity(a: Frames, b: Frames) -> Similarity:
-    """Compare two renderings (T, height, width, 3) uint8 RGB; of long ones, 40 places spread over the clip.
+    """Compare two renderings (T, height, width, 3) uint8 RGB, long ones at 40 places spread over the clip.
 
     Raises ValueError unless both have the same shape and at least two frames.
     """
     if a.shape != b.shape:
         raise ValueError(
-            f"the two videos must have the same frames and size, not {_shape(a)} and {_shape(b)}: "
-            "renderings of one job are compared"
+            f"the two videos must have the same frames and size, not {_shape(a)} and {_shape(b)}; "
+            "compare two renderings of one job"
         )
     if len(a) < 2 or min(a.shape[1:3]) < 16:
-        raise ValueError(f"the videos must have 2 frames and 16 pixels a side at least, not {_shape(a)}")
+        raise ValueError(f"the videos must have at least 2 frames and 16 pixels on each side, not {_shape(a)}")
     metrics = scikit_image("metrics")
     places = np.unique(np.linspace(0, len(a) - 2, min(len(a) - 1, _COMPARED_FRAMES)).round().astype(int))
     structure, detail, temporal = [], [], []

@@ -1,4 +1,4 @@
-"""How loud speech is, as lips follow it: computed from the sound alone."""
+"""How loud speech is, in the way that lips follow it. It is computed from the sound only."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +13,19 @@ _BAND_HZ = (150, 3500)  # of voices; rumble and hiss move no lips
 _STEP_HZ = 100  # a whole number per frame
 _ENERGY_S, _LIPS_S = 0.010, 0.025  # standard deviations of the two smoothings
 _EXPONENT = 0.6  # Stevens: loudness grows with the 0.6th power of the amplitude
-_FLOOR = 0.003  # amplitude (-50 dBFS) that a voice's level has at least: hiss is no speech
-SILENT = 0.12
-"""Loudness below which nobody speaks: 31 dB under the voice's own level."""
+_FLOOR = 0.003  # a voice's level has at least this amplitude (-50 dBFS), so that hiss does not count as speech
+SILENT = 0.12  # below this loudness, 31 dB under the voice's own level, nobody speaks
 _BEFORE_FRAMES, _AFTER_FRAMES = 2, 5  # lips open before the sound and close after it
 
 
 def loudness(wave: Floats, n_frames: int) -> Floats:
-    """The loudness of speech in each of n_frames frames at 25 per second, (n_frames,): 0 silent, 1 its own level.
+    """The loudness of speech in each of n_frames frames at 25 per second, (n_frames,): 0 is silent, 1 its own level.
 
-    The amplitude of what lies between 150 and 3500 Hz, smoothed over 10 ms, as part of its root mean square where
-    there is speech, to the power 0.6, smoothed over 25 ms and averaged over each frame. Beyond the sound: 0.
+    It is the amplitude between 150 and 3500 Hz, smoothed over 10 ms, relative to its root mean square where there is
+    speech, to the power 0.6, smoothed over 25 ms and averaged over each frame. Beyond the sound it is 0.
 
-    wave: (samples,) mono, 16 kHz.
+    Args:
+        wave: (samples,) mono, 16 kHz.
     """
     samples = n_frames * SAMPLE_RATE_HZ // FPS
     heard = np.pad(wave[:samples], (0, max(0, samples - len(wave)))).astype(np.float64)
@@ -39,7 +39,7 @@ def loudness(wave: Floats, n_frames: int) -> Floats:
 
 
 def silent_frames(loud: Floats) -> NDArray[np.bool_]:
-    """(T,) where nobody speaks, nor has just spoken, nor is about to."""
+    """(T,), true where nobody speaks, has just spoken or is about to speak."""
     speaks = loud >= SILENT
     near = speaks.copy()
     for shift in range(1, _AFTER_FRAMES + 1):

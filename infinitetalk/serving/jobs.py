@@ -1,4 +1,4 @@
-"""RunPod's jobs, run one at a time: JSON becomes a Request, what became of it becomes JSON."""
+"""RunPod's jobs, run one at a time: JSON becomes a Request, and the outcome becomes JSON."""
 
 import asyncio
 import logging
@@ -23,13 +23,13 @@ from infinitetalk.transfer.exchange import network_exchange
 
 Json = dict[str, Any]
 
-RUNPOD_TIME_LIMIT_S = 600.0  # where neither the job nor the endpoint sets another
+RUNPOD_TIME_LIMIT_S = 600.0  # if neither the job nor the endpoint sets another
 
 logger = logging.getLogger(__name__)
 
 
 def time_limit(job: Json, settings: Settings) -> TimeLimit:
-    """What the job may take: by its own policy, else the endpoint's, else RunPod's. Raises InvalidInput."""
+    """How long the job may take: its own policy's limit, else the endpoint's, else RunPod's. Raises InvalidInput."""
     policy = job.get("policy")
     limit_ms = policy.get("executionTimeout") if isinstance(policy, Mapping) else None
     if limit_ms:
@@ -48,7 +48,7 @@ def answer(
     send_progress: Callable[[Json, Json], None],
     stop: threading.Event,
 ) -> Json:
-    """Run a job to its end. Returns the result, or `error` (which makes it FAILED), `error_code`, `retryable`."""
+    """Run a job to its end. Returns the result, or `error` (which makes it FAILED), `error_code` and `retryable`."""
     with job_logs(job["id"]):
         updates = ProgressUpdates(job, send_progress)
         try:
@@ -60,7 +60,7 @@ def answer(
             figures = result.model_dump(include={"timings_s", "gpu_seconds", "cost_usd"})
             log_event(logger, logging.INFO, "job finished", **figures)
             return result.to_json()
-        except Exception as error:  # whatever it is, the caller gets an answer, without details of the inside
+        except Exception as error:  # whatever it is, the caller gets an answer, without internal details
             failure = error if isinstance(error, JobError) else classify_failure(error)
             level = logging.INFO if isinstance(failure, Cancelled | InvalidInput) else logging.WARNING
             log_event(logger, level, "job failed", code=failure.code, error=str(failure), cause=places(error))
@@ -77,9 +77,12 @@ def make_handler(
 ) -> Callable[[Json], Awaitable[Json]]:
     """The function that the SDK calls with each job. Jobs run in a thread, one at a time.
 
-    retire: called when this process can run no further job.
+    Args:
+        load_models: gives the models; called for each job.
+        send_progress: takes a job and a report of its progress; returns when the report has arrived.
+        retire: called when this process can run no further job.
     """
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job")  # the local API takes several at once
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job")  # the local API takes several jobs at once
 
     async def handler(job: Json) -> Json:
         stop = threading.Event()
@@ -91,7 +94,7 @@ def make_handler(
             stop.set()
             queued.cancel()  # if it has not begun
             while not running.done():  # the next job needs the GPU, so the thread must have stopped
-                with suppress(asyncio.CancelledError):  # RunPod may say it twice
+                with suppress(asyncio.CancelledError):  # RunPod may cancel twice
                     await asyncio.wait([running])
             raise
         if reply.get("refresh_worker"):

@@ -1,4 +1,4 @@
-"""The SDK's log lines, sent the way of ours."""
+"""The SDK's log lines, which go the same way as ours."""
 
 import logging
 
@@ -6,7 +6,7 @@ from runpod.serverless.modules.rp_logger import RunPodLogger
 
 
 def redirect_sdk_logs(level: str) -> None:
-    """Let the SDK's lines go the way of ours: theirs quote addresses, and at DEBUG whole jobs and answers."""
+    """Send the SDK's lines through our logging: they quote addresses, and at DEBUG whole jobs and answers."""
     sdk_logger = logging.getLogger("runpod.sdk")
     sdk_logger.setLevel(max(logging.INFO, logging.getLevelName(level)))
     levels = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "DEBUG": logging.DEBUG, "TRACE": logging.DEBUG}
@@ -18,5 +18,5 @@ def redirect_sdk_logs(level: str) -> None:
 
 
 def limit_sdk_logs(level: str) -> None:
-    """Let the SDK print its own lines from that level of ours on."""
+    """Let the SDK print its own lines from `level` on, which is one of our levels."""
     RunPodLogger().set_level({"DEBUG": "INFO", "WARNING": "WARN"}.get(level, level))

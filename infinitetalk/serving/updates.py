@@ -18,16 +18,20 @@ from infinitetalk.progress import Progress
 Json = dict[str, Any]
 
 PROGRESS_INTERVAL_S = 1.0
-PROGRESS_POST_S = 5.0  # the longest that an update takes, and that a result waits for the update before it
+PROGRESS_POST_S = 5.0  # the longest that an update may take, and that a result waits for the update before it
 
 logger = logging.getLogger(__name__)
 
 
 class ProgressUpdates:
-    """Passes progress on: the latest, at most once a second, in order, none after the result."""
+    """Passes progress on: the latest report, at most once a second, in order, and none after the result."""
 
     def __init__(self, job: Json, send: Callable[[Json, Json], None]) -> None:
-        """send: returns when the update has arrived."""
+        """Start the thread that passes progress on.
+
+        Args:
+            send: takes the job and a report; returns when the report has arrived.
+        """
         self._job = job
         self._send = send
         self._waiting: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
@@ -39,7 +43,7 @@ class ProgressUpdates:
         self._waiting.put(progress)
 
     def finish(self) -> None:
-        """Wait until the update that is on its way has arrived; what still waits is out of date."""
+        """Wait until the update that is on its way has arrived. Updates that still wait are dropped: out of date."""
         self._finished.set()
         self._waiting.put(None)
         self._thread.join(PROGRESS_POST_S)
@@ -58,8 +62,8 @@ class ProgressUpdates:
 def post_progress(job: Json, progress: Json) -> None:
     """Tell RunPod where a job is.
 
-    The SDK's progress_update does the same from a thread of its own that cannot be waited for: updates overtake each
-    other, and the result.
+    The SDK's progress_update does the same in a thread that cannot be waited for, so that updates overtake each other
+    and the result.
     """
 
     async def post() -> None:
@@ -71,5 +75,5 @@ def post_progress(job: Json, progress: Json) -> None:
 
 
 def log_progress(_job: Json, progress: Json) -> None:
-    """What happens to progress where there is no RunPod to tell."""
+    """What happens to progress if there is no RunPod to tell."""
     log_event(logger, logging.INFO, "progress", **progress)

@@ -1,4 +1,4 @@
-"""The estimates' coefficients, measured on this machine: short jobs are run, and `estimate.Hardware` fitted to them."""
+"""The estimates' coefficients, measured on this machine: it runs short jobs and fits an `estimate.Hardware` to them."""
 
 import json
 import tempfile
@@ -26,7 +26,7 @@ from infinitetalk.progress import Stage
 from infinitetalk.shapes import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from infinitetalk.transfer.exchange import local_exchange
 
-# A job's stages by the work that they are proportional to; all others are the clip's and the job's.
+# A job's stages by the work that they are proportional to. All others grow with the clip's frames, or with nothing.
 _PASSES: tuple[Stage, ...] = ("denoise",)
 _TO_VIDEO: tuple[Stage, ...] = ("decode", "color", "bytes")
 _TO_LATENTS: tuple[Stage, ...] = ("image", "condition", "overlap")
@@ -34,7 +34,11 @@ _TO_LATENTS: tuple[Stage, ...] = ("image", "condition", "overlap")
 
 @dataclass(frozen=True)
 class Trial:
-    """A job to measure: one step per window, to be quick. windows: how many full ones."""
+    """A job to measure. It has one step per window, to be quick.
+
+    Args:
+        windows: how many full windows it has.
+    """
 
     resolution: Resolution
     window_frames: int
@@ -42,7 +46,7 @@ class Trial:
     windows: int = 1
 
 
-# Windows of the shortest and the longest mode in both sizes, so that no mode is far from what was measured.
+# Windows as long as those of the shortest and the longest mode, so that no mode is far from what was measured.
 TRIALS = (
     Trial("480p", 49, 1, windows=3),
     Trial("480p", 81, 2, windows=2),
@@ -50,15 +54,16 @@ TRIALS = (
     Trial("720p", 81, 2),
     Trial("720p", 121, 2),
 )
-# The first pass over a size also tunes and builds kernels.
+# The first pass over a size also tunes and builds kernels, so it is not measured.
 WARM_UP = tuple(Trial(resolution, 13, speakers) for resolution in ("480p", "720p") for speakers in (1, 2))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A job that was measured: its work, the arithmetic it ran in, and seconds per stage.
+    """A job that was measured: its work, how the transformer computed, and seconds per stage.
 
-    other: seconds between the stages.
+    Args:
+        other: seconds between the stages.
     """
 
     work: Work
@@ -84,7 +89,7 @@ class Sample:
 def run_sample(
     job: Mapping[str, Any], mode: SpeedMode, models: Models, settings: Settings, output: Path
 ) -> tuple[Sample, Result]:
-    """Run a job whose files are file: URLs, in the windows and steps of `mode`. Leaves the video at `output`."""
+    """Run a job whose files are file: URLs, with the windows and steps of `mode`. Leaves the video at `output`."""
     request = Request.parse(dict(job), LOCAL_FILES)
     result = run_job(request, models, settings, local_exchange(output), Control(output.stem), mode)
     assert isinstance(result, Result)
@@ -120,7 +125,8 @@ def measure(models: Models, settings: Settings, trials: Sequence[Trial] = TRIALS
 def fit(samples: Sequence[Sample]) -> dict[str, Any]:
     """The coefficients of `Hardware`, none negative, that come nearest to the samples in relative terms.
 
-    What a set of samples cannot tell comes out as 0: without jobs of one speaker and of two, the part of the second.
+    A coefficient that the samples do not determine comes out as 0. An example is the second speaker's, unless there are
+    jobs of one speaker and of two.
     """
 
     def one(quantity: Callable[[Work], float], stages: Iterable[Stage]) -> float:
@@ -161,7 +167,7 @@ def _least_squares(amounts: Sequence[Sequence[float]], seconds: Sequence[float])
     table = np.asarray(amounts, np.float64) * weights[:, None]
     scale = np.maximum(np.abs(table).max(0), np.finfo(np.float64).tiny)
     kept = np.array([], int)
-    for column in range(table.shape[1]):  # one that the columns before it make up tells nothing
+    for column in range(table.shape[1]):  # a column that is a sum of those before it adds nothing
         more = np.append(kept, column)
         if np.linalg.matrix_rank(table[:, more] / scale[more]) == len(more):
             kept = more
@@ -177,7 +183,12 @@ def _least_squares(amounts: Sequence[Sequence[float]], seconds: Sequence[float])
 
 
 def calibrated(name: str, samples: Sequence[Sample], profile: Profile, gpu: str | None, when: str, by: str) -> Hardware:
-    """Coefficients fitted to samples of a GPU (None: a CPU). when, by: what else the source says, such as the date."""
+    """Coefficients fitted to samples.
+
+    Args:
+        gpu: where the samples were measured; None for a CPU.
+        when, by: what the source says besides, such as the date and the command.
+    """
     return Hardware(
         name=name,
         description=f"{gpu or 'CPU'}, {profile.dtype}",

@@ -1,4 +1,4 @@
-"""Whether this machine can run the worker, found out in seconds and before the weights are read."""
+"""Whether this machine can run the worker. The checks take seconds and come before the weights are read."""
 
 import re
 import shutil
@@ -26,14 +26,14 @@ _ARCH = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)(?P<exact>[
 
 
 class Unfit(ValueError):
-    """This machine cannot run the worker. One sentence: what is wrong, and what to do."""
+    """This machine cannot run the worker. The message is one sentence: what is wrong, and what to do."""
 
 
 def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
-    """The checks of a start, to be called in this order; their names are what RunPod reports.
+    """The checks of a start, to be called in this order. RunPod reports their names.
 
-    Each returns a line that says what it found, or raises Unfit, ModelMissing (files) or ValueError (settings, and
-    among them PresetError).
+    Each returns a line that says what it found, or raises Unfit, ModelMissing (about files) or ValueError (about
+    settings; PresetError is one).
     """
     profile = load_profile(settings.model_profile)
 
@@ -56,14 +56,14 @@ def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
 
 
 def check_gpu(profile: Profile, settings: Settings) -> str:
-    """The GPU is there, torch has code for it, and it has the memory that the profile or MIN_VRAM_GIB asks for."""
+    """There is a GPU, torch has code for it, and it has the memory that the profile or MIN_VRAM_GIB asks for."""
     needed_gib = profile.min_vram_gib if settings.min_vram_gib is None else settings.min_vram_gib
     device = choose_device(settings.device)
     if device.type == "cpu":
         if needed_gib > 0:
             raise Unfit(
-                f"{profile.name} needs a GPU of {needed_gib:g} GiB and torch {torch.__version__} sees none: it is a "
-                "CPU build, or the driver is older than its CUDA, or DEVICE is cpu"
+                f"{profile.name} needs a GPU of {needed_gib:g} GiB and torch {torch.__version__} sees none: torch is a "
+                "CPU build, or the driver is older than torch's CUDA, or DEVICE is cpu"
             )
         return "no GPU; the CPU does the work"
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
@@ -71,7 +71,7 @@ def check_gpu(profile: Profile, settings: Settings) -> str:
     if not has_code_for(capability, built_for):
         raise Unfit(
             f"torch {torch.__version__} has no code for {name} (sm_{capability[0]}{capability[1]}), only for "
-            f"{', '.join(built_for)}; install a build that has"
+            f"{', '.join(built_for)}; install a build of torch that has it"
         )
     free, total = torch.cuda.mem_get_info(device)
     free_gib, total_gib = (free + torch.cuda.memory_reserved(device)) / 2**30, total / 2**30
@@ -91,8 +91,8 @@ def check_gpu(profile: Profile, settings: Settings) -> str:
 def has_code_for(capability: tuple[int, int], built_for: Iterable[str]) -> bool:
     """Whether a torch build's architectures, such as sm_90 or compute_120, cover a GPU's compute capability.
 
-    Machine code (sm) runs on later minor versions of its major one, portable code (compute) on all later ones; the
-    suffixes a and f tie either to its own version.
+    Machine code (sm) runs on later minor versions of its major one, and portable code (compute) on all later versions.
+    The suffixes a and f tie both kinds to their own version.
     """
     for match in filter(None, map(_ARCH.match, built_for)):
         version = int(match["major"]), int(match["minor"])
@@ -105,7 +105,7 @@ def has_code_for(capability: tuple[int, int], built_for: Iterable[str]) -> bool:
 
 
 def check_ffmpeg() -> str:
-    """ffmpeg starts and encodes what results are made of."""
+    """ffmpeg starts, and encodes H.264 and AAC, which results are made of."""
     source = ["-f", "lavfi", "-i", "color=size=64x64:rate=25:duration=0.2", "-f", "lavfi", "-i", "sine=duration=0.2"]
     encoders = ["-c:v", "libx264", "-c:a", "aac", "-f", "null", "-"]
     try:
@@ -120,7 +120,7 @@ def check_ffmpeg() -> str:
 
 
 def check_work_dir(settings: Settings) -> str:
-    """A job's folder can be made in WORK_DIR, and the largest job that is accepted fits."""
+    """A job's folder can be made in WORK_DIR, and there is room for the largest job that is accepted."""
     needed_mb = RESULT_MB + 2 * settings.max_audio_mb + max(settings.max_image_mb, settings.max_video_mb)
     try:
         settings.work_dir.mkdir(parents=True, exist_ok=True)
@@ -137,14 +137,14 @@ def check_work_dir(settings: Settings) -> str:
 
 
 def check_estimates(profile: Profile, settings: Settings) -> str:
-    """HARDWARE_FILE can be read, where it is set; says whether this device was measured."""
+    """HARDWARE_FILE can be read, if it is set. The line says whether this device was measured."""
     gpu = gpu_name(choose_device(settings.device))
     hardware = find_hardware(profile.name, gpu, settings.hardware_file)
     return basis_of(hardware, gpu, settings.arithmetic)
 
 
 def check_model_files(profile: Profile, settings: Settings) -> str:
-    """All files of the weights are there (downloaded, if DOWNLOAD_WEIGHTS says so) and none is cut off."""
+    """All files of the weights are there (or downloaded, if DOWNLOAD_WEIGHTS is set), and none is cut off."""
     weights = find_weights(profile, settings)
     for source in profile.sources:
         for file in (weights.folders[source.name] / name for name in source.files):
@@ -154,6 +154,6 @@ def check_model_files(profile: Profile, settings: Settings) -> str:
 
 
 def check_shapes(profile: Profile, settings: Settings) -> str:
-    """Every tensor has the name and shape of this model, by the headers of the files. Takes some ten seconds."""
+    """Every tensor has the name and shape of this model, as the files' headers say. Takes some ten seconds."""
     load_models(find_weights(profile, settings).files, torch.device("meta"), dtype_of(profile))
-    return f"{profile.name}: every tensor has its place"
+    return f"{profile.name}: every tensor has the right name and shape"

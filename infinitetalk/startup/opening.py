@@ -11,7 +11,7 @@ from infinitetalk.startup.weights import find_weights
 
 
 def open_models(settings: Settings) -> Models:
-    """Find the weights and open them. Raises ModelMissing, or ValueError for a bad setting."""
+    """Find the weights and open the models. Raises ModelMissing, or ValueError for a bad setting."""
     profile = load_profile(settings.model_profile)
     return opening.open_models(
         find_weights(profile, settings).files,

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Weights:
-    """Where each of a profile's repositories lies; a path in the profile starts with a repository's name."""
+    """Where each of a profile's repositories lies. A path in the profile starts with a repository's name."""
 
     profile: Profile
     folders: Mapping[str, Path]
@@ -59,9 +59,10 @@ class Weights:
 
 
 def find_weights(profile: Profile, settings: Settings) -> Weights:
-    """Where the profile's weights are; fetched if need be and allowed. What was found where is logged.
+    """Where the profile's weights are. They are fetched if they are missing and that is allowed. The log says what was
+    found where.
 
-    Raises ModelMissing saying where was looked, what was missing there and what to do.
+    Raises ModelMissing, which says where was looked, what was missing there and what to do.
     """
     if profile.is_embedded:
         return Weights.below(Path(infinitetalk.__file__).parent, profile)
@@ -71,8 +72,8 @@ def find_weights(profile: Profile, settings: Settings) -> Weights:
 def fetch_weights(profile: Profile, folder: Path) -> None:
     """Download a profile's files from Hugging Face, at their commits, with progress bars.
 
-    What is there already is kept, and a connection that breaks is taken up where it broke. HF_TOKEN and HF_ENDPOINT
-    are read by huggingface_hub.
+    Files that are there already are kept, and a download whose connection breaks goes on where it broke.
+    huggingface_hub reads HF_TOKEN and HF_ENDPOINT.
 
     Args:
         folder: each repository goes into a folder of its name below it.
@@ -92,7 +93,7 @@ def volume_folder(settings: Settings) -> Path:
 def missing_files(source: Repository, folder: Path) -> list[str]:
     """The files of a source that a folder lacks.
 
-    A Wan model in diffusers' layout, put there by hand under the name of the original, counts as whole: its loader
+    A Wan model in diffusers' layout, put there by hand under the name of the original, counts as complete. Its loader
     names what it lacks.
     """
     if (folder / "transformer" / "config.json").is_file():
@@ -151,7 +152,7 @@ def _fetch(source: Repository, folder: Path) -> Path:
     except (HTTPError, OSError) as error:  # no network, no such repository or commit, a full disk
         raise ModelMissing(
             f"{source.repository} at commit {source.revision} could not be fetched into {folder} "
-            f"({type(error).__name__}: {error}); run it again to go on."
+            f"({type(error).__name__}: {error}); fetch it again to go on."
         ) from error
     missing = missing_files(source, folder)
     if missing:

@@ -1,7 +1,7 @@
 """An S3 bucket for finished videos: the worker's own, or one that came with a job.
 
-boto3 signs, divides large files into parts and repeats what may succeed. What is ours: an address that came with a job
-is dialled only where it is public; an upload ends in time, and when the job is stopped; no message holds a key.
+boto3 signs, divides large files into parts, and repeats what may succeed. This file adds the rest: an address that came
+with a job is dialled only if it is public; an upload ends in time, and when the job is stopped; no message holds a key.
 """
 
 import logging
@@ -31,7 +31,7 @@ from infinitetalk.errors import Cancelled, DeliveryFailed, InvalidInput
 from infinitetalk.transfer.safe_http import public_addresses
 
 URL_LIFETIME_S = 604_800  # a week, the longest that S3 signs
-PART_BYTES = 16 << 20  # larger files go in parts, each of them repeated for itself
+PART_BYTES = 16 << 20  # larger files go in parts, and each part is repeated by itself
 
 TRIES = 8  # with pauses of up to 1, 2, 4, 8, 16, 20 and 20 s between them
 CONNECT_LIMIT_S = 10.0
@@ -39,7 +39,7 @@ IDLE_LIMIT_S = 60.0  # longest wait for the server to take or send a byte
 CHECK_LIMIT_S = 5.0
 POLL_S = 0.1
 
-# S3's own words for what no later try changes. AccessDenied is not among them: keys that may only write are good ones.
+# S3's codes for what no later try changes. AccessDenied is not among them: keys that may only write are good.
 _HOPELESS = {"NoSuchBucket", "InvalidBucketName", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidSecurity"}
 _NOT_DELIVERED = (Boto3Error, BotoCoreError, ClientError, OSError, ValueError)  # ValueError: not an endpoint
 
@@ -50,7 +50,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Bucket:
-    """Where, and with which keys. of_job: they came with a job, not from the worker's settings."""
+    """Where videos are uploaded, and with which keys.
+
+    Args:
+        of_job: they came with a job, not from the worker's settings.
+    """
 
     endpoint_url: str
     name: str
@@ -59,10 +63,13 @@ class Bucket:
     of_job: bool = False
 
     def check(self) -> None:
-        """Find out, before a video is made, that it could not be uploaded. A server that is down may be back by then.
+        """Find out, before a video is made, whether it could be uploaded.
 
-        Raises, for a missing bucket, wrong keys or an address that is none, InvalidInput where these came with the
-        job, else DeliveryFailed.
+        A server that does not answer only makes a warning: it may be back by then.
+
+        Raises:
+            InvalidInput, DeliveryFailed: the bucket is missing, the keys are wrong, or the address is not an endpoint.
+                InvalidInput if these came with the job.
         """
         try:
             client = self._client(CHECK_LIMIT_S, CHECK_LIMIT_S, tries=1)
@@ -78,12 +85,14 @@ class Bucket:
     def upload(self, file: Path, key: str, mime_type: str, timeout_s: float, should_stop: Callable[[], bool]) -> str:
         """Upload a file; returns a signed URL. Connection errors, throttling and answers of 5xx are tried again.
 
-        Raises DeliveryFailed, or Cancelled when `should_stop` says so.
+        Raises:
+            DeliveryFailed: the upload failed or was not done within `timeout_s`.
+            Cancelled: `should_stop` returned True.
         """
         deadline_s = time.monotonic() + timeout_s
         given_up, result = threading.Event(), Future[str]()
-        # A server that takes a byte now and then runs into no socket timeout: the time limit is watched from outside.
-        # The thread then ends with the next byte or try, which may take a moment: it is a daemon.
+        # A server that takes a byte now and then runs into no socket timeout, so the limit is watched from outside. The
+        # thread then ends with the next byte or try; since that may take a moment, it is a daemon.
         arguments = (file, key, mime_type, given_up, result)
         threading.Thread(target=self._run, args=arguments, name="upload", daemon=True).start()
         try:
@@ -91,7 +100,7 @@ class Bucket:
                 try:
                     return result.result(POLL_S)
                 except TimeoutError:
-                    if result.done():  # it was the upload's own
+                    if result.done():  # the upload itself timed out
                         raise
                 if should_stop():
                     raise Cancelled("The job was cancelled.")
@@ -180,7 +189,7 @@ class _S3Config(BaseModel):
 def job_bucket(s3_config: object) -> Bucket:
     """The bucket of a job's s3Config: endpointUrl, bucketName, accessId, accessSecret.
 
-    Raises InvalidInput, also for an endpoint that has no public address.
+    Raises InvalidInput if one of them is wrong, or the endpoint has no public address.
     """
     try:
         config = _S3Config.model_validate(s3_config)
@@ -212,13 +221,13 @@ def _not_public() -> InvalidInput:
 
 
 def _region(host: str) -> str | None:
-    """The region that an endpoint's name holds: s3.REGION.company.com, BUCKET.s3.REGION.company.com, and the like."""
+    """The region in an endpoint's name: s3.REGION.company.com, BUCKET.s3.REGION.company.com, and the like."""
     found = re.search(r"(?:^|\.)s3[.-]([a-z]+-[a-z0-9-]+)\.|^([a-z0-9]+)\.digitaloceanspaces\.com$", host)
     return (found[1] or found[2]) if found else None
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong in a word, without addresses: S3's own, such as NoSuchBucket, or the error's name."""
+    """What went wrong in one word, without addresses: S3's code, such as NoSuchBucket, or the error's name."""
     cause = error.__context__ if isinstance(error, Boto3Error) else error
     if isinstance(cause, ClientError):
         return str(cause.response["Error"]["Code"])[:80]
@@ -226,7 +235,7 @@ def _reason(error: BaseException) -> str:
 
 
 class _Pinned:
-    """Dials public addresses only, the very ones that were looked up and found to be public."""
+    """Dials only addresses that it has looked up and found to be public."""
 
     host: str
     port: int

@@ -1,6 +1,6 @@
 """How the finished video reaches the caller: as a URL, inside the answer, on the network volume, or as a local file.
 
-One small class a way; `choose_delivery` takes the one that a job asks for.
+Each way is a small class. `choose_delivery` takes the one that a job asks for.
 """
 
 import base64
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Delivered:
-    """Where the video is: one of the first three, named like the result's fields."""
+    """Where the video is: one of the first three, which are named like the result's fields."""
 
     video_url: str | None = None
     video: str | None = None
@@ -51,14 +51,14 @@ class Delivery(Protocol):
     """A way to hand over a finished video."""
 
     def check_fits(self, video_bytes: int) -> None:
-        """Find out before the work that a video of about that size could not be handed over.
+        """Find out, before the work, whether a video of about that size could be handed over.
 
-        Raises JobError: TooLarge, DeliveryFailed, or InvalidInput where the job chose what does not work.
+        Raises TooLarge, DeliveryFailed, or InvalidInput if the job chose a way that does not work.
         """
         ...
 
     def deliver(self, video: Path) -> Delivered:
-        """Hand over the finished video. Raises TooLarge, DeliveryFailed, or Cancelled where the job was stopped."""
+        """Hand over the finished video. Raises TooLarge, DeliveryFailed, or Cancelled if the job was stopped."""
         ...
 
 
@@ -66,7 +66,10 @@ class Delivery(Protocol):
 class ToBucket:
     """An upload, answered with a signed URL.
 
-    key: the video's name in the bucket. should_stop: True ends the upload.
+    Args:
+        key: the video's name in the bucket.
+        timeout_s: longest time of the upload.
+        should_stop: True ends the upload.
     """
 
     bucket: Bucket
@@ -75,7 +78,7 @@ class ToBucket:
     should_stop: Callable[[], bool]
 
     def check_fits(self, video_bytes: int) -> None:
-        """Ask the bucket once: a missing one and wrong keys are known before the work."""
+        """Ask the bucket once, so that a missing one and wrong keys are known before the work."""
         self.bucket.check()
 
     def deliver(self, video: Path) -> Delivered:
@@ -121,7 +124,8 @@ class ToVolume:
 class InAnswer:
     """A data: URI in the answer itself.
 
-    advice: what to do where the video is too large for that.
+    Args:
+        advice: what to do if the video is too large for that.
     """
 
     advice: str
@@ -149,7 +153,7 @@ class ToFile:
     path: Path
 
     def check_fits(self, video_bytes: int) -> None:
-        """The file can be made: better known before the work than after it."""
+        """The file can be made. This is better known before the work than after it."""
         if self.path.is_dir():
             raise InvalidInput(f"{self.path} is a folder; name the file to write, such as {self.path / 'out.mp4'}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,17 +166,17 @@ class ToFile:
 
 @dataclass(frozen=True)
 class OrVolume:
-    """Another way, and the volume where that fails in the end: the video has cost GPU time."""
+    """Another way, and the volume if that fails in the end, since the video has cost GPU time."""
 
     way: Delivery
     volume: ToVolume
 
     def check_fits(self, video_bytes: int) -> None:
-        """See `Delivery.check_fits`; what is known not to work fails, volume or not."""
+        """See `Delivery.check_fits`. A way that is known not to work fails even if there is a volume."""
         self.way.check_fits(video_bytes)
 
     def deliver(self, video: Path) -> Delivered:
-        """See `Delivery.deliver`; a video left on the volume comes with a warning."""
+        """See `Delivery.deliver`. A video that is left on the volume comes with a warning."""
         try:
             return self.way.deliver(video)
         except (DeliveryFailed, TooLarge) as error:
@@ -195,7 +199,7 @@ def choose_delivery(
     """The way that a job asks for, or else the worker's own.
 
     Args:
-        output: what the job says.
+        output: what the job says; None if it does not say.
         job_id: names the video.
         should_stop: True ends an upload.
         s3_config: the bucket that came beside the job's input, if one did.

@@ -1,6 +1,6 @@
 """A job's inputs: from their URLs to files.
 
-No message holds more of a URL than the field it came in: addresses carry keys, data: URIs the media itself.
+Messages name the field that a URL came in, and nothing of the URL: addresses carry keys, data: URIs the media itself.
 """
 
 import base64
@@ -31,9 +31,9 @@ from infinitetalk.transfer.safe_http import MAX_REDIRECTS, Line
 
 CHUNK_BYTES = 1 << 18
 IDLE_LIMIT_S = 30.0  # longest wait for a connection, and for the next byte
-RETRY_PAUSES_S = (0.5, 2.0, 8.0)  # each times 0.5 to 1.5: clients that failed together come back apart
+RETRY_PAUSES_S = (0.5, 2.0, 8.0)  # each times 0.5 to 1.5, so that clients that failed together come back apart
 POLL_S = 0.1
-# Compressed answers would hide how large a file is until it is unpacked.
+# A compressed answer would hide how large its file is until it is unpacked.
 HEADERS = {"User-Agent": f"infinitetalk/{__version__}", "Accept-Encoding": "identity"}
 
 _DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
@@ -44,8 +44,10 @@ _WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|body|\?xml)
 class Source:
     """One input of a job.
 
-    field: the job's field, which names the file and every error. url: http(s) or a base64 data: URI.
-    max_bytes: the largest file accepted.
+    Args:
+        field: the job's field; it names the file, and stands in every error.
+        url: http(s) or a base64 data: URI.
+        max_bytes: the largest file accepted.
     """
 
     field: MediaField
@@ -54,7 +56,7 @@ class Source:
 
 
 def fetch(url: str, field: MediaField, folder: Path, max_bytes: int, timeout_s: float) -> Path:
-    """Bring one input into `folder`; returns its file. Raises like fetch_all."""
+    """Bring one input into `folder`; returns its file. Raises the errors of `fetch_all`."""
     return fetch_all([Source(field, url, max_bytes)], folder, timeout_s)[field]
 
 
@@ -66,9 +68,18 @@ def fetch_all(
 ) -> dict[MediaField, Path]:
     """Bring all inputs of a job into `folder`, side by side; returns the file of each field.
 
-    timeout_s: for everything together, retries included. The first failure ends the others too.
-    Raises InvalidInput (not an address that may be fetched, or the server says there is no such file),
-    DownloadFailed (may work later), TooLarge, MediaUnreadable (empty, or a web page), Cancelled.
+    The first failure ends the others too.
+
+    Args:
+        timeout_s: for everything together, retries included.
+        should_stop: True ends the downloads.
+
+    Raises:
+        InvalidInput: the address may not be fetched, or the server says that there is no such file.
+        DownloadFailed: a later try may work.
+        TooLarge: a file is over its limit.
+        MediaUnreadable: a file is empty or a web page.
+        Cancelled: `should_stop` returned True.
     """
     deadline_s = time.monotonic() + timeout_s
     transfers = [_Transfer(source, folder, deadline_s) for source in sources]
@@ -76,7 +87,7 @@ def fetch_all(
         while True:
             futures = [transfer.result for transfer in transfers]
             done, pending = wait(futures, timeout=POLL_S, return_when=FIRST_EXCEPTION)
-            for future in futures:  # in the order of the fields: which failure is told does not vary
+            for future in futures:  # in the order of the fields, so that it does not vary which failure is told
                 if future in done:
                     future.result()
             if not pending:
@@ -94,7 +105,11 @@ def fetch_all(
 
 
 class _BrokenOff(Exception):
-    """A try failed in a way that may pass. The message completes a sentence; the server may ask for a pause."""
+    """A try failed in a way that may pass. The message is the middle of a sentence.
+
+    Args:
+        pause_s: how long the server asks to be left alone.
+    """
 
     def __init__(self, reason: str, pause_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -104,10 +119,10 @@ class _BrokenOff(Exception):
 class _Transfer:
     """One input on its way, in a thread that can be given up at any moment.
 
-    A server that sends a byte now and then never runs into a socket timeout. So the time limit is watched
-    from outside, and giving up cuts the connection. The thread may take a moment to notice (a name being looked up
-    cannot be cut off), which is why it is a daemon. The file is made before it starts, so that it puts nothing into
-    a folder that is being removed.
+    A server that sends a byte now and then never runs into a socket timeout. So the time limit is watched from outside,
+    and giving up cuts the connection. The thread may take a moment to notice, since looking up a name cannot be cut
+    off; that is why it is a daemon. The file is made before the thread starts, so that the thread puts nothing into a
+    folder that is being removed.
     """
 
     def __init__(self, source: Source, folder: Path, deadline_s: float) -> None:
@@ -197,11 +212,11 @@ class _Transfer:
             raise self._refused() from None
         except requests.exceptions.InvalidHeader:
             raise InvalidInput(f"{self.source.field}: the server's answer is not valid HTTP.") from None
-        except (ValueError, requests.RequestException):  # an address that cannot be taken apart
+        except (ValueError, requests.RequestException):  # an address that cannot be parsed
             raise self._refused() from None
 
     def _get(self) -> None:
-        """One try. Goes on where the last one broke off, if the server has the same file still."""
+        """One try. It goes on where the last one broke off, if the server still has the same file."""
         have = self._file.tell() if self._version else 0
         resume = {"Range": f"bytes={have}-", "If-Range": self._version} if have and self._version else {}
         with self._line.get(self.source.url, HEADERS | resume, IDLE_LIMIT_S) as response:
@@ -209,8 +224,8 @@ class _Transfer:
             if goes_on and response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 pass
             elif goes_on or (resume and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
-                self._version = None  # from the start, then
-                raise _BrokenOff("the server could not go on where it broke off")
+                self._version = None  # the next try begins at the start
+                raise _BrokenOff("the server could not go on where the download broke off")
             else:
                 self._check_status(response)
                 have = 0
@@ -230,7 +245,7 @@ class _Transfer:
         raise InvalidInput(f"{self.source.field}: {answer}; give an address that anyone can download.")
 
     def _read(self, response: requests.Response, have: int) -> None:
-        """Append the body to the `have` bytes that are there."""
+        """Append the body to the `have` bytes that the file has."""
         declared = response.headers.get("Content-Length", "")
         if declared.isdecimal() and have + int(declared[:19]) > self.source.max_bytes:
             raise self._too_large()
@@ -269,7 +284,7 @@ class _Transfer:
 
 
 def _pause_s(response: requests.Response) -> float:
-    """How long the server asks to be left alone (Retry-After); 0 where it does not say."""
+    """How long the server asks to be left alone (Retry-After); 0 if it does not say."""
     try:
         return Retry().get_retry_after(response.raw) or 0.0
     except (InvalidHeader, ValueError, OverflowError):

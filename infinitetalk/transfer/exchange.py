@@ -19,7 +19,9 @@ Files = dict[MediaField, Path]
 class Exchange:
     """Brings a job's files and takes its video away.
 
-    fetch: gives the files of the request's media fields; new ones go to the folder.
+    Args:
+        fetch: gives the files of the request's media fields; new files go into the folder.
+        delivery: the way that the video goes.
     """
 
     fetch: Callable[[Request, Path], Files]
@@ -35,20 +37,24 @@ def network_exchange(
 ) -> Exchange:
     """Downloads a caller's media; the video goes the way that the job or the settings choose.
 
-    s3_config: the caller's own bucket, which RunPod passes on beside a job's input.
-    Raises InvalidInput or DeliveryFailed if the worker is not set up for that way.
+    Args:
+        should_stop: True ends downloads and uploads.
+        s3_config: the caller's own bucket, which RunPod passes on beside a job's input.
+
+    Raises:
+        InvalidInput, DeliveryFailed: the worker is not set up for that way.
     """
     delivery = choose_delivery(request.output, settings, job_id, should_stop, s3_config)
     return Exchange(partial(_download, settings, should_stop), delivery)
 
 
 def local_exchange(output: Path | str) -> Exchange:
-    """Reads file: URLs and moves the video to `output`."""
+    """Reads file: URLs, and moves the video to `output`."""
     return Exchange(local_files, ToFile(Path(output)))
 
 
 def local_files(request: Request, folder: Path) -> Files:
-    """Links in `folder` to the files of the file: URLs. Raises InvalidInput for one that is not there."""
+    """Links in `folder` to the files of the file: URLs. Raises InvalidInput for a file that is not there."""
     files: Files = {}
     for field in MEDIA:
         url = getattr(request, field)

@@ -1,8 +1,8 @@
-"""HTTP GET of addresses that strangers give: only public ones, and cut off from another thread at any moment.
+"""HTTP GET of addresses that strangers give: only public ones, and another thread can cut it off at any moment.
 
-The SDK's guard (rp_ssrf) looks every name up once, refuses addresses that are not public and dials what it looked
+The SDK's guard (rp_ssrf) looks every name up once, refuses addresses that are not public, and dials what it looked
 up, so that a name cannot change its address in between. Its safe_get is not used: it keeps the connection to itself
-until the answer's headers have arrived, which a server can put off for ever.
+until the answer's headers have arrived, and a server can put that off for ever.
 """
 
 import logging
@@ -20,8 +20,8 @@ from urllib3.connection import HTTPConnection
 MAX_REDIRECTS = 5
 _MAX_ADDRESSES = 4  # tried per name; names of a hundred dead addresses would cost a hundred waits
 
-# What the guard lets through on some versions of Python: addresses that stand for an IPv4 address behind them (6to4),
-# and ones that clouds or networks use inside although they are not registered as private.
+# On some versions of Python the guard lets these through: addresses that stand for an IPv4 address (6to4), and those
+# that clouds or networks use inside although they are not registered as private.
 _NOT_PUBLIC = [
     ip_network(network)
     for network in ("2002::/16", "fec0::/10", "3fff::/20", "192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")
@@ -38,7 +38,7 @@ class Line:
         self._response: requests.Response | None = None
 
     def cut(self) -> None:
-        """End the connection, if there is one, and have no other."""
+        """End the connection, if there is one, and allow no other."""
         self._is_cut = True
         with suppress(ValueError, RuntimeError, OSError, AttributeError):  # it ended by itself
             if self._response is not None:
@@ -48,11 +48,15 @@ class Line:
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str], idle_limit_s: float) -> Iterator[requests.Response]:
-        """The answer to a GET after its redirects, its body not yet read.
+        """The answer to a GET after its redirects. Its body is not read yet.
 
-        idle_limit_s: longest wait for a connection, and for the next byte.
-        Raises SSRFError for an address that may not be fetched, another ValueError for one that cannot be taken
-        apart, requests.RequestException where the connection fails.
+        Args:
+            idle_limit_s: longest wait for a connection, and for the next byte.
+
+        Raises:
+            SSRFError: the address may not be fetched.
+            ValueError: the address cannot be parsed.
+            requests.RequestException: the connection fails.
         """
         with ExitStack() as hop:
             for _ in range(MAX_REDIRECTS + 1):
@@ -78,7 +82,7 @@ class Line:
     ) -> requests.Response:
         """One request, to the first of the host's addresses that answers; redirects are not followed."""
         parts = urlsplit(url)
-        if "\\" in url:  # where the host ends is then read differently by different libraries
+        if "\\" in url:  # libraries then disagree where the host ends
             raise SSRFError("a backslash in the address")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SSRFError("not an http(s) address")
@@ -99,7 +103,7 @@ class Line:
 
 
 class _WatchedAdapter(PinnedIPAdapter):  # type: ignore[misc]  # the SDK is not annotated
-    """The SDK's adapter, which dials one address; tells of every connection before anything is sent on it."""
+    """The SDK's adapter, which dials one address. It reports every connection before anything is sent on it."""
 
     def __init__(self, address: str, watch: Callable[[HTTPConnection], None]) -> None:
         self._watch = watch

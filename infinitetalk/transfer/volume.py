@@ -22,7 +22,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def plain_name(job_id: str) -> str:
-    """A job's id as a file name. Ids come from outside: one that is not plain is cleaned and told apart by a hash."""
+    """A job's id as a file name. Ids come from outside: one that is not plain is cleaned and kept unique by a hash."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", job_id):
         return job_id
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", job_id)[:80]

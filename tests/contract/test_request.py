@@ -227,7 +227,7 @@ def test_wrong_boxes_are_refused(boxes, message):
         ),
         (
             IMAGE | {"negative_prompt": "blurred"},
-            "negative_prompt is only read with text_guidance above 1: raise that or leave this out.",
+            "negative_prompt is only read with text_guidance above 1: raise the guidance or leave the prompt out.",
         ),
     ],
 )

@@ -221,8 +221,8 @@ def test_the_published_limits_are_the_ones_enforced():
         f"| Channels | {audio.MAX_CHANNELS},",
         f"| Tracks in the file | {ffmpeg.MAX_STREAMS} |",
         f"| Frames | {video.MAX_FRAMES:,} in all, {video.MAX_FPS} in one second",
-        f"each side {video.MIN_SIDE} pixels at least, none more than {video.MAX_ASPECT} times",
-        f"{ffmpeg.TIME_LIMIT_S:g} s ({ffmpeg.PROBE_TIME_LIMIT_S:g} s for the first look)",
+        f"at least {video.MIN_SIDE} pixels on each side, and no side more than {video.MAX_ASPECT} times as long",
+        f"{ffmpeg.TIME_LIMIT_S:g} s ({ffmpeg.PROBE_TIME_LIMIT_S:g} s for the first look at a file)",
         f"{child.MEMORY_BYTES >> 30} GiB of memory, at most {child.FILE_BYTES >> 30} GiB of files",
     ):
         assert words in " ".join(text.split()), words

@@ -18,7 +18,8 @@ from infinitetalk.planning.plan import make_plan
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = {path.name: path.read_text("utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-DEPLOYMENT, COSTS, README = DOCUMENTS["deployment.md"], DOCUMENTS["costs.md"], DOCUMENTS["README.md"]
+DEPLOYMENT, COSTS = DOCUMENTS["deployment.md"], DOCUMENTS["costs.md"]
+LINKED = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("tests/*/README.md")]
 H100 = "NVIDIA H100 80GB HBM3"
 # Words in capitals that are no environment variables of the worker.
 OTHER_WORDS = {"BUCKET_", "BAKE_WEIGHTS", "REGISTRY", "ENDPOINT_ID", "RUNPOD_API_KEY"}
@@ -31,7 +32,7 @@ def rows(document: str, header: str) -> list[list[str]]:
 
 
 OURS = {name for name, _, _ in Settings.variables()}
-OTHERS = {row[0].strip("`") for row in rows(README, "| others' variable |")}
+OTHERS = {row[0].strip("`") for row in rows(DEPLOYMENT, "| others' variable |")}
 
 BLOCKS = [
     pytest.param(json.loads(text), id=f"{name}-{index}")
@@ -67,7 +68,7 @@ def test_every_variable_that_a_document_names_is_read_by_someone() -> None:
         assert named <= OURS | OTHERS | OTHER_WORDS, name
 
 
-def test_every_variable_that_the_code_reads_is_in_the_readme() -> None:
+def test_every_variable_that_the_code_reads_is_in_the_tables() -> None:
     read: set[str] = set()
     for path in (ROOT / "handler.py", *(ROOT / "infinitetalk").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -107,11 +108,20 @@ def test_the_times_and_prices_are_the_estimates() -> None:
             assert cell == f"{found.seconds:.0f} s, ${found.cost_usd:.2f}"
 
 
-def test_links_lead_somewhere() -> None:
-    for name, document in DOCUMENTS.items():
-        folder = ROOT if name == "README.md" else ROOT / "docs"
-        for target in re.findall(r"\]\(([^)#]+)\)", document):
-            assert target.startswith("https://") or (folder / target).exists(), f"{name}: {target}"
+def headings(document: str) -> set[str]:
+    """The names by which links lead to a document's headings."""
+    lines = re.findall(r"^#+ (.+)$", document, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("path", LINKED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text("utf-8")):
+        target, _, heading = link.partition("#")
+        if not target.startswith("https://"):
+            found = path.parent / target if target else path
+            assert found.exists(), link
+            assert not heading or heading in headings(found.read_text("utf-8")), link
 
 
 def test_the_checks_are_listed_in_order() -> None:

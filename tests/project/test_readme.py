@@ -1,11 +1,13 @@
-"""What the README and the examples say, against what the code does."""
+"""What the README, its tables elsewhere, and the examples say, against what the code does."""
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import infinitetalk
 from infinitetalk.contract.presets import load_mode
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import Result
@@ -14,22 +16,23 @@ from infinitetalk.contract.settings import Settings
 ROOT = Path(__file__).parents[2]
 NO_DEFAULT = "\N{EN DASH}"
 README = (ROOT / "README.md").read_text("utf-8")
+DEPLOYMENT = (ROOT / "docs" / "deployment.md").read_text("utf-8")
 
 
-def table(header: str) -> dict[str, list[str]]:
-    """Rows of the table whose header starts so, by their first cell."""
-    lines = README[README.index(header) :].split("\n\n")[0].splitlines()[2:]
+def table(document: str, header: str) -> dict[str, list[str]]:
+    """Rows of the document's table whose header starts so, by their first cell."""
+    lines = document[document.index(header) :].split("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0].strip("`"): row[1:] for row in rows}
 
 
 def test_every_environment_variable_is_listed_and_read() -> None:
     variables = {name: [default or NO_DEFAULT, description] for name, default, description in Settings.variables()}
-    assert table("| variable |") == variables
+    assert table(DEPLOYMENT, "| variable |") == variables
 
 
 def test_every_field_is_listed_with_its_default() -> None:
-    rows = table("| field |")
+    rows = table(README, "| field |")
     assert list(rows) == list(Request.model_fields)
     for name, field in Request.model_fields.items():
         default = rows[name][1]
@@ -43,7 +46,7 @@ def test_every_field_is_listed_with_its_default() -> None:
 
 
 def test_speed_modes_are_the_presets() -> None:
-    for name, cells in table("| mode |").items():
+    for name, cells in table(README, "| mode |").items():
         mode = load_mode(name.split()[0])
         numbers = (mode.window_frames, mode.overlap_frames, mode.join_fade_frames, mode.steps)
         assert cells[:5] == [*map(str, numbers), mode.scheduler]
@@ -63,3 +66,17 @@ def test_json_in_the_readme_is_a_job_or_a_result() -> None:
     assert len(blocks) == 2
     Request.parse(blocks[0]["input"])
     Result.model_validate(blocks[1]["output"])
+
+
+def test_the_python_lines_make_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    imported = block.splitlines()[0].removeprefix("from infinitetalk import ")
+    assert imported.split(", ") == infinitetalk.__all__
+    assert block.count('speed_mode="turbo"') == 1
+    monkeypatch.chdir(tmp_path)
+    Path("samples").symlink_to(ROOT / "samples")
+    names: dict[str, Any] = {}
+    exec(block.replace('speed_mode="turbo"', 'speed_mode="turbo", max_duration_s=0.2'), names)  # the rest as it stands
+    assert isinstance(names["result"], Result)
+    assert (names["result"].video_path, names["result"].settings.frames) == ("out.mp4", 5)
+    assert Path("out.mp4").stat().st_size > 0
