@@ -7,14 +7,34 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import IO
 
 MEMORY_BYTES = 4 << 30  # ffmpeg takes 1.1 GB for 8K HEVC of 10 bits with all its reference frames
 FILE_BYTES = 8 << 30  # what it may write: a copy of the largest input, with room
 _LOG_TAIL_BYTES = 1 << 18
+_POLL_S = 0.1
+
+# Asked while a program runs; what it raises ends the program. A variable of the job's context, since every reader of
+# media would have to hand it on otherwise.
+_check: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: None)
+
+
+@contextmanager
+def ended_by(check: Callable[[], None]) -> Iterator[None]:
+    """Let an exception from `check` end every program that this context runs meanwhile, within a second.
+
+    check: asked ten times a second; `Control.start` makes one for a job.
+    """
+    token = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(token)
 
 
 @dataclass(frozen=True)
@@ -34,8 +54,9 @@ def run_child(args: Sequence[str], time_limit_s: float, env: Mapping[str, str] |
     """Run a program to its end, its standard input closed.
 
     env: its whole environment; nothing of ours, which has keys in it, if not given.
-    Raises TooSlow.
+    Raises TooSlow, or what the check of `ended_by` raises.
     """
+    deadline_s = time.monotonic() + time_limit_s
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=dict(env or {})
@@ -43,12 +64,26 @@ def run_child(args: Sequence[str], time_limit_s: float, env: Mapping[str, str] |
         with process:
             limit(process)
             try:
-                data, _ = process.communicate(timeout=time_limit_s)
+                data = _output(process, deadline_s)
             except subprocess.TimeoutExpired as error:
                 raise TooSlow(log_tail(log)) from error
             finally:
                 process.kill()  # nothing happens if it has ended
         return Finished(process.returncode, data, log_tail(log))
+
+
+def _output(process: subprocess.Popen[bytes], deadline_s: float) -> bytes:
+    """All that a process writes to its standard output. Raises TimeoutExpired past the deadline."""
+    while True:
+        left_s = max(deadline_s - time.monotonic(), 0.0)
+        try:
+            data, _ = process.communicate(timeout=min(left_s, _POLL_S))  # keeps what it has read if it times out
+        except subprocess.TimeoutExpired:
+            if left_s <= _POLL_S:
+                raise
+            _check.get()()
+        else:
+            return data
 
 
 def limit(process: subprocess.Popen[bytes]) -> None:
