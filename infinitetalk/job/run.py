@@ -2,7 +2,7 @@
 
 import logging
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from infinitetalk.contract.presets import SpeedMode, load_mode, load_profile
@@ -18,6 +18,7 @@ from infinitetalk.job.read import read_job
 from infinitetalk.job.render import Monitor, render
 from infinitetalk.job.resume import KeptWindows, kept_windows
 from infinitetalk.logs import log_event
+from infinitetalk.media.child import ended_by
 from infinitetalk.models.device import synchronise
 from infinitetalk.models.opening import Models
 from infinitetalk.models.text_encoder import count_tokens
@@ -53,6 +54,8 @@ def run_job(
     """
     profile, arithmetic = load_profile(settings.model_profile), models.arithmetic
     check, counter = control.start(), StepCounter(control.on_progress)
+    # A dry run tells whether the time limit would do; what it takes itself is not the job's.
+    check_reading = replace(control, time_limit=None).start() if request.dry_run else check
 
     def on_stage(stage: Stage) -> None:
         if stage != "deliver":  # which asks should_stop itself; a finished video is worth its last seconds
@@ -61,6 +64,7 @@ def run_job(
 
     watch = Stopwatch(partial(synchronise, models.device), on_stage)
     with (
+        ended_by(check_reading),
         job_folder(settings.work_dir, control.job_id) as folder,
         nullcontext(KeptWindows()) if request.dry_run else kept_windows(settings, control.job_id) as kept,
     ):
