@@ -66,7 +66,7 @@ def job_fields(folder: Path, speed_mode: str, resolution: str, people: int, n_fr
     """A job's input. Its voices are written to the folder: the samples' voices, repeated for so many frames."""
     names = {"wav_url": "voice.wav", "wav_url_2": "voice_2.flac"} if people == 2 else {"wav_url": "voice.wav"}
     for field, name in names.items():
-        voice = load_audio(SAMPLES / name, field, None, limit_s=60.0)
+        voice = load_audio(SAMPLES / name, field, None, 60.0, folder).wave
         write_voice(np.resize(voice, n_frames * SAMPLES_PER_FRAME), folder / f"{field}.wav")
     return {
         "image_url": (SAMPLES / ("two_people.png" if people == 2 else "portrait.png")).as_uri(),

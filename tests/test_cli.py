@@ -9,7 +9,7 @@ from infinitetalk import cli
 from infinitetalk.cli import main
 from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.request import Request
-from infinitetalk.media.ffmpeg import probe
+from infinitetalk.media.probe import probe
 from tests.support.media_samples import write_picture, write_talking_video, write_tone
 
 

@@ -35,7 +35,7 @@ MAX_DATA_URI_CHARS = 14_000_000
 
 LOCAL_FILES = "local files"
 
-_DATA_URI = re.compile(r"data:[^,]{0,200};base64,(?=.)", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:[^,]{0,200};base64,(?=\s*\S)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,10 @@ def read_job(request: Request, files: Files, profile: Profile, settings: Setting
         InvalidInput: a box lies outside the visible picture.
     """
     size = profile.size(request.resolution, request.aspect_ratio)
-    waves, tracks = _read_voices(request, files, settings)
+    waves, tracks, warnings = _read_voices(request, files, settings)
     duration_s = len(waves[0]) / SAMPLE_RATE_HZ
-    footage, warnings = _read_footage(request, files, size, duration_s)
+    footage, notes = _read_footage(request, files, size, duration_s)
+    warnings += notes
     if profile.is_embedded:
         warnings.insert(0, f"The profile {profile.name} is a small demonstration model: it knows drawn faces only.")
     for speaker, track in zip(request.speakers, tracks, strict=True):
@@ -69,17 +70,20 @@ def read_job(request: Request, files: Files, profile: Profile, settings: Setting
     return Job(plan, waves, tracks, footage, masks, tuple(warnings))
 
 
-def _read_voices(request: Request, files: Files, settings: Settings) -> tuple[tuple[Wave, ...], tuple[Track, ...]]:
-    """The speakers' waves, each in its place, and the same as tracks of the result's sound."""
+def _read_voices(
+    request: Request, files: Files, settings: Settings
+) -> tuple[tuple[Wave, ...], tuple[Track, ...], list[str]]:
+    """The speakers' waves, each in its place, the same as tracks of the result's sound, and what to say of them."""
     voices = [speaker.voice for speaker in request.speakers]
-    waves = [
-        normalise_loudness(load_audio(files[voice], voice, request.max_duration_s, settings.max_audio_s))
+    read = [
+        load_audio(files[voice], voice, request.max_duration_s, settings.max_audio_s, files[voice].parent)
         for voice in voices
     ]
+    waves = [normalise_loudness(voice.wave) for voice in read]
     starts = speaker_starts([len(wave) for wave in waves], request.speaker_order)
     tracks = tuple(
-        Track(files[voice], start / SAMPLE_RATE_HZ, len(wave) / SAMPLE_RATE_HZ)
-        for voice, start, wave in zip(voices, starts, waves, strict=True)
+        Track(voice.sound, start / SAMPLE_RATE_HZ, len(wave) / SAMPLE_RATE_HZ)
+        for voice, start, wave in zip(read, starts, waves, strict=True)
     )
     placed = place_voices(waves, starts)
     if request.max_duration_s is not None:
@@ -90,14 +94,14 @@ def _read_voices(request: Request, files: Files, settings: Settings) -> tuple[tu
             f"{' and '.join(voices)} last {duration_s:.1f} s one after the other, and at most "
             f"{settings.max_audio_s:g} s are accepted; set max_duration_s or send shorter voices."
         )
-    return placed, tracks
+    return placed, tracks, [warning for voice in read for warning in voice.warnings]
 
 
 def _read_footage(request: Request, files: Files, size: Size, duration_s: float) -> tuple[Footage, list[str]]:
     """What is animated, fitted to `size`, and what the caller should know about it."""
     if request.input_type == "image":
         return load_image(files["image_url"], "image_url", *size), []
-    video = SourceVideo.open(files["video_url"], "video_url", *size)
+    video = SourceVideo.open(files["video_url"], "video_url", *size, needed_s=duration_s)
     if video.duration_s + 1 / FPS < duration_s:
         return video, [
             f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: the last frame of the video "

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 from infinitetalk.contract.presets import SpeedMode, load_mode, load_profile
@@ -17,6 +18,7 @@ from infinitetalk.job.read import read_job
 from infinitetalk.job.render import render
 from infinitetalk.job.resume import KeptWindows, kept_windows
 from infinitetalk.logs import log_event
+from infinitetalk.media.child import ended_by
 from infinitetalk.models.device import synchronise
 from infinitetalk.models.opening import Models
 from infinitetalk.models.text_encoder import count_tokens
@@ -50,9 +52,12 @@ def run_job(
         JobError: whatever keeps the video from being made or delivered.
     """
     profile = load_profile(settings.model_profile)
-    monitor = control.start(partial(synchronise, models.device))
+    # A dry run tells whether the time limit would do; it is not held to it.
+    watched = replace(control, time_limit=None) if request.dry_run else control
+    monitor = watched.start(partial(synchronise, models.device))
     watch = monitor.watch
     with (
+        ended_by(monitor.check),
         job_folder(settings.work_dir, control.job_id) as folder,
         nullcontext(KeptWindows()) if request.dry_run else kept_windows(settings, control.job_id) as kept,
     ):

@@ -1,91 +1,154 @@
 """Voices: decoded to what the audio encoder hears, and taken as they are for the sound of the video."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyloudnorm
 from numpy.typing import NDArray
 
 from infinitetalk.errors import Internal, MediaUnreadable, TooLarge
-from infinitetalk.media.container import is_cut_off
-from infinitetalk.media.ffmpeg import FfmpegError, MediaInfo, decode, open_input, probe, run, truncated
+from infinitetalk.media.ffmpeg import FfmpegError, run
+from infinitetalk.media.probe import ask_about
 from infinitetalk.shapes import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 Wave = NDArray[np.float32]
 
 LOUDNESS_LUFS = -23.0
 _LOUDNESS_BLOCK = SAMPLE_RATE_HZ * 2 // 5  # BS.1770 measures blocks of 400 ms
-# Stated lengths count whole codec frames, and ffmpeg prints hundredths of a second.
-_LENGTH_SLACK_S = 0.25
-# Mixed voices peak here at most: AAC may overshoot what it is given by a few per cent.
-_MIX_PEAK = 0.95
-# No speech has a lower rate and no recorder a higher one. 64 channels are seventh-order ambisonics.
-RATES_HZ = range(4_000, 768_001)
-MAX_CHANNELS = 64
-# What AAC can hold. A sound of another layout is converted to the nearest of these.
+# Mixed voices, and sounds above full scale, peak here at most: AAC may overshoot what it is given by a few per cent.
+_PEAK = 0.95
+# What is decoded beyond the length that is wanted, so that resampling does not feel the cut.
+_MARGIN_S = 0.5
+# Silence that a file's time stamps ask for is told from here on.
+_TOLD_S = 0.1
+# What AAC can hold; sounds of more channels go to the nearest.
 _AAC_LAYOUTS = "mono|stereo|2.1|3.0|quad|4.0|5.0|5.0(side)|5.1|5.1(side)|6.1|7.1"
 
 
-def load_audio(path: Path, field: str, max_duration_s: float | None, limit_s: float) -> Wave:
-    """The first sound of an audio or video file: mono, 16 kHz, about [-1, 1].
+@dataclass(frozen=True)
+class Sound:
+    """A voice on its time line, decoded: the one source of what the model hears and of what the video plays.
 
-    Channels are averaged, and soxr resamples in its high quality: what librosa.load gives, for any container.
+    path: raw 32-bit floats, channels side by side. gain: what turns samples above full scale down to it, else 1.
+    mono_channel: the channel that the model hears, where the average of all would cancel; else None.
+    """
+
+    path: Path
+    rate_hz: int
+    channels: int
+    layout: str
+    gain: float
+    mono_channel: int | None
+
+    @property
+    def source(self) -> list[str]:
+        """Arguments that let ffmpeg read it."""
+        named = ["-ac", str(self.channels)] if self.layout.endswith("channels") else ["-ch_layout", self.layout]
+        return ["-f", "f32le", "-ar", str(self.rate_hz), *named, "-i", f"file:{self.path}"]
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A voice as it was read.
+
+    wave: mono, 16 kHz, about [-1, 1]. warnings: what the caller should know of it, a sentence each.
+    """
+
+    wave: Wave
+    sound: Sound
+    warnings: tuple[str, ...]
+
+
+def load_audio(path: Path, field: str, max_duration_s: float | None, limit_s: float, folder: Path) -> Voice:
+    """The first sound of an audio or video file, on the time line of its time stamps.
+
+    Where nothing is stored, and before a late start, it is silent; a change of channels or rate is followed; links of
+    a chained file follow each other. Channels are averaged for the wave, resampling is soxr's high quality: what
+    librosa.load gives, for any container.
 
     Args:
-        field: the job's field that named the file, for errors.
-        max_duration_s: the sound is cut to this length; it does not matter then whether the rest of the file is there.
+        field: the job's field that named the file, for errors and warnings.
+        max_duration_s: cut to this length; an end missing beyond it is not looked for.
         limit_s: the longest sound accepted.
+        folder: where the decoded sound is left, 4 bytes a sample and channel.
 
-    Raises:
-        MediaUnreadable: there is no sound, or less than one video frame of it; its sample rate or number of channels is
-            absurd; or the file ends before the length it states (ogg and bare streams state none).
-        TooLarge: the sound is longer than the limit.
+    Raises MediaUnreadable where there is no sound, one of an absurd sample rate or number of channels, less than one
+    video frame of it, more than a tenth of it is damaged, or the file ends before the length it states (bare streams
+    state none); TooLarge beyond the limit.
     """
-    info = probe(path, field)
-    if not info.has_audio:
-        raise MediaUnreadable(f"{field}: the file has no sound; send one that has a voice.")
-    if info.sample_rate_hz not in RATES_HZ or info.channels > MAX_CHANNELS:
-        raise MediaUnreadable(
-            f"{field}: the sound has {info.sample_rate_hz} Hz and {info.channels or 'few'} channels; export it again "
-            f"as 48000 Hz stereo ({RATES_HZ[0]} to {RATES_HZ[-1]} Hz and at most {MAX_CHANNELS} channels are read)."
-        )
     limit = round(limit_s * SAMPLE_RATE_HZ)
     wanted = limit + 1 if max_duration_s is None else min(round(max_duration_s * SAMPLE_RATE_HZ), limit + 1)
-    resample = f"aresample=osr={SAMPLE_RATE_HZ}:ochl=mono:osf=flt:resampler=soxr:rematrix_maxval=1"
-    filters = f"{resample},atrim=end_sample={wanted}"
-    data = decode(field, *open_input(path), "-map", "0:a:0", "-af", filters, "-f", "f32le", "-").data
-    wave = np.frombuffer(data, np.float32).copy()  # torch wants memory it may write to
+    decoded = folder / f"{path.name}.f32"
+    facts = ask_about(field, "sound", str(path), field, str(decoded), str(wanted / SAMPLE_RATE_HZ + _MARGIN_S)).facts
+    if not facts["is_finite"]:
+        raise MediaUnreadable(
+            f"{field}: the sound has samples that are not numbers (NaN or infinite); export it again."
+        )
+    sound = Sound(
+        path=decoded,
+        rate_hz=facts["rate_hz"],
+        channels=facts["channels"],
+        layout=facts["layout"],
+        gain=_PEAK / facts["peak"] if facts["peak"] > 1 else 1.0,
+        mono_channel=facts["cancelling_channel"],
+    )
+    wave = _hear(sound, wanted) if facts["samples"] else np.zeros(0, np.float32)
     if len(wave) > limit:
         raise TooLarge(
             f"{field}: the sound is longer than {limit_s:g} s, the most that is accepted; "
             f"set max_duration_s to {limit_s:g} or less to use its beginning."
         )
-    if len(wave) < wanted and (is_cut_off(path) or _is_short(len(wave), info)):
-        raise truncated(field)
     if len(wave) < SAMPLES_PER_FRAME:
         raise MediaUnreadable(
             f"{field}: the sound is {len(wave) / SAMPLE_RATE_HZ:.3g} s long; "
             f"at least {SAMPLES_PER_FRAME / SAMPLE_RATE_HZ:g} s, one video frame, is needed."
         )
-    if not np.isfinite(wave).all():
-        raise MediaUnreadable(
-            f"{field}: the sound has samples that are not numbers (NaN or infinite); export it again."
+    return Voice(wave, sound, tuple(_warnings(field, facts, wave)))
+
+
+def _hear(sound: Sound, wanted: int) -> Wave:
+    """The first `wanted` samples of a sound as the model hears it: mono, 16 kHz."""
+    filters = [] if sound.mono_channel is None else [f"pan=mono|c0=c{sound.mono_channel}"]
+    if sound.gain != 1:
+        filters.append(f"volume={sound.gain:.9g}:precision=float")
+    filters.append(f"aresample=osr={SAMPLE_RATE_HZ}:ochl=mono:osf=flt:resampler=soxr:rematrix_maxval=1")
+    filters.append(f"atrim=end_sample={wanted}")
+    try:
+        data = run(*sound.source, "-af", ",".join(filters), "-f", "f32le", "-")
+    except FfmpegError as error:
+        raise Internal("the decoded sound could not be resampled; try again.") from error
+    return np.frombuffer(data, np.float32).copy()  # torch wants memory it may write to
+
+
+def _warnings(field: str, facts: dict[str, Any], wave: Wave) -> list[str]:
+    """What the caller should know of a sound."""
+    told = []
+    gaps, lost = facts["gaps"], facts["lost"]
+    if facts["lead_s"] >= _TOLD_S:
+        told.append(f"{field} begins {facts['lead_s']:.2f} s late by its time stamps; it is silent until then.")
+    if gaps["total_s"] >= _TOLD_S:
+        told.append(
+            f"{field} holds nothing for {gaps['total_s']:.2f} s by its time stamps, first at {gaps['first_s']:.2f} s; "
+            "it is silent there."
         )
-    return wave
-
-
-def _is_short(samples: int, info: MediaInfo) -> bool:
-    """Whether a sound is shorter than its file states.
-
-    This tells nothing, and is False, if a video could be what lasts that long, or if time stamps could leave gaps (in
-    mov and matroska, whose missing ends are found in another way).
-    """
-    if info.stated_duration_s is None or info.has_video or info.has_seek_index:
-        return False
-    return samples / SAMPLE_RATE_HZ < info.stated_duration_s - _LENGTH_SLACK_S
+    if lost["count"]:
+        told.append(
+            f"{field} is damaged: {lost['total_s']:.2f} s, first at {lost['first_s']:.2f} s, could not be decoded and "
+            "are silent."
+        )
+    if facts["cancelling_channel"] is not None:
+        told.append(
+            f"The channels of {field} cancel each other (one is the inverse of the other): the mouth follows channel "
+            f"{facts['cancelling_channel'] + 1} alone, and a listener with one loudspeaker hears little."
+        )
+    if _loudness(wave) is None:
+        told.append(f"{field} is silent: nobody will be seen to speak.")
+    return told
 
 
 def normalise_loudness(wave: Wave) -> Wave:
@@ -93,11 +156,17 @@ def normalise_loudness(wave: Wave) -> Wave:
 
     Silence has no loudness and stays as it is. A measurement needs 400 ms; a shorter wave is repeated for it.
     """
-    measured = wave if len(wave) >= _LOUDNESS_BLOCK else np.resize(wave, _LOUDNESS_BLOCK)
-    loudness = pyloudnorm.Meter(SAMPLE_RATE_HZ).integrated_loudness(measured)
-    if abs(loudness) > 100:
+    loudness = _loudness(wave)
+    if loudness is None:
         return wave
     return np.asarray(wave * 10 ** ((LOUDNESS_LUFS - loudness) / 20), np.float32)
+
+
+def _loudness(wave: Wave) -> float | None:
+    """In LUFS; None for silence, which has none."""
+    measured = wave if len(wave) >= _LOUDNESS_BLOCK else np.resize(wave, _LOUDNESS_BLOCK)
+    loudness = float(pyloudnorm.Meter(SAMPLE_RATE_HZ).integrated_loudness(measured))
+    return loudness if abs(loudness) <= 100 else None
 
 
 def place_voices(waves: Sequence[Wave], starts: Sequence[int]) -> tuple[Wave, ...]:
@@ -112,9 +181,9 @@ def place_voices(waves: Sequence[Wave], starts: Sequence[int]) -> tuple[Wave, ..
 
 @dataclass(frozen=True)
 class Track:
-    """A stretch of the video's sound: the first `length_s` seconds of a file, heard from `start_s` on."""
+    """A stretch of the video's sound: the first `length_s` seconds of a voice, heard from `start_s` on."""
 
-    path: Path
+    sound: Sound
     start_s: float
     length_s: float
 
@@ -122,16 +191,17 @@ class Track:
 def write_soundtrack(tracks: Sequence[Track], duration_s: float, path: Path) -> None:
     """Write the sound of the video, `duration_s` long, as AAC in an mp4 file, which VideoWriter takes as it is.
 
-    One track keeps its own sample rate and channels. Several are mixed at the highest of their sample rates, in stereo
-    unless all are mono. The sum is turned down only as far as it would clip.
+    One track keeps its own sample rate and channels. Several are mixed, in stereo unless all are mono, at the
+    highest of their sample rates. What would clip, a sum or a sound above full scale, is turned down as a whole just
+    as far as it would.
 
     Raises Internal if ffmpeg fails: it is not the files' fault, since they have been decoded before.
     """
-    inputs = [argument for track in tracks for argument in open_input(track.path)]
+    inputs = [argument for track in tracks for argument in track.sound.source]
     try:
         graph = _mix(tracks)
         if len(tracks) > 1:
-            graph += f",volume={_MIX_PEAK / max(_peak(inputs, graph), _MIX_PEAK):.6f}"
+            graph += f",volume={_PEAK / max(_peak(inputs, graph), _PEAK):.6f}"
         graph += f",aformat=channel_layouts={_AAC_LAYOUTS},apad=whole_dur={duration_s:.6f},atrim=end={duration_s:.6f}"
         encoder = ["-c:a", "aac", "-b:a", "192k", "-flags:a", "+bitexact", "-fflags", "+bitexact"]
         run(*inputs, "-filter_complex", graph, *encoder, "-f", "mp4", f"file:{path}")
@@ -140,18 +210,20 @@ def write_soundtrack(tracks: Sequence[Track], duration_s: float, path: Path) -> 
 
 
 def _mix(tracks: Sequence[Track]) -> str:
-    """The ffmpeg filters that bring the tracks to their places and, if there are several, add them up."""
-    infos = [probe(track.path, "sound") for track in tracks]
-    rate_hz = max(info.sample_rate_hz for info in infos)
-    all_mono = all(info.is_mono for info in infos)
+    """The ffmpeg filters that bring the tracks to their places and, where there are several, add them up."""
+    rate_hz = max(track.sound.rate_hz for track in tracks)
+    all_mono = all(track.sound.channels == 1 for track in tracks)
     placed = []
-    for i, (track, info) in enumerate(zip(tracks, infos, strict=True)):
-        # Sample numbers are the clock, as in load_audio, so that gaps in a file's time stamps do not count.
+    for i, track in enumerate(tracks):
         filters = [f"[{i}:a:0]asetpts=N/SR/TB", f"atrim=end={track.length_s:.6f}"]
+        if track.sound.gain != 1:
+            filters.append(f"volume={track.sound.gain:.9g}:precision=float")
         if len(tracks) > 1:
             if not all_mono:
                 # Left to itself, ffmpeg would make a mono voice 3 dB quieter on its way to stereo.
-                filters.append("pan=stereo|c0=c0|c1=c0" if info.is_mono else "aformat=channel_layouts=stereo")
+                filters.append(
+                    "pan=stereo|c0=c0|c1=c0" if track.sound.channels == 1 else "aformat=channel_layouts=stereo"
+                )
             filters.append(f"aresample={rate_hz}:resampler=soxr")
         filters.append(f"adelay={round(track.start_s * rate_hz)}S:all=1")
         placed.append(",".join(filters))
@@ -164,7 +236,8 @@ def _mix(tracks: Sequence[Track]) -> str:
 
 def _peak(inputs: Sequence[str], graph: str) -> float:
     """The largest sample value that the filters put out; may be above 1."""
-    stats = "astats=measure_perchannel=none:measure_overall=Peak_level"
-    log = run(*inputs, "-filter_complex", f"{graph},{stats}", "-f", "null", "-", log_level="info").log
-    peak_db = re.findall(r"Peak level dB: (\S+)", log)[-1]
+    printed = "astats=measure_perchannel=none:measure_overall=Peak_level:metadata=1"
+    printed += ",ametadata=print:key=lavfi.astats.Overall.Peak_level:file=-"
+    text = run(*inputs, "-filter_complex", f"{graph},{printed}", "-f", "null", os.devnull).decode()
+    peak_db = re.findall(r"Peak_level=(\S+)", text)[-1]  # of all so far
     return float(10 ** (float(peak_db) / 20))

@@ -1,9 +1,7 @@
-"""What a file's own bytes say about it without decoding: its kind, and whether its end is missing."""
+"""What a file's own bytes say about its kind, without decoding."""
 
 import re
 from pathlib import Path
-from struct import unpack
-from typing import BinaryIO
 
 _STARTS = {
     "a web page": (b"<!doctype html", b"<html", b"<head", b"<body"),
@@ -23,12 +21,6 @@ _STARTS = {
 }
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 PICTURE_KINDS = ("a picture", "a HEIC picture", "a JPEG XL picture")
-# Some programs count a wav's header into the length of its data.
-_RIFF_SLACK_BYTES = 1024
-# A day's recording has fewer. A file of nothing but empty ones would take minutes to walk through.
-_MAX_CHUNKS = 100_000
-# Programs that write to a pipe cannot know the length of the data. They state one near the largest instead.
-_RIFF_UNKNOWN_BYTES = 0x7FFF0000
 
 
 def apparent_kind(path: Path) -> str:
@@ -58,48 +50,15 @@ def hdr_kind(path: Path) -> str | None:
     return {16: "PQ", 18: "HLG"}.get(transfer)
 
 
-def is_cut_off(path: Path) -> bool:
-    """Whether a wav, avi or mp4 file has fewer bytes than its tables say; False for other kinds.
-
-    ffmpeg says nothing about this, and the sound or video would just be shorter.
-    """
-    size = path.stat().st_size
+def mp3_frames(path: Path) -> int | None:
+    """How many frames an mp3 file says that it has (Xing or Info, in its first frame); None where it does not say."""
     with path.open("rb") as file:
-        start = file.read(12)
-        file.seek(0)
-        if start[:4] == b"RIFF" and start[8:] in (b"WAVE", b"AVI "):
-            return _riff_end(file) > size + _RIFF_SLACK_BYTES
-        return start[4:8] in (b"ftyp", b"moov", b"mdat", b"styp") and _boxes_end(file, size) > size
-
-
-def _riff_end(file: BinaryIO) -> int:
-    """Where the last chunk of data of a RIFF file ends."""
-    end = 12
-    file.seek(end)
-    for _ in range(_MAX_CHUNKS):
-        if len(header := file.read(8)) < 8:
-            break
-        name, length = unpack("<4sI", header)
-        if name in (b"data", b"LIST") and length < _RIFF_UNKNOWN_BYTES:
-            end = file.tell() + length
-        file.seek(length + length % 2, 1)
-    return end
-
-
-def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Where the last of an mp4 file's outer boxes ends."""
-    end = 0
-    for _ in range(_MAX_CHUNKS):
-        if end >= size:
-            break
-        file.seek(end)
-        header = file.read(16)
-        if len(header) < 8:
-            return end  # a few stray bytes
-        length, name = unpack(">I4s", header[:8])
-        if length == 1 and len(header) == 16:
-            (length,) = unpack(">Q", header[8:])
-        if length < 8 or not name.isalnum():
-            return end  # 0: to the end of the file; anything else is no box
-        end += length
-    return end
+        head = file.read(10)
+        if head[:3] == b"ID3" and len(head) == 10:
+            first, second, third, fourth = head[6:]
+            file.seek(10 + (first << 21 | second << 14 | third << 7 | fourth))
+        else:
+            file.seek(0)
+        start = file.read(4096)
+    found = re.search(rb"(?:Xing|Info)...[\1\3\5\7\x09\x0b\x0d\x0f](....)", start, re.DOTALL)
+    return int.from_bytes(found[1]) if found else None

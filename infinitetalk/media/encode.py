@@ -151,7 +151,7 @@ class VideoWriter:
 
 def count_frames(path: Path) -> int:
     """The frames of a video file, by its packets; nothing is decoded. Raises FfmpegError."""
-    listing = run("-i", f"file:{path}", "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-").data
+    listing = run("-i", f"file:{path}", "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-")
     return sum(not line.startswith(b"#") for line in listing.splitlines())
 
 

@@ -4,7 +4,6 @@ They are decoded in a process of their own: this module, run as a program. A sma
 hours (a JPEG of a million scans), and there is no other way to end it.
 """
 
-import json
 import logging
 import struct
 import sys
@@ -15,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-import infinitetalk
-from infinitetalk.errors import JobError, MediaUnreadable, TooLarge
-from infinitetalk.media.child import TooSlow, run_child
+from infinitetalk.errors import MediaUnreadable, TooLarge
+from infinitetalk.media import jpeg
 from infinitetalk.media.container import apparent_kind, hdr_kind
+from infinitetalk.media.program import Answer, ask, reply
 from infinitetalk.shapes import cover_crop
 
 # Readers that are part of Pillow. None of them starts another program, as the one for EPS would.
@@ -28,9 +27,32 @@ FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM
 MAX_PIXELS = 100_000_000  # two telephone pictures of 50 MP; 400 MB while it is decoded
 MIN_SIDE = 16
 TIME_LIMIT_S = 60.0
-_BACKGROUND = "white"  # what shows through transparent parts, as on a page
-# What Pillow's readers raise on damaged files, besides its own OSError.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, RuntimeError, struct.error)
+_MAX_PROFILE_BYTES = 16 << 20  # what a JPEG has room for; Pillow allows a PNG 1 MB
+# What turns a picture of that EXIF orientation upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BACKGROUND = "white"  # what shows through, as on a page
+# What Pillow's readers raise on damaged files, beside its own OSError.
+_DAMAGED = (
+    OSError,
+    KeyError,
+    ZeroDivisionError,
+    OverflowError,
+    AttributeError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    RuntimeError,
+    struct.error,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,43 +93,33 @@ def load_image(path: Path, field: str, width: int, height: int) -> Picture:
             decode.
         TooLarge: the picture has more than 100 million pixels; this is found before it is decoded.
     """
-    program = [sys.executable, "-m", "infinitetalk.media.image", str(path), field, str(width), str(height)]
-    package = str(Path(infinitetalk.__file__).parents[1])
-    env = {"PYTHONPATH": package, "OPENBLAS_NUM_THREADS": "1"}  # each thread would reserve memory
-    try:
-        done = run_child(program, TIME_LIMIT_S, env)
-    except TooSlow as error:
-        raise MediaUnreadable(
+    answer = ask(
+        "image",
+        *(str(path), field, str(width), str(height)),
+        time_limit_s=TIME_LIMIT_S,
+        too_slow=MediaUnreadable(
             f"{field}: the picture is not decoded within {TIME_LIMIT_S:g} s; save it again as a plain PNG or JPEG."
-        ) from error
-    header, _, pixels = done.data.partition(b"\n")
-    if done.status != 0 or not header:  # it crashed, or wanted more memory than it may have
-        raise MediaUnreadable(
+        ),
+        crashed=MediaUnreadable(
             f"{field}: the picture is damaged and cannot be decoded; save it again as a plain PNG or JPEG."
-        ) from ValueError(done.log)
-    answer = json.loads(header)
-    for note in answer.get("notes", ()):
+        ),
+    )
+    for note in answer.facts["notes"]:
         logger.warning(note)
-    if "error" in answer:
-        raise {kind.code: kind for kind in (MediaUnreadable, TooLarge)}[answer["error"]](answer["message"])
-    shown = np.frombuffer(bytearray(pixels), np.uint8).reshape(height, width, 3)
-    return Picture(shown, tuple(answer["source_size"]))
+    shown = np.frombuffer(bytearray(answer.data), np.uint8).reshape(height, width, 3)
+    return Picture(shown, tuple(answer.facts["source_size"]))
 
 
 def main(arguments: list[str]) -> None:
-    """The child process of load_image: it answers with a line of JSON, then the pixels."""
+    """The other end of load_image."""
     path, field, width, height = arguments
-    notes: list[str] = []
-    answer: dict[str, object] = {"notes": notes}
-    pixels = b""
-    try:
+
+    def decode() -> Answer:
+        notes: list[str] = []
         picture = decode_image(Path(path), field, int(width), int(height), notes)
-    except JobError as error:
-        answer |= {"error": error.code, "message": str(error)}
-    else:
-        answer |= {"source_size": picture.source_size}
-        pixels = picture.pixels.tobytes()
-    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + pixels)
+        return Answer({"notes": notes, "source_size": picture.source_size}, picture.pixels.tobytes())
+
+    reply(decode)
 
 
 def decode_image(path: Path, field: str, width: int, height: int, notes: list[str]) -> Picture:
@@ -116,16 +128,48 @@ def decode_image(path: Path, field: str, width: int, height: int, notes: list[st
     Args:
         notes: gets a sentence for each property of the picture that could not be followed.
     """
+    PngImagePlugin.MAX_TEXT_CHUNK = _MAX_PROFILE_BYTES
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's: of odd metadata, and of sizes that are checked below
         with _open(path, field) as image:
             try:
-                ImageOps.exif_transpose(image, in_place=True)  # decodes it
+                image.load()
             except _DAMAGED as error:
-                raise MediaUnreadable(
-                    f"{field}: the picture is truncated or damaged; export it again and upload it again."
-                ) from error
-            return Picture(_fit(image, width, height, notes), image.size)
+                whole = _without_end(path) if image.format in ("JPEG", "MPO") else None
+                if whole is None:
+                    raise MediaUnreadable(_damaged(field)) from error
+                image = whole
+            upright = _upright(image, notes)
+            return Picture(_fit(upright, width, height, notes), upright.size)
+
+
+def _without_end(path: Path) -> Image.Image | None:
+    """A JPEG that lacks its end marker and nothing else; None if pixels are missing."""
+    data = path.read_bytes().rstrip(b"\xff")
+    if jpeg.has_end(data) or not jpeg.has_all_scans(data):
+        return None
+    try:
+        image, other = (Image.open(BytesIO(data + more + jpeg.END), formats=FORMATS) for more in (b"", jpeg.OTHER_BITS))
+        image.load()
+        other.load()
+    except _DAMAGED:
+        return None
+    return image if image.tobytes() == other.tobytes() else None
+
+
+def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+    """The picture turned as its EXIF says; damage in the rest of its metadata does not count."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DAMAGED:
+        notes.append("A picture's metadata (EXIF) cannot be read; it is taken as upright.")
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _damaged(field: str) -> str:
+    return f"{field}: the picture is truncated or damaged; export it again and upload it again."
 
 
 def _open(path: Path, field: str) -> Image.Image:
@@ -136,8 +180,10 @@ def _open(path: Path, field: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise TooLarge(too_large) from error
     except _DAMAGED as error:
+        if (kind := apparent_kind(path)) == "a picture":
+            raise MediaUnreadable(_damaged(field)) from error
         raise MediaUnreadable(
-            f"{field}: this is {apparent_kind(path)}, which cannot be read as a picture; "
+            f"{field}: this is {kind}, which cannot be read as a picture; "
             "send a PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF file."
         ) from error
     if image.width * image.height > MAX_PIXELS:

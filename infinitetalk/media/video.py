@@ -1,33 +1,35 @@
-"""Source videos: the frame that is on screen at a time, cropped and resized by ffmpeg on its way here."""
+"""Source videos: the frame on screen at a time, cropped and resized by a program that is bounded."""
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infinitetalk.errors import MediaUnreadable, TooLarge
-from infinitetalk.media.container import is_cut_off
-from infinitetalk.media.ffmpeg import decode, open_input, probe, truncated
+from infinitetalk.errors import MediaUnreadable
+from infinitetalk.media.probe import ask_about
+from infinitetalk.media.program import ask
 from infinitetalk.shapes import FPS
 
-# Players take untagged video of at least this height for BT.709, and smaller video for BT.601.
-_HD_HEIGHT = 720
-# Eleven hours at 25 frames a second. The limit ends the listing of a file made of nothing but tiny frames.
+# Eleven hours at 25 frames a second; ends the listing of a file made of nothing but tiny frames.
 MAX_FRAMES = 1_000_000
 MAX_FPS = 1000  # slow motion passes; all frames of a second are decoded even if only one of them is shown
 MIN_SIDE = 16
 MAX_ASPECT = 20  # long side to short side
+# Pixels from one key frame to the next that are decoded for a single frame: 16 s of 1080p at 30 frames a second, which
+# two cores decode in a few seconds and the slowest formats within the time limit. Beyond, a copy is made once.
+MAX_GROUP_PIXELS = 1_000_000_000
+COPY_TIME_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
 class SourceVideo:
     """A video as 25 frames a second, whatever its own frame rate. Nothing of it is kept in memory.
 
-    Frame `index` is what is on screen at index / 25 s: the last stored frame that has begun by then. Before the first
-    stored frame it is the first one, and past the end the last one.
+    Frame `index` is what is on screen at index / 25 s: the last stored frame that has begun by then. Before
+    the first stored frame it is the first, past the end the last. Frames that are marked interlaced are deinterlaced;
+    each is cropped and resized by its own size.
     """
 
     path: Path
@@ -36,47 +38,42 @@ class SourceVideo:
     source_size: tuple[int, int]  # (width, height) as displayed: upright, square pixels
     duration_s: float
     last_frame_s: float  # when the last stored frame begins
-    color_matrix: str  # ffmpeg's name of the matrix from YUV, or auto
+    zero_s: str  # the time stamp, in seconds, at which the video begins; a fraction
+    aspect: str  # width to height of its pixels as stored; a fraction
 
     is_still = False  # its frames differ from window to window
 
     @classmethod
-    def open(cls, path: Path, field: str, width: int, height: int) -> "SourceVideo":
+    def open(
+        cls, path: Path, field: str, width: int, height: int, needed_s: float | None = None, folder: Path | None = None
+    ) -> "SourceVideo":
         """Look through a video whose frames will be fitted to width x height.
 
-        A container without an exact index is copied, without decoding, into one that has it, beside `path`.
+        A video whose key frames are too far apart for its size, or cannot be found, is decoded once, into a copy of the
+        frames that are needed.
 
         Args:
             field: the job's field that named the file, for errors.
+            needed_s: no frame later than this will be asked for; the whole video if not given.
+            folder: where the copy is left; beside `path` if not given.
 
-        Raises:
-            MediaUnreadable: the file has no frames, or is damaged, truncated or HDR.
-            TooLarge: its frames are too large or too many.
+        Raises MediaUnreadable where the file has no frames, is damaged, truncated or HDR, or cannot be decoded in
+        time; TooLarge where its frames are, or too many.
         """
-        info = probe(path, field)
-        if not info.has_video:
-            raise MediaUnreadable(f"{field}: the file has no video; send one that shows a person.")
-        if info.hdr:
-            raise MediaUnreadable(
-                f"{field}: the video is HDR ({info.hdr}), whose colours are not converted; export it as SDR (BT.709)."
-            )
-        if is_cut_off(path):
-            raise truncated(field)
-        if not info.has_seek_index:
-            indexed = path.with_name(f"{path.name}.mkv")
-            copy = ["-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "matroska", f"file:{indexed}"]
-            decode(field, *open_input(path, "-fflags", "+genpts"), *copy)
-            path = indexed
-        last_frame_s, duration_s = _times(path, field)
-        return cls(
+        facts = ask_about(field, "frames", "survey", str(path), field).facts
+        video = cls(
             path=path,
             field=field,
             size=(width, height),
-            source_size=_displayed_size(path, field),
-            duration_s=duration_s,
-            last_frame_s=last_frame_s,
-            color_matrix="bt709" if not info.has_color_matrix and info.height >= _HD_HEIGHT else "auto",
+            source_size=tuple(facts["source_size"]),
+            duration_s=facts["duration_s"],
+            last_frame_s=facts["last_frame_s"],
+            zero_s=facts["zero_s"],
+            aspect=facts["aspect"],
         )
+        if facts["group_pixels"] > MAX_GROUP_PIXELS:
+            return video._prepared(needed_s, (folder or path.parent) / f"{path.name}.frames.mkv")
+        return video
 
     def frame(self, index: int) -> NDArray[np.uint8]:
         """The frame at index / 25 s: (height, width, 3) uint8 RGB."""
@@ -86,59 +83,29 @@ class SourceVideo:
     def clip(self, start: int, n_frames: int) -> NDArray[np.uint8]:
         """The frames from start / 25 s on: (n_frames, height, width, 3) uint8 RGB."""
         width, height = self.size
-        scale = max(width / self.source_size[0], height / self.source_size[1])
-        cover = [max(side, round(own * scale)) for side, own in zip(self.size, self.source_size, strict=True)]
-        # The last frame is on screen from its index on; there is nothing to seek beyond it.
-        first_s = min(start, ceil(self.last_frame_s * FPS)) / FPS
-        filters = [
-            "tpad=stop=-1:stop_mode=clone",
-            f"fps={FPS}:start_time={first_s:.6f}:round=up",
-            f"scale={cover[0]}:{cover[1]}:flags=lanczos+accurate_rnd+full_chroma_int:in_color_matrix={self.color_matrix}",
-            "format=rgb24",
-            f"crop={width}:{height}",
-        ]
-        # Decoding starts at the keyframe before, and the file's own clock is kept: a frame that began long before
-        # first_s must reach the fps filter with its time. Accurate seeking would drop it.
-        seek = ["-noaccurate_seek", "-copyts", "-start_at_zero", "-ss", f"{min(first_s, self.last_frame_s):.6f}"]
-        take = ["-map", "0:V:0", "-frames:v", str(n_frames), "-vf", ",".join(filters), "-fps_mode", "passthrough"]
-        data = decode(self.field, *open_input(self.path, *seek), *take, "-f", "rawvideo", "-").data
-        frames = np.frombuffer(bytearray(data), np.uint8)
-        if frames.size != n_frames * height * width * 3:
-            raise MediaUnreadable(f"{self.field}: the video's frames cannot be decoded; export it again.")
-        return frames.reshape(n_frames, height, width, 3)
+        # At its index and later, the last frame is on screen; there is nothing to seek beyond it.
+        start = min(start, max(ceil(self.last_frame_s * FPS), 0))
+        numbers = map(str, (start, n_frames, width, height))
+        data = ask_about(
+            self.field, "frames", "clip", str(self.path), self.field, self.zero_s, self.aspect, *numbers
+        ).data
+        return np.frombuffer(bytearray(data), np.uint8).reshape(n_frames, height, width, 3)
 
-
-def _times(path: Path, field: str) -> tuple[float, float]:
-    """When the last frame begins and ends, in seconds, from the time stamps of all frames, without decoding."""
-    listing = ["-map", "0:V:0", "-c", "copy", "-copyinkf", "-frames:v", str(MAX_FRAMES + 1), "-f", "framecrc", "-"]
-    text = decode(field, *open_input(path), *listing).data.decode()
-    tick = re.search(r"^#tb 0: (\d+)/(\d+)$", text, re.MULTILINE)
-    stamps = re.findall(r"^0, +-?\d+, +(\d+), +(\d+),", text, re.MULTILINE)  # pts and duration
-    if tick is None or not stamps:
-        raise MediaUnreadable(f"{field}: the video has no frames; export it again and upload it again.")
-    tick_s = int(tick[1]) / int(tick[2])
-    begin_s, length_s = np.array(stamps, np.float64).T * tick_s
-    in_order_s = np.sort(begin_s)
-    if len(begin_s) > MAX_FRAMES or (in_order_s[MAX_FPS:] - in_order_s[:-MAX_FPS] < 1).any():
-        raise TooLarge(
-            f"{field}: the video has more than {MAX_FRAMES} frames, or than {MAX_FPS} in one second; "
-            "export it again, shorter and at 25 frames a second."
+    def _prepared(self, needed_s: float | None, target: Path) -> "SourceVideo":
+        """The same frames from a copy in which they are quickly found."""
+        width, height = self.size
+        length_s = min(self.last_frame_s, self.last_frame_s if needed_s is None else needed_s)
+        n_frames = max(ceil(length_s * FPS), 0) + 1
+        numbers = map(str, (0, n_frames, width, height))
+        too_slow = MediaUnreadable(
+            f"{self.field}: the video has too few key frames for its size and could not be decoded within "
+            f"{COPY_TIME_LIMIT_S:g} s; export it again with a key frame every second, shorter or smaller."
         )
-    return float(begin_s.max()), float((begin_s + length_s).max())
-
-
-def _displayed_size(path: Path, field: str) -> tuple[int, int]:
-    """(width, height) of the first frame, turned upright and with square pixels. Decodes that frame."""
-    take = ["-map", "0:V:0", "-frames:v", "1", "-vf", "showinfo", "-f", "null", "-"]
-    log = decode(field, *open_input(path), *take, log_level="info").log
-    shown = re.search(r"^\[Parsed_showinfo.* sar:(\d+)/(\d+) s:(\d+)x(\d+) ", log, re.MULTILINE)
-    if shown is None:
-        raise MediaUnreadable(f"{field}: the video's frames cannot be decoded; export it again.")
-    wide, high, width, height = map(int, shown.groups())
-    width = round(width * wide / high) if wide and high else width  # 0: not known, taken as square
-    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
-        raise MediaUnreadable(
-            f"{field}: the video shows {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed, and no side "
-            f"may be more than {MAX_ASPECT} times as long as the other."
+        ask(
+            "frames",
+            *("prepare", str(self.path), self.field, self.zero_s, self.aspect, *numbers, str(target)),
+            time_limit_s=COPY_TIME_LIMIT_S,
+            too_slow=too_slow,
+            crashed=too_slow,
         )
-    return width, height
+        return replace(self, path=target, zero_s="0", aspect="1", last_frame_s=(n_frames - 1) / FPS)

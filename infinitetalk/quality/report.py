@@ -16,7 +16,7 @@ from rich.table import Table
 
 from infinitetalk.contract.request import SpeakerOrder
 from infinitetalk.media.audio import load_audio, place_voices
-from infinitetalk.media.ffmpeg import probe
+from infinitetalk.media.probe import probe
 from infinitetalk.media.video import SourceVideo
 from infinitetalk.planning.speakers import speaker_starts
 from infinitetalk.quality.measures import (
@@ -188,7 +188,8 @@ def _voices(
             raise ValueError(f"audio: there is no file {path}")
     if not audio and not probe(video, "video").has_audio:
         return (), None, ["The video has no sound and no voice was given, so lip sync and stillness are not measured."]
-    waves = [load_audio(path, "audio", None, MAX_DURATION_S) for path in audio or [video]]
+    with tempfile.TemporaryDirectory() as folder:
+        waves = [load_audio(path, "audio", None, MAX_DURATION_S, Path(folder)).wave for path in audio or [video]]
     waves = list(place_voices(waves, speaker_starts([len(wave) for wave in waves], order)))
     notes = []
     difference = len(waves[0]) / SAMPLES_PER_FRAME - n_frames

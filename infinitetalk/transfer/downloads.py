@@ -28,6 +28,7 @@ from infinitetalk import __version__
 from infinitetalk.contract.request import MediaField
 from infinitetalk.errors import Cancelled, DownloadFailed, Internal, InvalidInput, MediaUnreadable, TooLarge
 from infinitetalk.transfer.safe_http import MAX_REDIRECTS, Line
+from infinitetalk.transfer.share_links import direct_link
 
 CHUNK_BYTES = 1 << 18
 IDLE_LIMIT_S = 30.0  # longest wait for a connection, and for the next byte
@@ -37,6 +38,7 @@ POLL_S = 0.1
 HEADERS = {"User-Agent": f"infinitetalk/{__version__}", "Accept-Encoding": "identity"}
 
 _DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+_NO_SPACES = dict.fromkeys(map(ord, "\t\n\f\r "))
 _WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
 
 
@@ -158,9 +160,8 @@ class _Transfer:
         prefix = _DATA_URI.match(self.source.url)
         if prefix is None:
             raise InvalidInput(f"{self.source.field} must look like data:image/png;base64,iVBORw0...")
-        text = self.source.url[prefix.end() :]
         try:
-            content = base64.b64decode(unquote(text), validate=True)
+            content = _forgiving_base64(unquote(self.source.url[prefix.end() :]))
         except (binascii.Error, ValueError):
             raise InvalidInput(
                 f"{self.source.field}: the data: URI is not valid base64; it may have been cut off."
@@ -242,7 +243,8 @@ class _Transfer:
         answer = f"the server answered HTTP {status} {responses.get(status, '')}".rstrip()
         if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise _BrokenOff(answer, _pause_s(response))
-        raise InvalidInput(f"{self.source.field}: {answer}; give an address that anyone can download.")
+        hint = direct_link(self.source.url) or "give an address that anyone can download"
+        raise InvalidInput(f"{self.source.field}: {answer}; {hint}.")
 
     def _read(self, response: requests.Response, have: int) -> None:
         """Append the body to the `have` bytes that the file has."""
@@ -267,10 +269,8 @@ class _Transfer:
         if not start:
             raise MediaUnreadable(f"{self.source.field}: the file is empty.")
         if _WEB_PAGE.match(start):
-            raise MediaUnreadable(
-                f"{self.source.field}: the address leads to a web page, not to a media file; "
-                "give the file's direct address."
-            )
+            hint = direct_link(self.source.url) or "give the file's direct address"
+            raise MediaUnreadable(f"{self.source.field}: the address leads to a web page, not to a media file; {hint}.")
 
     def _refused(self) -> InvalidInput:
         return InvalidInput(
@@ -281,6 +281,20 @@ class _Transfer:
     def _too_large(self) -> TooLarge:
         limit_mb = self.source.max_bytes / 1e6
         return TooLarge(f"{self.source.field}: over {limit_mb:g} MB, the most that is accepted; send a smaller file.")
+
+
+def _forgiving_base64(text: str) -> bytes:
+    """Base64 as browsers read it: with line breaks and spaces, with or without its padding.
+
+    https://infra.spec.whatwg.org/#forgiving-base64-decode
+    Raises binascii.Error or ValueError for anything else.
+    """
+    text = text.translate(_NO_SPACES)
+    if len(text) % 4 == 0:
+        text = text.removesuffix("=").removesuffix("=")
+    if "=" in text:
+        raise ValueError
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
 def _pause_s(response: requests.Response) -> float:

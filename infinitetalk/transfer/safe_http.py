@@ -9,11 +9,13 @@ import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.cookies import RequestsCookieJar
 from runpod.serverless.utils.rp_ssrf import PinnedIPAdapter, SSRFError, resolve_and_validate
 from urllib3.connection import HTTPConnection
 
@@ -50,6 +52,8 @@ class Line:
     def get(self, url: str, headers: Mapping[str, str], idle_limit_s: float) -> Iterator[requests.Response]:
         """The answer to a GET after its redirects. Its body is not read yet.
 
+        Cookies that an answer sets are sent along its redirects, to the hosts that they are for, and then forgotten.
+
         Args:
             idle_limit_s: longest wait for a connection, and for the next byte.
 
@@ -58,9 +62,12 @@ class Line:
             ValueError: the address cannot be parsed.
             requests.RequestException: the connection fails.
         """
+        # strict_domain: a site of two labels, such as co.uk, sets none for all below it
+        cookies = RequestsCookieJar(policy=DefaultCookiePolicy(strict_domain=True))
         with ExitStack() as hop:
             for _ in range(MAX_REDIRECTS + 1):
                 session = hop.enter_context(requests.Session())
+                session.cookies = cookies
                 session.trust_env = False  # no proxy, which would do its own look-up; no netrc, whose keys are ours
                 response = hop.enter_context(self._get(session, url, headers, idle_limit_s))
                 target = session.get_redirect_target(response)

@@ -26,7 +26,7 @@ from infinitetalk.errors import (
 )
 from infinitetalk.job.control import Control
 from infinitetalk.job.run import run_job
-from infinitetalk.media.ffmpeg import probe
+from infinitetalk.media.probe import probe
 from infinitetalk.models.opening import Models
 from infinitetalk.progress import Progress, TimeLimit
 from infinitetalk.startup.opening import open_models

@@ -12,7 +12,8 @@ from infinitetalk.errors import Internal
 from infinitetalk.media import child, encode
 from infinitetalk.media.audio import Track, load_audio, write_soundtrack
 from infinitetalk.media.encode import VideoWriter
-from infinitetalk.media.ffmpeg import FfmpegError, probe
+from infinitetalk.media.ffmpeg import FfmpegError
+from infinitetalk.media.probe import probe
 from infinitetalk.media.video import SourceVideo
 from tests.support.media_samples import DARKEST, write_frames, write_tone
 
@@ -35,7 +36,7 @@ def write(path, frames, soundtrack=None):
 def sound(folder, seconds):
     path = folder / "sound.m4a"
     tone = write_tone(folder / "tone.wav", seconds, 44_100)
-    write_soundtrack([Track(tone, 0.0, seconds)], seconds, path)
+    write_soundtrack([Track(load_audio(tone, "wav_url", None, 600.0, folder).sound, 0.0, seconds)], seconds, path)
     return path
 
 
@@ -96,14 +97,14 @@ def test_sound_and_picture_last_equally_long(n_frames, tmp_path):
     seconds = n_frames / 25
     path = write(tmp_path / "video.mp4", moving(n_frames), sound(tmp_path, seconds))
     assert SourceVideo.open(path, "video", 96, 64).duration_s == pytest.approx(seconds)
-    assert len(load_audio(path, "video", None, 600.0)) / 16_000 == pytest.approx(seconds, abs=0.04)
+    assert len(load_audio(path, "video", None, 600.0, tmp_path).wave) / 16_000 == pytest.approx(seconds, abs=0.04)
     assert probe(path, "video").stated_duration_s == pytest.approx(seconds, abs=0.04)
 
 
 def test_the_sound_is_in_place(tmp_path):
     path = write(tmp_path / "video.mp4", moving(50), sound(tmp_path, 2.0))
-    returned = load_audio(path, "video", None, 600.0)
-    original = load_audio(tmp_path / "tone.wav", "wav_url", None, 600.0)
+    returned = load_audio(path, "video", None, 600.0, tmp_path).wave
+    original = load_audio(tmp_path / "tone.wav", "wav_url", None, 600.0, tmp_path).wave
     middle = slice(4_000, 28_000)
     assert np.abs(returned[middle] - original[middle]).max() < 0.02  # a sample's delay would be 0.05
 

@@ -18,11 +18,11 @@ from PIL import Image
 
 from infinitetalk.contract import request
 from infinitetalk.contract.settings import Settings
-from infinitetalk.errors import JobError, MediaUnreadable, TooLarge
-from infinitetalk.media import audio, child, ffmpeg, image, video
+from infinitetalk.errors import Internal, JobError, MediaUnreadable, TooLarge
+from infinitetalk.media import child, ffmpeg, frames, image, probe, video
 from infinitetalk.media.audio import Track, load_audio, write_soundtrack
-from infinitetalk.media.container import is_cut_off
 from infinitetalk.media.image import load_image
+from infinitetalk.media.tables import is_cut_off
 from infinitetalk.media.video import SourceVideo
 from infinitetalk.transfer import downloads, safe_http
 from tests.support.hostile_files import FRAMES, PICTURES, SECRET, SOUNDS, VIDEOS, scans
@@ -37,10 +37,11 @@ MEMORY_LIMIT_KIB = 1_500_000  # 1.5 GB, of the largest child so far
 
 
 def read_sound(path):
-    wave = load_audio(path, "wav_url", None, 600.0)
-    write_soundtrack([Track(path, 0.0, len(wave) / 16_000)], len(wave) / 16_000, path.with_name("soundtrack.m4a"))
+    voice = load_audio(path, "wav_url", None, 600.0, path.parent)
+    length_s = len(voice.wave) / 16_000
+    write_soundtrack([Track(voice.sound, 0.0, length_s)], length_s, path.with_name("soundtrack.m4a"))
     path.with_name("soundtrack.m4a").unlink()
-    return wave
+    return voice.wave
 
 
 def read_picture(path):
@@ -88,7 +89,7 @@ def test_hostile_and_odd_media(field, name, read, check, tmp_path, monkeypatch, 
     else:
         path.write_bytes(content)
     monkeypatch.setattr(image, "TIME_LIMIT_S", 2.0)  # a million scans would take it all
-    monkeypatch.setattr(ffmpeg, "PROBE_TIME_LIMIT_S", 2.0)  # 20 MB of title too
+    monkeypatch.setattr(probe, "TIME_LIMIT_S", 10.0)
     before = set(tmp_path.iterdir())
     start_s = time.monotonic()
     try:
@@ -106,7 +107,7 @@ def test_hostile_and_odd_media(field, name, read, check, tmp_path, monkeypatch, 
         check(result, expected)
     assert time.monotonic() - start_s < TIME_LIMIT_S
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < MEMORY_LIMIT_KIB
-    assert {one for one in tmp_path.iterdir() if one.suffix != ".mkv"} <= before  # .mkv: the copy with an index
+    assert {one for one in tmp_path.iterdir() if one.suffix != ".f32"} <= before  # .f32: the decoded sound
 
 
 def test_the_sound_of_a_file_with_a_huge_cover_is_read(tmp_path):
@@ -122,16 +123,16 @@ def test_the_sound_of_a_file_with_a_huge_cover_is_read(tmp_path):
         *["-map", "0", "-map", "1", "-c:v", "copy", "-disposition:v", "attached_pic"],
         tmp_path / "a.mp3",
     )
-    check_wave(load_audio(tmp_path / "a.mp3", "wav_url", None, 600.0), None)
+    check_wave(load_audio(tmp_path / "a.mp3", "wav_url", None, 600.0, tmp_path).wave, None)
 
 
 def test_a_video_of_too_many_frames_is_refused(tmp_path, monkeypatch):
     path = write_numbered_video(tmp_path / "video.mp4", 50, 25)
-    monkeypatch.setattr(video, "MAX_FRAMES", 50)
-    SourceVideo.open(path, "video_url", 32, 32)
-    monkeypatch.setattr(video, "MAX_FRAMES", 49)
+    monkeypatch.setattr(frames, "MAX_FRAMES", 50)
+    frames.survey(path, "video_url")
+    monkeypatch.setattr(frames, "MAX_FRAMES", 49)
     with pytest.raises(TooLarge, match="video_url: the video has more than 49 frames"):
-        SourceVideo.open(path, "video_url", 32, 32)
+        frames.survey(path, "video_url")
 
 
 def test_an_ffmpeg_that_hangs_is_killed_and_named(tmp_path, monkeypatch):
@@ -141,11 +142,27 @@ def test_an_ffmpeg_that_hangs_is_killed_and_named(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setattr(ffmpeg.imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(program))
     monkeypatch.setattr(ffmpeg, "TIME_LIMIT_S", 0.3)
-    monkeypatch.setattr(ffmpeg, "PROBE_TIME_LIMIT_S", 0.3)
+    start_s = time.monotonic()
+    with pytest.raises(Internal, match="could not be resampled"):
+        load_audio(write_tone(tmp_path / "voice.wav", 1.0), "wav_url", None, 600.0, tmp_path)
+    assert time.monotonic() - start_s < 5
+
+
+def test_a_reader_that_hangs_is_killed_and_named(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(probe, "TIME_LIMIT_S", 0.3)
     path = write_tone(tmp_path / "voice.wav", 1.0)
-    for read in (lambda: ffmpeg.probe(path, "wav_url"), lambda: ffmpeg.decode("wav_url", *ffmpeg.open_input(path))):
+    reads = (
+        lambda: probe.probe(path, "wav_url"),
+        lambda: load_audio(path, "wav_url", None, 600.0, tmp_path),
+        lambda: SourceVideo.open(path, "wav_url", 32, 32),
+    )
+    for read in reads:
         start_s = time.monotonic()
-        with pytest.raises(MediaUnreadable, match=r"^wav_url: ffmpeg could not read the file within 0\.3 s"):
+        with pytest.raises(MediaUnreadable, match=r"^wav_url: the file could not be read within 0\.3 s"):
             read()
         assert time.monotonic() - start_s < 3
 
@@ -217,12 +234,12 @@ def test_the_published_limits_are_the_ones_enforced():
         f"| Smallest side | {image.MIN_SIDE} pixels",
         f"in a process of its own | {image.TIME_LIMIT_S:g} s",
         f"`MAX_AUDIO_S` {settings.max_audio_s:g} s",
-        f"{audio.RATES_HZ[0]} to {audio.RATES_HZ[-1]:,} Hz",
-        f"| Channels | {audio.MAX_CHANNELS},",
-        f"| Tracks in the file | {ffmpeg.MAX_STREAMS} |",
+        f"{probe.RATES_HZ[0]} to {probe.RATES_HZ[-1]:,} Hz",
+        f"| Channels | {probe.MAX_CHANNELS},",
+        f"| Tracks in the file | {probe.MAX_STREAMS} |",
         f"| Frames | {video.MAX_FRAMES:,} in all, {video.MAX_FPS} in one second",
         f"at least {video.MIN_SIDE} pixels on each side, and no side more than {video.MAX_ASPECT} times as long",
-        f"{ffmpeg.TIME_LIMIT_S:g} s ({ffmpeg.PROBE_TIME_LIMIT_S:g} s for the first look at a file)",
+        f"{probe.TIME_LIMIT_S:g} s",
         f"{child.MEMORY_BYTES >> 30} GiB of memory, at most {child.FILE_BYTES >> 30} GiB of files",
     ):
         assert words in " ".join(text.split()), words

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from infinitetalk.errors import JobError, MediaUnreadable, TooLarge
-from infinitetalk.media import ffmpeg as limits
+from infinitetalk.media import frames
+from infinitetalk.media import video as module
 from infinitetalk.media.video import SourceVideo
 from tests.support.media_samples import (
     DARKEST,
     X264,
     cut_off,
     ffmpeg,
+    read_frames,
     write_numbered_video,
     write_picture,
     write_talking_video,
@@ -168,9 +170,9 @@ def test_files_without_frames_are_refused(tmp_path):
 
 def test_frames_that_are_too_large_are_refused(tmp_path, monkeypatch):
     path = write_talking_video(tmp_path / "video.mp4", seconds=0.2)
-    monkeypatch.setattr(limits, "MAX_VIDEO_PIXELS", 96 * 64 - 1)
-    with pytest.raises(TooLarge, match="video_url"):
-        SourceVideo.open(path, "video_url", 32, 32)
+    monkeypatch.setattr(frames, "MAX_VIDEO_PIXELS", 96 * 64 - 1)
+    with pytest.raises(TooLarge, match="video_url: the video is 96x64"):
+        frames.survey(path, "video_url")
 
 
 def test_damaged_videos_end_in_an_error_or_in_frames(tmp_path):
@@ -204,3 +206,74 @@ def test_the_bundled_video_is_read():
     assert video.duration_s == 4.0
     moved = np.abs(video.frame(0).astype(int) - video.frame(50))
     assert moved.mean() > 1
+
+
+def test_a_size_that_changes_is_followed(tmp_path):
+    """As in a call whose picture is scaled down for a while, and turned: the frames go on."""
+    parts = []
+    for i, size in enumerate(("64x64", "32x32", "48x96")):
+        levels = np.arange(DARKEST + 20 * i, DARKEST + 20 * i + 20, dtype=np.uint8)
+        part = write_video(
+            tmp_path / f"{i}.mkv",
+            np.broadcast_to(levels[:, None, None, None], (20, 64, 64, 3)),
+            25,
+            ("-vf", f"scale={size.replace('x', ':')}", "-c:v", "libvpx", "-crf", "4", "-b:v", "2M", "-f", "ivf"),
+        )
+        parts.append(part.read_bytes()[32 if i else 0 :])
+    whole = bytearray(b"".join(parts))
+    at = 32
+    for n in range(60):  # the frames' numbers are their times
+        whole[at + 4 : at + 12] = n.to_bytes(8, "little")
+        at += 12 + int.from_bytes(whole[at : at + 4], "little")
+    (tmp_path / "joined.ivf").write_bytes(whole)
+    ffmpeg("-i", tmp_path / "joined.ivf", "-c", "copy", tmp_path / "joined.webm")
+    video = SourceVideo.open(tmp_path / "joined.webm", "video_url", 32, 32)
+    np.testing.assert_allclose(numbers(video.clip(0, 60)), np.arange(60), atol=3)
+    np.testing.assert_array_equal(video.frame(45), video.clip(40, 10)[5])
+
+
+def combing(frame):
+    """How much rows alternate."""
+    rows = frame.astype(float).mean(axis=2)
+    return float(np.abs(rows[1:-1] - 0.5 * (rows[:-2] + rows[2:])).mean())
+
+
+@pytest.mark.parametrize("suffix", ["mpg", "mp4", "mov"])
+def test_what_is_marked_interlaced_is_deinterlaced(suffix, tmp_path):
+    moving = ["-f", "lavfi", "-i", "testsrc2=s=256x128:r=50:d=1,scroll=h=0.02,gblur=2"]
+    codec = ["-c:v", "mpeg2video", "-q:v", "2"] if suffix == "mpg" else ["-c:v", "libx264", "-qp", "4"]
+    flags = ["-vf", "interlace=lowpass=off", "-flags", "+ilme+ildct", *codec, "-pix_fmt", "yuv420p"]
+    ffmpeg(*moving, *flags, tmp_path / f"interlaced.{suffix}")
+    ffmpeg(*moving, "-r", "25", *codec, "-pix_fmt", "yuv420p", tmp_path / f"progressive.{suffix}")
+    shown, wanted = (
+        SourceVideo.open(tmp_path / f"{name}.{suffix}", "video_url", 256, 128).clip(0, 20)
+        for name in ("interlaced", "progressive")
+    )
+    raw = read_frames(tmp_path / f"interlaced.{suffix}", 256, 128)
+    assert combing(raw[10]) > 2 * combing(wanted[10])
+    assert combing(shown[10]) < 1.3 * combing(wanted[10])
+    video = SourceVideo.open(tmp_path / f"interlaced.{suffix}", "video_url", 256, 128)
+    for index in (0, 7, 12):
+        np.testing.assert_array_equal(video.frame(index), shown[index])
+
+
+def test_a_video_of_one_key_frame_is_decoded_once(tmp_path, monkeypatch):
+    path = write_numbered_video(tmp_path / "video.mp4", 60, 30, (*X264, "-g", "600"))
+    before = SourceVideo.open(path, "video_url", 32, 48)
+    monkeypatch.setattr(module, "MAX_GROUP_PIXELS", 64 * 64 * 59)
+    video = SourceVideo.open(path, "video_url", 32, 48, needed_s=1.5)
+    assert video.path != path
+    assert video.duration_s == before.duration_s
+    np.testing.assert_array_equal(video.clip(0, 37), before.clip(0, 37))
+    np.testing.assert_array_equal(video.frame(30), before.frame(30))
+    monkeypatch.setattr(module, "COPY_TIME_LIMIT_S", 0.01)
+    with pytest.raises(MediaUnreadable, match=r"^video_url: .* too few key frames .* key frame every second"):
+        SourceVideo.open(path, "video_url", 32, 48, needed_s=1.5)
+
+
+def test_b_frames_without_time_stamps_keep_their_order(tmp_path):
+    """An avi knows the order of packets only."""
+    video = SourceVideo.open(write_numbered_video(tmp_path / "video.avi", 50, 25), "video_url", 32, 32)
+    shown = numbers(video.clip(0, 50))
+    assert (np.diff(shown) > -1.1).all()
+    np.testing.assert_allclose(shown[4:46], np.arange(4, 46), atol=3.1)

@@ -95,7 +95,7 @@ def absurd_count(data):
 
 
 def long_tag(data, lines=3_500_000):
-    """An mp3 whose title is a song, or the words of a library: ffmpeg prints it line by line."""
+    """An mp3 whose title is a song, or the words of a library: ffmpeg would print it line by line."""
     text = b"\x03" + b"la la\n" * lines
     frame = b"TIT2" + syncsafe(len(text)) + b"\0\0" + text
     return b"ID3\x04\0\0" + syncsafe(len(frame)) + frame + data
@@ -162,9 +162,9 @@ SOUNDS = {
     "four billion samples": (patched(tone(suffix="m4a"), absurd_count), "media_unreadable"),
     "a hundred tracks": (many_tracks, "too_large"),
     "three hours": (three_hours, "too_large"),
-    "a title of 20 MB": (patched(tone("-id3v2_version", "0", suffix="mp3"), long_tag), "media_unreadable"),
     # What is odd and right: two seconds of the tone.
     "an mp3 called wav": (tone(suffix="mp3"), None),
+    "a title of 20 MB": (patched(tone("-id3v2_version", "0", suffix="mp3"), long_tag), None),
     "a title of 100 kB": (
         patched(tone("-id3v2_version", "0", suffix="mp3"), lambda data: long_tag(data, 16_000)),
         None,

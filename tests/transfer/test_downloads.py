@@ -301,7 +301,7 @@ def test_a_body_shorter_than_declared_is_not_taken_for_whole(site, get):
 
 @pytest.mark.parametrize(
     "uri",
-    ["data:audio/wav;base64,@@@@", "data:audio/wav;base64,AAA", "data:audio/wav;base64,é", "data:,plain", "data:"],
+    ["data:audio/wav;base64,@@@@", "data:audio/wav;base64,AAAAA", "data:audio/wav;base64,é", "data:,plain", "data:"],
 )
 def test_a_broken_data_uri_is_the_callers_error(get, uri):
     with pytest.raises(InvalidInput, match=r"wav_url"):

@@ -1,0 +1,121 @@
+"""Decoded frames brought to the video's size: deinterlaced where they are marked, upright, cropped, RGB."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from math import atan2, degrees
+from struct import unpack
+
+import numpy as np
+from av import VideoFrame
+from av.filter import Graph
+from av.sidedata.sidedata import Type
+from numpy.typing import NDArray
+
+# Players take untagged video of at least this height for BT.709, below it for BT.601.
+_HD_HEIGHT = 720
+_UNSPECIFIED = 2  # ITU-T H.273
+
+
+def turns(frame: VideoFrame) -> list[str]:
+    """The filters that turn a frame upright, by its display matrix, as ffmpeg chooses them."""
+    data = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]  # the stub knows names only
+    if data is None:
+        return []
+    a, b, _, c, d, *_ = unpack("=9i", bytes(data)[:36])
+    angle = round(degrees(atan2(b, a))) % 360 if a or b else 0
+    if angle in (89, 90, 91):
+        return ["transpose=cclock_flip" if c > 0 else "transpose=clock"]
+    if angle in (179, 180, 181):
+        return [name for name, value in (("hflip", a), ("vflip", d)) if value < 0]
+    if angle in (269, 270, 271):
+        return ["transpose=clock_flip" if c < 0 else "transpose=cclock"]
+    if angle in (0, 1, 359):
+        return ["vflip"] if d < 0 else []
+    return [f"rotate={angle}*PI/180"]
+
+
+def shown_size(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
+    """(width, height) of a frame as it is displayed: upright, square pixels.
+
+    aspect: width to height of its pixels as stored.
+    """
+    width, height = frame.width, frame.height
+    if any(turn.startswith("transpose") for turn in turns(frame)):
+        width, height, aspect = height, width, 1 / aspect
+    return round(width * aspect), height
+
+
+class Fitter:
+    """Fits the centre of a video's frames to one size; their own may change from one to the next."""
+
+    def __init__(self, width: int, height: int, aspect: Fraction) -> None:
+        """aspect: width to height of the stored pixels."""
+        self.size = width, height
+        self._aspect = aspect
+        self._graphs: dict[tuple[object, ...], Graph] = {}
+
+    def fit(self, frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> NDArray[np.uint8]:
+        """A frame as (height, width, 3) uint8 RGB; its neighbours serve to deinterlace it, where it is marked so."""
+        if frame.interlaced_frame:
+            frame = _deinterlaced(frame, before, after)
+        key = _kind(frame), tuple(turns(frame))
+        if key not in self._graphs:
+            self._graphs = {key: self._graph(frame)}  # one is held: sizes seldom change
+        graph = self._graphs[key]
+        graph.push(frame)
+        return np.asarray(graph.pull().to_ndarray(), np.uint8)
+
+    def _graph(self, frame: VideoFrame) -> Graph:
+        own = shown_size(frame, self._aspect)
+        scale = max(side / shown for side, shown in zip(self.size, own, strict=True))
+        cover = [max(side, round(shown * scale)) for side, shown in zip(self.size, own, strict=True)]
+        is_hd = int(frame.colorspace) == _UNSPECIFIED and frame.height >= _HD_HEIGHT
+        matrix = "bt709" if is_hd else "auto"
+        return _chain(
+            frame,
+            [
+                *turns(frame),
+                f"scale={cover[0]}:{cover[1]}:flags=lanczos+accurate_rnd+full_chroma_int:in_color_matrix={matrix}",
+                "format=rgb24",
+                f"crop={self.size[0]}:{self.size[1]}",
+            ],
+        )
+
+
+def _deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> VideoFrame:
+    """The frame with both fields from one moment, by what the frames around it show."""
+    around = [other for other in (before, frame, after) if other is not None and _kind(other) == _kind(frame)]
+    graph = _chain(frame, ["bwdif=mode=send_frame:deint=all"])
+    for other in [*around, None]:
+        graph.push(other)
+    for _ in range(around.index(frame)):
+        graph.pull()
+    shown = graph.pull()
+    assert isinstance(shown, VideoFrame)
+    return shown
+
+
+def _chain(frame: VideoFrame, filters: Sequence[str]) -> Graph:
+    """A graph of filters one after the other, for frames of this kind."""
+    graph = Graph()
+    tick_s = frame.time_base or Fraction(1, 1000)
+    last = graph.add(
+        "buffer",
+        f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={tick_s}"
+        f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}",
+    )
+    for text in filters:
+        name, _, arguments = text.partition("=")
+        step = graph.add(name, arguments)
+        last.link_to(step)
+        last = step
+    last.link_to(graph.add("buffersink"))
+    graph.configure()
+    return graph
+
+
+def _kind(frame: VideoFrame) -> tuple[object, ...]:
+    return (
+        *(frame.width, frame.height, frame.format.name, frame.time_base),
+        *(int(frame.colorspace), int(frame.color_range)),
+    )

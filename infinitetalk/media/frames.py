@@ -1,0 +1,321 @@
+"""A stranger's video, surveyed and decoded: the program behind `video.SourceVideo`."""
+
+import dataclasses
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+
+import av
+import numpy as np
+from av import VideoFrame
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+
+from infinitetalk.errors import Internal, MediaUnreadable, TooLarge
+from infinitetalk.media.fitting import Fitter, shown_size
+from infinitetalk.media.probe import MAX_VIDEO_PIXELS
+from infinitetalk.media.program import Answer, reply
+from infinitetalk.media.stream import damaged, describe, first_video, open_media, tick_s, truncated
+from infinitetalk.media.tables import is_cut_off
+from infinitetalk.media.video import MAX_ASPECT, MAX_FPS, MAX_FRAMES, MIN_SIDE
+from infinitetalk.shapes import FPS
+
+# A reader that knows the order of packets only: a frame's time is that of the packet which completed it.
+_ORDER_ONLY = ("avi",)
+# Readers whose time stamps are right after seeking, too. Videos of others are decoded from their beginning.
+_SEEKABLE = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "avi", "mpegts", "flv", "asf")
+# Seeking is tried from so long before a time, then from the beginning.
+_SEEK_BACK_S = (0.0, 0.2, 2.0, 20.0)
+_NEIGHBOUR_S = 0.2  # within it stands the frame before, which deinterlacing looks at
+
+
+@dataclass
+class _Listing:
+    """The time stamps of all frames, in ticks, and where the key frames are; nothing is decoded."""
+
+    begins: list[int] = dataclasses.field(default_factory=list)
+    lengths: list[int] = dataclasses.field(default_factory=list)
+    longest_group: int = 0  # frames from one key frame to the next
+    _group: int = 0
+
+    def add(self, begin: int, length: int, is_key: bool) -> None:
+        self.begins.append(begin)
+        self.lengths.append(length)
+        self._group = 1 if is_key else self._group + 1
+        self.longest_group = max(self.longest_group, self._group)
+
+
+def survey(path: Path, field: str) -> Answer:
+    """Look through a video: its time stamps, its size, and what finding a frame in it takes.
+
+    Raises MediaUnreadable where the file has no frames, is damaged, truncated or HDR, TooLarge where its frames are,
+    or too many.
+    """
+    with open_media(path, field) as container:
+        stream = first_video(container)
+        info = describe(container)
+        if stream is None:
+            raise MediaUnreadable(f"{field}: the file has no video; send one that shows a person.")
+        _check_pixels(field, info.width, info.height)
+        if info.hdr:
+            raise MediaUnreadable(
+                f"{field}: the video is HDR ({info.hdr}), whose colours are not converted; export it as SDR (BT.709)."
+            )
+        if is_cut_off(path):
+            raise truncated(field)
+        unit_s = tick_s(stream)
+        zero_s = round(Fraction(container.start_time or 0, av.time_base) / unit_s) * unit_s
+        listing = _list_frames(container, stream, field)
+    if not listing.begins:
+        raise MediaUnreadable(f"{field}: the video has no frames; export it again and upload it again.")
+    begins_s = np.sort(listing.begins) * float(unit_s) - float(zero_s)
+    ends_s = (np.array(listing.begins) + listing.lengths) * float(unit_s) - float(zero_s)
+    if len(begins_s) > MAX_FRAMES or (begins_s[MAX_FPS:] - begins_s[:-MAX_FPS] < 1).any():
+        raise TooLarge(
+            f"{field}: the video has more than {MAX_FRAMES} frames, or than {MAX_FPS} in one second; "
+            "export it again, shorter and at 25 frames a second."
+        )
+    with open_media(path, field) as container:
+        stream = _opened(container)
+        first = next((frame for frame, _ in _decoded(container, stream, field)), None)
+        if first is None:
+            raise MediaUnreadable(f"{field}: the video's frames cannot be decoded; export it again.")
+        aspect = stream.sample_aspect_ratio or Fraction(1)  # square where it is not known
+        source_size = shown_size(first, aspect)
+    _check_shown(field, *source_size)
+    landed_s = _landing_s(path, field, zero_s, Fraction(begins_s[-1]))
+    group = max(listing.longest_group, int((begins_s >= landed_s).sum()))
+    return Answer(
+        {
+            "zero_s": str(zero_s),
+            "aspect": str(aspect),
+            "source_size": source_size,
+            "duration_s": float(ends_s.max()),
+            "last_frame_s": float(begins_s[-1]),
+            "group_pixels": group * first.width * first.height,
+        }
+    )
+
+
+def _landing_s(path: Path, field: str, zero_s: Fraction, last_s: Fraction) -> float:
+    """The frame from which decoding has to start to reach the last one."""
+    for _, begin_s in _decoded_from(path, field, zero_s, last_s):
+        return float(begin_s)
+    return 0.0
+
+
+def _list_frames(container: InputContainer, stream: VideoStream, field: str) -> _Listing:
+    """Read all packets of a video. Raises MediaUnreadable where the reader meets damage."""
+    listing = _Listing()
+    usual = round(1 / (stream.average_rate * tick_s(stream))) if stream.average_rate else 0
+    is_corrupt = False
+    try:
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            stamp = packet.dts if packet.pts is None or container.format.name in _ORDER_ONLY else packet.pts
+            if stamp is None and not listing.begins:
+                raise MediaUnreadable(f"{field}: the video's frames have no time stamps; export it again.")
+            if stamp is None:
+                stamp = listing.begins[-1] + listing.lengths[-1]
+            listing.add(stamp, packet.duration or usual, packet.is_keyframe)
+            is_corrupt = packet.is_corrupt
+            if len(listing.begins) > MAX_FRAMES:
+                break
+    except FFmpegError as error:
+        raise damaged(field) from error
+    if is_corrupt and container.format.name != "avi":  # whose lengths is_cut_off judges
+        raise truncated(field)
+    return listing
+
+
+def clip(path: Path, field: str, zero_s: Fraction, start: int, n_frames: int, fitter: Fitter) -> bytes:
+    """The frames on screen at start / 25 s and so on: (n_frames, height, width, 3) uint8 RGB, as bytes.
+
+    zero_s: the time stamp at which the video begins.
+    Raises MediaUnreadable where nothing can be decoded.
+    """
+    shown = _Shown(fitter, start, n_frames)
+    for frame, begin_s in _decoded_from(path, field, zero_s, Fraction(start, FPS)):
+        shown.add(frame, begin_s)
+        if shown.is_done:
+            break
+    shown.finish()
+    if not shown.is_done:
+        raise MediaUnreadable(f"{field}: the video's frames cannot be decoded; export it again.")
+    return b"".join(shown.take())
+
+
+class _Shown:
+    """Takes frames in the order of their times, and gives the bytes of those that are on screen at each index."""
+
+    def __init__(self, fitter: Fitter, start: int, n_frames: int) -> None:
+        self._fitter = fitter
+        self._next, self._stop = start, start + n_frames
+        self._recent: deque[tuple[VideoFrame, Fraction]] = deque(maxlen=3)
+        self._bytes: list[bytes] = []
+
+    @property
+    def is_done(self) -> bool:
+        return self._next >= self._stop
+
+    def add(self, frame: VideoFrame, begin_s: Fraction) -> None:
+        """A frame, and when it begins; the one before is then on screen up to that time."""
+        self._recent.append((frame, begin_s))
+        if len(self._recent) > 1:
+            self._show(-2, min(ceil(begin_s * FPS), self._stop))
+
+    def finish(self) -> None:
+        """No frame follows: the last one stays on screen to the end."""
+        if self._recent:
+            self._show(-1, self._stop)
+
+    def take(self) -> list[bytes]:
+        """The pixels of every index since the last call."""
+        taken, self._bytes = self._bytes, []
+        return taken
+
+    def _show(self, which: int, until: int) -> None:
+        """Put out a recent frame for each index before `until`."""
+        if until <= self._next:
+            return
+        place = len(self._recent) + which
+        before = self._recent[place - 1][0] if place > 0 else None
+        after = self._recent[place + 1][0] if place + 1 < len(self._recent) else None
+        pixels = self._fitter.fit(self._recent[place][0], before, after).tobytes()
+        self._bytes += [pixels] * (until - self._next)
+        self._next = until
+
+
+def _opened(container: InputContainer) -> VideoStream:
+    stream = first_video(container)
+    assert stream is not None  # survey has seen it
+    stream.thread_type = "AUTO"
+    stream.codec_context.thread_count = 2
+    return stream
+
+
+def _decoded_from(path: Path, field: str, zero_s: Fraction, from_s: Fraction) -> Iterator[tuple[VideoFrame, Fraction]]:
+    """Frames and when they begin, from some frame before `from_s` on, if there is one.
+
+    Decoding starts at a key frame. Where a reader lands behind the time or cannot seek, it is tried from further back.
+    """
+    for back_s in _SEEK_BACK_S:
+        with open_media(path, field) as container:
+            stream = _opened(container)
+            if back_s >= from_s or container.format.name not in _SEEKABLE:
+                break
+            with suppress(FFmpegError):
+                container.seek(int((zero_s + from_s - back_s) / tick_s(stream)), stream=stream)
+                frames = _decoded(container, stream, field)
+                for first, begin_s in frames:
+                    if begin_s - zero_s > (from_s - _NEIGHBOUR_S if first.interlaced_frame else from_s):
+                        break
+                    yield first, begin_s - zero_s
+                    yield from ((frame, begin_s - zero_s) for frame, begin_s in frames)
+                    return
+    with open_media(path, field) as container:
+        yield from ((frame, begin_s - zero_s) for frame, begin_s in _decoded(container, _opened(container), field))
+
+
+def _decoded(container: InputContainer, stream: VideoStream, field: str) -> Iterator[tuple[VideoFrame, Fraction]]:
+    """Frames and their time stamps in seconds, beginning with a key frame. What cannot be decoded is passed over.
+
+    Raises TooLarge for a frame that is.
+    """
+    begin_s, is_begun = Fraction(0), False
+    usual_s = 1 / stream.average_rate if stream.average_rate else Fraction(0)
+    for packet in container.demux(stream):
+        is_begun |= packet.is_keyframe
+        if not is_begun:
+            continue
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            continue
+        for frame in frames:
+            _check_pixels(field, frame.width, frame.height)
+            stamp = frame.dts if frame.pts is None or container.format.name in _ORDER_ONLY else frame.pts
+            begin_s = begin_s + usual_s if stamp is None else stamp * tick_s(stream)
+            yield frame, begin_s
+
+
+def _check_pixels(field: str, width: int, height: int) -> None:
+    if width * height > MAX_VIDEO_PIXELS:
+        raise TooLarge(
+            f"{field}: the video is {width}x{height}; at most {MAX_VIDEO_PIXELS} pixels a frame "
+            "(8192x4608) are read, make it smaller."
+        )
+
+
+def _check_shown(field: str, width: int, height: int) -> None:
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+        raise MediaUnreadable(
+            f"{field}: the video shows {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed, and no side "
+            f"may be more than {MAX_ASPECT} times as long as the other."
+        )
+
+
+def main(arguments: list[str]) -> None:
+    """The program: `survey PATH FIELD`; `clip PATH FIELD ZERO ASPECT START FRAMES WIDTH HEIGHT`; `prepare`
+    likewise, and TARGET.
+    """
+    task, path, field, *others = arguments
+
+    def work() -> Answer:
+        try:
+            if task == "survey":
+                return survey(Path(path), field)
+            zero_s, aspect, *numbers = others
+            start, n_frames, width, height = map(int, numbers[:4])
+            fitter = Fitter(width, height, Fraction(aspect))
+            if task == "clip":
+                return Answer({}, clip(Path(path), field, Fraction(zero_s), start, n_frames, fitter))
+            return prepare(Path(path), field, Fraction(zero_s), n_frames, fitter, Path(numbers[4]))
+        except OSError as error:
+            if isinstance(error, FFmpegError):
+                raise damaged(field) from error
+            raise Internal(f"{field}: the worker has no room for a copy of the video; try again.") from error
+
+    reply(work)
+
+
+def prepare(path: Path, field: str, zero_s: Fraction, n_frames: int, fitter: Fitter, target: Path) -> Answer:
+    """Write the first frames, as `clip` gives them, to a file whose every second begins with a key frame, lossless.
+
+    For videos whose key frames are so far apart that each clip would take minutes.
+    """
+    width, height = fitter.size
+    shown = _Shown(fitter, 0, n_frames)
+    with av.open(str(target), "w", format="matroska") as copy:
+        stream = copy.add_stream("libx264rgb", rate=FPS, options={"qp": "0", "preset": "ultrafast", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "rgb24"
+        stream.gop_size = FPS
+        for index, pixels in enumerate(_shown_one_by_one(shown, _decoded_from(path, field, zero_s, Fraction(0)))):
+            frame = VideoFrame.from_ndarray(np.frombuffer(pixels, np.uint8).reshape(height, width, 3), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, FPS)
+            copy.mux(stream.encode(frame))
+        copy.mux(stream.encode(None))
+    if not shown.is_done:
+        raise MediaUnreadable(f"{field}: the video's frames cannot be decoded; export it again.")
+    return Answer({})
+
+
+def _shown_one_by_one(shown: _Shown, frames: Iterator[tuple[VideoFrame, Fraction]]) -> Iterator[bytes]:
+    for frame, begin_s in frames:
+        shown.add(frame, begin_s)
+        yield from shown.take()
+        if shown.is_done:
+            return
+    shown.finish()
+    yield from shown.take()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
