@@ -37,11 +37,6 @@ SETTINGS = Settings.from_env({})
 
 
 @pytest.fixture(scope="module")
-def models() -> Models:
-    return open_models(SETTINGS)
-
-
-@pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """URLs of a picture, a video and two voices of 0.36 and 0.2 s."""
     folder = tmp_path_factory.mktemp("media")
