@@ -37,6 +37,7 @@ from tests.support.media_samples import write_picture, write_tone
 
 MODE = load_mode("turbo").model_copy(update={"window_frames": 9, "overlap_frames": 5, "steps": 1})
 N_FRAMES = 17  # three windows of 9 frames, which bring 9, 4 and 4 new ones
+SMALL = load_profile("miniature").model_copy(update={"sizes": {"480p": {"9:16": (32, 48)}}})
 
 
 class Killed(BaseException):
@@ -61,6 +62,7 @@ def run(
 ) -> Callable[..., tuple[Result, str, list[int]]]:
     """Runs job-1; returns its result, its video's digest, and which of the windows 1 to 3 it made."""
     monkeypatch.setattr(job, "load_mode", lambda _: MODE)
+    monkeypatch.setattr(job, "load_profile", lambda _: SMALL)
     media = {
         "image_url": write_picture(tmp_path / "face.png").as_uri(),
         "wav_url": write_tone(tmp_path / "voice.wav", seconds=N_FRAMES / 25, frequency_hz=180).as_uri(),

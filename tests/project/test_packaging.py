@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 import soundfile
+
+from scripts import demo
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,10 +109,20 @@ def test_importing_the_package_reads_and_makes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_prints_its_result_and_leaves_a_video_as_long_as_the_voice(tmp_path):
-    demo = [sys.executable, ROOT / "scripts" / "demo.py"]
-    done = subprocess.run(demo, cwd=tmp_path, capture_output=True, text=True, check=True)
-    answer = json.loads(done.stdout[done.stdout.index("\n{") :])
+def test_the_demo_prints_its_result_and_leaves_a_video_as_long_as_the_voice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script with half a second of its voice, and handler.py as it starts it."""
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    shutil.copy(demo.SAMPLES / "portrait.png", samples)
+    sound, rate_hz = soundfile.read(demo.SAMPLES / "voice.wav", stop=8_000)
+    soundfile.write(samples / "voice.wav", sound, rate_hz)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "SAMPLES", samples)
+    demo.main()
+    printed = capsys.readouterr().out
+    answer = json.loads(printed[printed.index("\n{") :])
     video = tmp_path / answer["output"]["video_path"]
     assert video == tmp_path / "out" / "infinitetalk-output" / "demo.mp4"
     probe = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", video], capture_output=True, text=True, check=False)
@@ -117,7 +130,7 @@ def test_the_demo_prints_its_result_and_leaves_a_video_as_long_as_the_voice(tmp_
         assert expected in probe.stderr
     content = video.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")  # plays before it is loaded to the end
-    voice_s = soundfile.info(ROOT / "samples" / "voice.wav").duration
+    voice_s = soundfile.info(samples / "voice.wav").duration
     frames, video_s = imageio_ffmpeg.count_frames_and_secs(video)
     assert frames == answer["output"]["settings"]["frames"]
     assert video_s == pytest.approx(voice_s, abs=1 / 25)
