@@ -163,6 +163,7 @@ def test_attention_kernels_are_measured(run: Callable[..., str], tmp_path: Path)
     assert json.loads(report.read_text("utf-8"))["torch"] in printed
 
 
+@pytest.mark.long  # two jobs, each in a process of its own
 def test_host_memory_is_compared_between_lengths(run: Callable[..., str]) -> None:
     printed = run("memory.py", "--grey", "--seconds", 0.4, 0.8)
     assert "0.8 s of sound: " in printed
