@@ -31,7 +31,6 @@ OTHER_VARIABLES = (
 def pytest_configure(config):
     config.addinivalue_line("markers", "requires_cuda: needs an NVIDIA GPU; skipped where there is none")
     config.addinivalue_line("markers", "long: starts many processes or whole jobs; run by make test-long alone")
-    config.addinivalue_line("filterwarnings", "error:::infinitetalk")
 
 
 def pytest_collection_modifyitems(items):
