@@ -1,15 +1,20 @@
 """The commands a newcomer types: make demo, make test."""
 
+import ast
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
 import soundfile
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from scripts import demo
 
@@ -97,6 +102,33 @@ def test_ci_fails_where_a_step_fails(tmp_path):
     for failing, status in (("none", 0), ("test", 1), ("test-long", 1), ("lint", 1), ("check-lock", 1)):
         env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "FAILING": failing}
         assert subprocess.run([ROOT / ".ci" / "run"], env=env, check=False).returncode == status
+
+
+COMES_WITH = {"botocore": "boto3", "pydantic_core": "pydantic"}
+
+
+def imported_packages(path: Path) -> set[str]:
+    """The top names of what a file imports, but for Python's own and ours."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"infinitetalk"}
+
+
+def test_what_the_package_imports_is_asked_for() -> None:
+    """A package that is there for another reason, in the tests or on this machine, is missing in the image."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    distributions = packages_distributions()
+    for path in [*(ROOT / "infinitetalk").rglob("*.py"), ROOT / "handler.py"]:
+        lines = [*project["dependencies"], *(extras["quality"] if path.parent.name == "quality" else ())]
+        asked = {canonicalize_name(Requirement(line).name) for line in lines}
+        for name in imported_packages(path):
+            found = {canonicalize_name(one) for one in distributions[COMES_WITH.get(name, name)]}
+            assert found & asked, f"{path.name} imports {name}"
 
 
 def test_importing_the_package_reads_and_makes_nothing(tmp_path):
