@@ -80,27 +80,26 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+Kept = dict[str, tuple[Result, Path]]  # results and videos, by the fields of their jobs
+
+
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Where the video of a job stays that several tests look at."""
-    folder = tmp_path_factory.mktemp("shelf")
-    return lambda key: folder / f"{hashlib.sha256(key.encode()).hexdigest()}.mp4"
-
-
-RESULTS: dict[str, Result] = {}  # of the jobs on the shelf
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Kept, Path]:
+    """What several tests look at, and the folder where the videos lie."""
+    return {}, tmp_path_factory.mktemp("shelf")
 
 
 @pytest.fixture
-def made(run: Callable[..., tuple[Any, Path]], shelf: Callable[[str], Path]) -> Callable[..., tuple[Result, Path]]:
+def made(run: Callable[..., tuple[Any, Path]], shelf: tuple[Kept, Path]) -> Callable[..., tuple[Result, Path]]:
     """The result and the video of a job of these fields, made for the first test that looks at it."""
+    kept, folder = shelf
 
     def made(**fields: Any) -> tuple[Result, Path]:
         key = repr(sorted(fields.items()))
-        if key not in RESULTS:
+        if key not in kept:
             result, path = run(**fields)
-            path.rename(shelf(key))
-            RESULTS[key] = result
-        return RESULTS[key], shelf(key)
+            kept[key] = result, path.rename(folder / f"{len(kept)}.mp4")
+        return kept[key]
 
     return made
 
