@@ -1,5 +1,6 @@
 # make demo    one job on the bundled samples, run by handler.py as on RunPod; leaves out/infinitetalk-output/demo.mp4
 # make test    the tests, on up to four cores, one thread each
+# make test-long    the few that kill real workers or need processes of their own
 # make check   ruff, mypy and the tests
 # make lock    the image's pins, made anew from pyproject.toml with `uv`: what is pinned stays unless it has to change;
 #              extras stay in them, since pip would look for a newer release of a package that is asked for with one
@@ -21,14 +22,19 @@ HAS_TORCH := -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("
 LOCK := uv pip compile --python-version 3.12 --python-platform x86_64-manylinux_2_28 --generate-hashes \
         --no-annotate --no-strip-extras --custom-compile-command "make lock"
 
-.PHONY: demo test lint check lock check-lock
+.PHONY: demo test test-long lint check lock check-lock
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(PYTEST) -m "not long"
+
+test-long: $(VENV)/.installed-dev
+	$(PYTEST) -m long
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -18,12 +18,13 @@ import sys
 import tempfile
 import threading
 import time
-import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, get_args
+
+import soundfile
 
 from infinitetalk.contract.request import SpeakerOrder, SpeedModeName
 from infinitetalk.contract.settings import Settings
@@ -63,13 +64,10 @@ def data_uri(mime_type: str, content: bytes) -> str:
 
 def voice(start_s: float, seconds: float) -> str:
     """A piece of the sample voice as a data: URI."""
-    with wave.open(str(SAMPLES / "voice.wav")) as source:
-        source.setpos(round(start_s * source.getframerate()))
-        frames = source.readframes(round(seconds * source.getframerate()))
-        content = BytesIO()
-        with wave.open(content, "wb") as cut:
-            cut.setparams(source.getparams())
-            cut.writeframes(frames)
+    path, content = SAMPLES / "voice.wav", BytesIO()
+    rate_hz = soundfile.info(path).samplerate
+    samples, _ = soundfile.read(path, round(seconds * rate_hz), round(start_s * rate_hz), dtype="int16")
+    soundfile.write(content, samples, rate_hz, "PCM_16", format="WAV")
     return data_uri("audio/wav", content.getvalue())
 
 

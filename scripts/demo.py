@@ -15,6 +15,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "samples"
 OUT = Path("out")
 RESULT = "Job result: "
 
@@ -28,7 +29,7 @@ class Samples(SimpleHTTPRequestHandler):
 
 def main() -> None:
     """Run the job; exit as handler.py does."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Samples, directory=ROOT / "samples"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Samples, directory=SAMPLES))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     samples = f"http://127.0.0.1:{server.server_port}"
     job = {

@@ -1,6 +1,6 @@
 """Draws the people and speaks the voices of samples/, the same bytes each time.
 
-Needs espeak-ng (apt-get install espeak-ng) besides the package itself: python scripts/make_samples.py
+Needs espeak-ng (apt-get install espeak-ng) and the extra `dev`: python scripts/make_samples.py
 """
 
 import subprocess
@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from math import cos, pi, radians, sin
 from pathlib import Path
 
+import librosa
 import numpy as np
 import soundfile
-import soxr
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -321,7 +321,7 @@ def main() -> None:
     poses = [Pose(turn=turn, tilt=turn / 4) for turn in (12.0, -12.0)]
     two_people(848, 480, poses).save(SAMPLES / "two_people.png", optimize=True)
     wave, rate_hz = speak(VOICE, "en-us+f3", 165)
-    wave = soxr.resample(wave, rate_hz, 16_000, "HQ")
+    wave = librosa.resample(wave, orig_sr=rate_hz, target_sr=16_000, fix=False)
     soundfile.write(SAMPLES / "voice.wav", wave, 16_000, subtype="PCM_16")
     wave, rate_hz = speak(VOICE_2, "en-gb+m3", 160)
     soundfile.write(SAMPLES / "voice_2.flac", wave, rate_hz, subtype="PCM_16")

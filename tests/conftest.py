@@ -1,4 +1,4 @@
-"""What all tests share: an environment without this machine's settings, and a web server that misbehaves."""
+"""What all tests share: an environment without this machine's settings, the miniature, a web server that misbehaves."""
 
 import threading
 import time
@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from infinitetalk.contract.settings import Settings
+from infinitetalk.models.opening import Models
 from infinitetalk.transfer import downloads
 from tests.support.downloads import MB
+from tests.support.miniature import open_miniature
 
 OTHER_VARIABLES = (
     "ALL_PROXY",
@@ -28,7 +30,7 @@ OTHER_VARIABLES = (
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "requires_cuda: needs an NVIDIA GPU; skipped where there is none")
-    config.addinivalue_line("filterwarnings", "error:::infinitetalk")
+    config.addinivalue_line("markers", "long: starts many processes or whole jobs; run by make test-long alone")
 
 
 def pytest_collection_modifyitems(items):
@@ -44,6 +46,12 @@ def clean_environ(monkeypatch):
     ours = [name for name, _, _ in Settings.variables()]
     for name in (*ours, *OTHER_VARIABLES, *(name.lower() for name in OTHER_VARIABLES)):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def models() -> Models:
+    """The miniature, opened once a process: tests leave it as it is."""
+    return open_miniature()
 
 
 class Site:

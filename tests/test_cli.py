@@ -9,7 +9,9 @@ from infinitetalk import cli
 from infinitetalk.cli import main
 from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.request import Request
+from infinitetalk.contract.settings import Settings
 from infinitetalk.media.probe import probe
+from infinitetalk.models.opening import Models
 from tests.support.media_samples import write_picture, write_talking_video, write_tone
 
 
@@ -23,8 +25,16 @@ def voice(tmp_path: Path) -> str:
     return str(write_tone(tmp_path / "voice.wav", 0.2))
 
 
+@pytest.fixture
+def opened(models: Models, monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """The settings that the command opens the models with; they are open already."""
+    asked: list[Settings] = []
+    monkeypatch.setattr(cli, "open_models", lambda settings: asked.append(settings) or models)
+    return asked
+
+
 def test_generate_makes_a_video_and_prints_the_result(
-    face: str, voice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    face: str, voice: str, opened: list[Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "new folder" / "out.mp4"
     options = ["--speed-mode", "turbo", "--seed", "3", "--prompt", "A man."]
@@ -36,8 +46,10 @@ def test_generate_makes_a_video_and_prints_the_result(
     assert result["settings"]["frames"] == 5
     assert probe(output, "result").has_audio
     assert "step 3/3" in shown.err or "deliver" in shown.err
+    assert [settings.model_profile for settings in opened] == ["miniature"]
 
 
+@pytest.mark.usefixtures("opened")
 def test_generate_takes_a_video_and_two_voices(voice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video = str(write_talking_video(tmp_path / "head.mp4", seconds=0.2))
     output = str(tmp_path / "out.mp4")

@@ -1,6 +1,6 @@
 """Spoken sentences, and the mouth that speaks them.
 
-The sentences lie in `speech/`, made beforehand by espeak-ng (apt-get install espeak-ng) with
+The sentences lie in `speech/`, made beforehand by espeak-ng (apt-get install espeak-ng), with the extra `dev`, by
 
     python -m training.speech
 
@@ -11,7 +11,6 @@ energy, and its width the balance between low and high frequencies. Both are smo
 import io
 import random
 import subprocess
-import wave
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -376,17 +375,15 @@ def _sentence(random_: random.Random) -> str:
 def _speak(text: str, voice: str, random_: random.Random) -> Array:
     """One sentence at 16 kHz and -23 LUFS, without silence at its ends."""
     # Imported here, since the machine that trains only reads the files.
-    import soxr
+    import librosa
+    import soundfile
 
     from infinitetalk.media.audio import normalise_loudness
 
     command = ["espeak-ng", "-v", voice, "-s", str(random_.randint(115, 200)), "-p", str(random_.randint(15, 85))]
     spoken = subprocess.run([*command, "--stdout", text], capture_output=True, check=True).stdout
-    with wave.open(io.BytesIO(spoken)) as file:
-        rate_hz = file.getframerate()
-    # Written to a pipe, the header states no length; the samples follow its 44 bytes.
-    samples = np.frombuffer(spoken[44 : 44 + (len(spoken) - 44) // 2 * 2], np.int16).astype(np.float32) / 32768
-    sound = np.asarray(soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ), np.float32)
+    samples, rate_hz = soundfile.read(io.BytesIO(spoken), dtype="float32")
+    sound = librosa.resample(samples, orig_sr=rate_hz, target_sr=SAMPLE_RATE_HZ)
     loud = np.flatnonzero(np.abs(sound) > 0.003)
     return np.clip(normalise_loudness(sound[loud[0] : loud[-1] + 1]), -0.99, 0.99)
 

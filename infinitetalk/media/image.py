@@ -132,6 +132,7 @@ def decode_image(path: Path, field: str, width: int, height: int, notes: list[st
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's: of odd metadata, and of sizes that are checked below
         with _open(path, field) as image:
+            _check_header(image, path, field)
             try:
                 image.load()
             except _DAMAGED as error:
@@ -173,12 +174,11 @@ def _damaged(field: str) -> str:
 
 
 def _open(path: Path, field: str) -> Image.Image:
-    """The picture, its header read and its size checked, not yet decoded."""
-    too_large = f"{field}: the picture has more than {MAX_PIXELS // 10**6} million pixels; make it smaller."
+    """The picture, of which only the header is read."""
     try:
-        image = Image.open(path, formats=FORMATS)
+        return Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise TooLarge(too_large) from error
+        raise _too_large(field) from error
     except _DAMAGED as error:
         if (kind := apparent_kind(path)) == "a picture":
             raise MediaUnreadable(_damaged(field)) from error
@@ -186,8 +186,12 @@ def _open(path: Path, field: str) -> Image.Image:
             f"{field}: this is {kind}, which cannot be read as a picture; "
             "send a PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF file."
         ) from error
+
+
+def _check_header(image: Image.Image, path: Path, field: str) -> None:
+    """Raise MediaUnreadable or TooLarge for a picture that is not to be decoded."""
     if image.width * image.height > MAX_PIXELS:
-        raise TooLarge(too_large)
+        raise _too_large(field)
     if min(image.size) < MIN_SIDE:
         raise MediaUnreadable(
             f"{field}: the picture is {image.width}x{image.height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed."
@@ -202,7 +206,10 @@ def _open(path: Path, field: str) -> Image.Image:
             f"{field}: the picture's colours ({image.format}, mode {image.mode}) are not read; "
             "save it as RGB with 8 or 16 bits per channel."
         )
-    return image
+
+
+def _too_large(field: str) -> TooLarge:
+    return TooLarge(f"{field}: the picture has more than {MAX_PIXELS // 10**6} million pixels; make it smaller.")
 
 
 def _fit(image: Image.Image, width: int, height: int, notes: list[str]) -> NDArray[np.uint8]:

@@ -15,8 +15,10 @@ from benchmarks.job import extrapolate, new_frame_s
 from benchmarks.plot import COLORS, draw, parts_of
 from infinitetalk.contract.presets import load_mode, load_profile
 from infinitetalk.contract.request import Request
+from infinitetalk.models.opening import Models, load_models
 from infinitetalk.planning.estimate import find_hardware
 from infinitetalk.planning.plan import Plan, make_plan
+from tests.support.miniature import quicken
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ALL = [path.name for path in sorted(BENCHMARKS.glob("*.py"))]
@@ -32,6 +34,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return capsys.readouterr().out
 
     return run
+
+
+def quick_models(*how: Any) -> Models:
+    """What `load_models` gives, with a quick autoencoder."""
+    models = load_models(*how)
+    quicken(models.vae.float())
+    return models
 
 
 @pytest.mark.parametrize("script", ALL)
@@ -68,7 +77,10 @@ def test_a_new_frame_takes_a_windows_time_by_the_frames_it_adds() -> None:
     assert new_frame_s(SECONDS, plan, 5) == pytest.approx((5 * 10 / 2 + 4 / 2 + 1 / 1 + 0.4 / 2) / 76)
 
 
-def test_a_job_is_measured_extrapolated_and_drawn(run: Callable[..., str], tmp_path: Path) -> None:
+def test_a_job_is_measured_extrapolated_and_drawn(
+    run: Callable[..., str], models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.job.open_models", lambda _: models)
     report, picture = tmp_path / "job.json", tmp_path / "job.svg"
     modes = ("maximum_quality", "turbo")
     small = ("--window", 13, "--windows", 1, "--steps", 1, "--people", 1)
@@ -124,7 +136,10 @@ def test_passes_of_a_small_transformer_are_measured(run: Callable[..., str], tmp
     assert set(lanes_of(measured)) == {row["lane"] for row in measured["passes"]} - {"eager"}
 
 
-def test_lanes_are_compared_by_the_pictures_they_make(run: Callable[..., str], tmp_path: Path) -> None:
+def test_lanes_are_compared_by_the_pictures_they_make(
+    run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.lanes.load_models", quick_models)
     printed = run("lanes.py", "--out", tmp_path, "--jobs", 1, "--seconds", 0.4, "--mode", "turbo")
     psnrs = {line.split("| ")[1].strip(): line.split("| ")[2].split()[0] for line in printed.splitlines()[2:]}
     assert psnrs.pop("eager") == "-"
@@ -148,6 +163,7 @@ def test_attention_kernels_are_measured(run: Callable[..., str], tmp_path: Path)
     assert json.loads(report.read_text("utf-8"))["torch"] in printed
 
 
+@pytest.mark.long  # two jobs, each in a process of its own
 def test_host_memory_is_compared_between_lengths(run: Callable[..., str]) -> None:
     printed = run("memory.py", "--grey", "--seconds", 0.4, 0.8)
     assert "0.8 s of sound: " in printed

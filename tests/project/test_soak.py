@@ -3,11 +3,13 @@
 import pytest
 
 from benchmarks import soak
+from infinitetalk.models.opening import Models
 
 
 def test_jobs_in_a_row_leave_nothing_behind(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    models: Models, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(soak, "open_models", lambda _: models)
     monkeypatch.setattr(soak, "MAX_GROWTH", 1.5)  # memory settles after some twenty jobs only
     monkeypatch.setattr(soak, "CANCEL_EVERY", 3)
     assert soak.soak(n_jobs=4, settled=2, seconds=0.12) == []

@@ -20,7 +20,6 @@ from infinitetalk.quality.speech import Floats, loudness
 from infinitetalk.quality.tracking import Mouth, track_mouths
 from infinitetalk.shapes import FPS
 from infinitetalk.startup.calibration import run_sample
-from infinitetalk.startup.opening import open_models
 from tests.support.media_samples import write_result
 from training.data import SIZES
 from training.held_out import HeldOutJob, held_out_job
@@ -33,11 +32,6 @@ SETTINGS = Settings.from_env({})
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
     return load_corpus("held_out")
-
-
-@pytest.fixture(scope="module")
-def models() -> Models:
-    return open_models(SETTINGS)
 
 
 @pytest.fixture(scope="module")

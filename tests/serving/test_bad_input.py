@@ -24,7 +24,6 @@ from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Internal
 from infinitetalk.serving.jobs import make_handler
-from infinitetalk.startup.opening import open_models
 from infinitetalk.transfer import delivery, downloads
 from tests.support.golden import GOLDEN, wan_folder
 from tests.support.media_samples import cut_off, ffmpeg, write_picture, write_talking_video, write_tone
@@ -133,11 +132,6 @@ class Caller:
         assert "127.0.0.1" not in error
         assert self.ran == []
         assert not self.work_dir.exists() or list(self.work_dir.iterdir()) == []
-
-
-@pytest.fixture(scope="module")
-def models():
-    return open_models(Settings())
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from benchmarks import kill
 
 
+@pytest.mark.long  # five workers, one after the other
 def test_killed_workers_jobs_go_on_in_the_next_worker(capsys: pytest.CaptureFixture[str]) -> None:
     assert kill.kill(kills=2, window_frames=13, device="cpu", seed=1) == []
     printed = capsys.readouterr().out

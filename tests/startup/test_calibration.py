@@ -13,7 +13,6 @@ from infinitetalk.planning.estimate import Hardware, Lane, Work, estimate, find_
 from infinitetalk.planning.plan import make_plan
 from infinitetalk.startup import calibration
 from infinitetalk.startup.calibration import Sample, Trial, calibrated, fit, measure, to_toml
-from infinitetalk.startup.opening import open_models
 
 H100 = "NVIDIA H100 80GB HBM3"
 PROFILE = load_profile("infinitetalk-14b")
@@ -118,9 +117,8 @@ def test_a_file_holds_what_was_written(tmp_path):
     assert read_preset(path, Hardware) == TRUE
 
 
-def test_short_jobs_are_measured_and_say_where(monkeypatch):
+def test_short_jobs_are_measured_and_say_where(models, monkeypatch):
     settings = Settings.from_env({})
-    models = open_models(settings)
     monkeypatch.setattr(calibration, "WARM_UP", ())
     trials = (Trial("480p", 9, 1), Trial("480p", 9, 2, windows=2))
     measured = list(measure(models, settings, trials))

@@ -7,14 +7,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from infinitetalk.contract.presets import PresetError, Profile, Repository, load_profile, presets_dir, read_preset
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import ModelMissing
-from infinitetalk.startup.weights import Weights, find_weights, missing_files, volume_folder
+from infinitetalk.startup.weights import Weights, fetch_weights, find_weights, missing_files, volume_folder
 
 ROOT = Path(__file__).parents[2]
 PIECE_BYTES = 10 * 1024 * 1024  # what huggingface_hub writes at a time
@@ -207,40 +209,46 @@ def hub(site) -> Hub:
     return Hub(site, SOURCES["InfiniteTalk"])
 
 
+ONE_SOURCE = PROFILE.model_copy(update={"sources": (SOURCES["InfiniteTalk"],)})
+NOT_FETCHED = f"^{TARGET} at commit {SOURCES['InfiniteTalk'].revision} could not be fetched"
+
+
+@pytest.fixture
+def fetch(site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Fetches the one source into tmp_path; huggingface_hub, which has read its environment, is told the address."""
+    monkeypatch.setattr(constants, "ENDPOINT", site.url)
+    pages = "{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{site.url}/{pages}")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    return lambda: fetch_weights(ONE_SOURCE, tmp_path)
+
+
 FETCH = """
 import logging, sys
 from pathlib import Path
 from infinitetalk.contract.presets import load_profile
-from infinitetalk.contract.settings import Settings
-from infinitetalk.startup.weights import find_weights, fetch_weights
+from infinitetalk.startup.weights import fetch_weights
 logging.basicConfig(level="INFO")
 profile = load_profile("infinitetalk-14b")
 profile = profile.model_copy(update={"sources": tuple(s for s in profile.sources if s.name == "InfiniteTalk")})
-if sys.argv[1] == "fetch":
-    fetch_weights(profile, Path(sys.argv[2]))
-else:
-    print(find_weights(profile, Settings.from_env({"MODELS_DIR": sys.argv[2], "DOWNLOAD_WEIGHTS": "true"})).folders)
+fetch_weights(profile, Path(sys.argv[1]))
 """
-
-
-def run_fetch(site, how: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    env = {
-        "PATH": os.environ["PATH"],
-        "HF_ENDPOINT": site.url,
-        "HF_HOME": str(folder / "home"),
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-c", FETCH, how, str(folder)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
 
 
 def test_a_fetch_brings_the_wanted_files_and_takes_a_broken_one_up_where_it_broke(
     site, hub: Hub, tmp_path: Path
 ) -> None:
+    """In a process of its own, which is told the hub's address as an operator tells it."""
     hub.files["single/infinitetalk.safetensors"] = BIG
     hub.cuts = 2
-    done = run_fetch(site, "fetch", tmp_path)
+    env = {
+        "PATH": os.environ["PATH"],
+        "HF_ENDPOINT": site.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-c", FETCH, str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "InfiniteTalk" / "single" / "infinitetalk.safetensors").read_bytes() == BIG
     assert (tmp_path / "InfiniteTalk" / "multi" / "infinitetalk.safetensors").is_file()
@@ -250,43 +258,47 @@ def test_a_fetch_brings_the_wanted_files_and_takes_a_broken_one_up_where_it_brok
     assert SOURCES["InfiniteTalk"].revision in done.stderr
 
 
-def test_a_second_fetch_downloads_nothing(site, hub: Hub, tmp_path: Path) -> None:
-    assert run_fetch(site, "fetch", tmp_path).returncode == 0
+@pytest.mark.usefixtures("hub")
+def test_a_second_fetch_downloads_nothing(site, fetch: Callable[[], None]) -> None:
+    fetch()
     files = [path for path in site.pages if "/resolve/" in path]
     before = [site.hits[path] for path in files]
     assert all(before)
-    assert run_fetch(site, "fetch", tmp_path).returncode == 0
+    fetch()
     assert [site.hits[path] for path in files] == before
 
 
-def test_a_fetch_that_failed_goes_on_with_what_is_missing(site, hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("hub")
+def test_a_fetch_that_failed_goes_on_with_what_is_missing(site, fetch: Callable[[], None]) -> None:
     path = next(path for path in site.pages if path.endswith("multi/infinitetalk.safetensors"))
     page = site.pages.pop(path)
-    failed = run_fetch(site, "fetch", tmp_path)
-    assert failed.returncode
-    assert f"ModelMissing: {TARGET} at commit {SOURCES['InfiniteTalk'].revision} could not be fetched" in failed.stderr
+    with pytest.raises(ModelMissing, match=NOT_FETCHED):
+        fetch()
     site.pages[path] = page
     single = next(path for path in site.pages if path.endswith("single/infinitetalk.safetensors"))
     before = site.hits[single]
-    assert run_fetch(site, "fetch", tmp_path).returncode == 0
+    assert before
+    fetch()
     assert site.hits[single] == before
 
 
-def test_a_commit_that_does_not_exist_is_named(site, tmp_path: Path) -> None:
-    failed = run_fetch(site, "fetch", tmp_path)
-    assert f"ModelMissing: {TARGET} at commit {SOURCES['InfiniteTalk'].revision}" in failed.stderr
+def test_a_commit_that_does_not_exist_is_named(fetch: Callable[[], None]) -> None:
+    with pytest.raises(ModelMissing, match=NOT_FETCHED):
+        fetch()
 
 
-def test_a_file_that_the_commit_does_not_have_is_named(site, hub: Hub, tmp_path: Path) -> None:
+def test_a_file_that_the_commit_does_not_have_is_named(hub: Hub, fetch: Callable[[], None]) -> None:
     del hub.files["multi/infinitetalk.safetensors"]
-    failed = run_fetch(site, "fetch", tmp_path)
-    assert f"{TARGET} has no multi/infinitetalk.safetensors at commit" in failed.stderr
+    with pytest.raises(ModelMissing, match=f"^{TARGET} has no multi/infinitetalk.safetensors at commit"):
+        fetch()
 
 
-def test_a_worker_downloads_what_is_nowhere_if_it_may(site, hub: Hub, tmp_path: Path) -> None:
-    done = run_fetch(site, "find", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert str(tmp_path / "InfiniteTalk") in done.stdout
-    assert "not in MODELS_DIR" in done.stderr
-    again = run_fetch(site, "find", tmp_path)
-    assert "found in MODELS_DIR" in again.stderr
+@pytest.mark.usefixtures("hub", "fetch")
+def test_a_worker_downloads_what_is_nowhere_if_it_may(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "infinitetalk")
+    settings = Settings.from_env({"MODELS_DIR": str(tmp_path), "DOWNLOAD_WEIGHTS": "true"})
+    assert find_weights(ONE_SOURCE, settings).folders == {"InfiniteTalk": tmp_path / "InfiniteTalk"}
+    assert "not in MODELS_DIR" in caplog.text
+    caplog.clear()
+    find_weights(ONE_SOURCE, settings)
+    assert "found in MODELS_DIR" in caplog.text

@@ -1,10 +1,14 @@
-"""The worker, with faults that a test can order: a job whose prompt names one meets it before its second step."""
+"""The worker, with faults that a test can order: a job whose prompt names one meets it before its second step.
+
+It runs the miniature as the other tests do.
+"""
 
 import torch
 
 import handler
 import infinitetalk.job.render
 from infinitetalk.generation.pipeline import generate
+from tests.support.miniature import open_miniature
 
 FAULTS = {
     "out of memory": torch.OutOfMemoryError("CUDA out of memory."),
@@ -23,4 +27,5 @@ def faulty_generate(plan, models, material, noise, on_step, *more):
 
 
 infinitetalk.job.render.generate = faulty_generate
+handler.open_models = lambda _: open_miniature()
 handler.main()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.support.media_samples import X264, write_numbered_video, write_picture, write_tone
 from tests.support.media_samples import ffmpeg as make
+from tests.support.packed_zeros import zlib_zeros
 
 FRAMES = 30
 SECRET = "/etc/passwd"
@@ -197,9 +198,9 @@ def png(width, height, *chunks, data=None):
     return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def zeros_packed(n_bytes):
-    packer = zlib.compressobj(9)
-    return b"".join(packer.compress(bytes(1 << 20)) for _ in range(n_bytes >> 20)) + packer.flush()
+def later(make):
+    """Content that is large or slow to make, when it is written."""
+    return lambda path: path.write_bytes(make())
 
 
 def picture(kind, width=96, height=64, color=(200, 60, 30), mode="RGB", **options):
@@ -247,7 +248,7 @@ def larger_avif(data):
 RED = (200, 60, 30)
 PICTURES = {
     "empty": (b"", "media_unreadable"),
-    "900 million pixels": (png(30_000, 30_000), "too_large"),
+    "900 million pixels": (later(lambda: png(30_000, 30_000)), "too_large"),
     "four thousand million pixels": (patched(picture("JPEG"), larger_jpeg), "too_large"),
     "a gif's canvas": (b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02L\x01\0;", "too_large"),
     "268 million pixels of webp": (
@@ -260,13 +261,13 @@ PICTURES = {
     "a tiff in circles": (tiff(200, 200, next_folder=8), "media_unreadable"),
     "a jpeg 2000 header": (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 ", "media_unreadable"),
     "a million scans": (scans, "media_unreadable"),
-    "data that unpack to a gigabyte": (png(64, 64, data=zeros_packed(1 << 30)), None),
+    "data that unpack to a gigabyte": (later(lambda: png(64, 64, data=zlib_zeros(1024))), None),
     "a profile that unpacks to a gigabyte": (
-        png(64, 64, (b"iCCP", b"icc\0\0" + zeros_packed(1 << 30))),
+        later(lambda: png(64, 64, (b"iCCP", b"icc\0\0" + zlib_zeros(1024)))),
         "media_unreadable",
     ),
     "a text that unpacks to a gigabyte": (
-        png(64, 64, (b"zTXt", b"words\0\0" + zeros_packed(1 << 30))),
+        later(lambda: png(64, 64, (b"zTXt", b"words\0\0" + zlib_zeros(1024)))),
         "media_unreadable",
     ),
     "one pixel": (png(1, 1), "media_unreadable"),

@@ -4,8 +4,9 @@ import gzip
 import socket
 import threading
 import time
-import zlib
 from collections import Counter
+
+from tests.support.packed_zeros import gzip_gib, zlib_zeros
 
 PUBLIC, INSIDE = "127.0.0.2", "127.0.0.1"
 SECRET = "hunter2"  # in every URL; in no message and no log
@@ -100,14 +101,6 @@ def reset(request, _):
     request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
-def zeros_gzipped(n_bytes, times=1):
-    packer = zlib.compressobj(9, wbits=31)
-    data = b"".join(packer.compress(bytes(1 << 20)) for _ in range(n_bytes >> 20)) + packer.flush()
-    for _ in range(times - 1):
-        data = gzip.compress(data)
-    return data
-
-
 class Pages:
     file = staticmethod(answer(200, CONTENT, Content_Length=len(CONTENT)))
 
@@ -150,9 +143,9 @@ PAGES = {
     "no-http": raw(b"SSH-2.0-OpenSSH_9.9\r\n"),
     "nothing": raw(),
     "reset": reset,
-    "gzip-bomb": answer(200, zeros_gzipped(1 << 30), Content_Encoding="gzip"),
-    "gzip-gzip-bomb": answer(200, zeros_gzipped(1 << 30, 2), Content_Encoding="gzip, gzip"),
-    "deflate-bomb": answer(200, zlib.compress(bytes(1 << 28), 9), Content_Encoding="deflate"),
+    "gzip-bomb": answer(200, gzip_gib(), Content_Encoding="gzip"),
+    "gzip-gzip-bomb": answer(200, gzip.compress(gzip_gib()), Content_Encoding="gzip, gzip"),
+    "deflate-bomb": answer(200, zlib_zeros(256), Content_Encoding="deflate"),
     "gzip-chain": answer(200, b"x", Content_Encoding=", ".join(["gzip"] * 500)),
     "gzip-damaged": answer(200, b"\x1f\x8b\x08 and so on", Content_Encoding="gzip"),
     "gzip": answer(200, gzip.compress(CONTENT), Content_Encoding="gzip"),

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-import wave
 from collections import deque
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
+import soundfile
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -212,9 +213,8 @@ def small_job(seconds, **fields):
     """A job with a grey picture and a buzzing voice inside."""
     picture, voice = io.BytesIO(), io.BytesIO()
     Image.new("RGB", (64, 64), "grey").save(picture, "PNG")
-    with wave.open(voice, "wb") as file:
-        file.setparams((1, 2, 16000, 0, "NONE", ""))
-        file.writeframes(bytes([0, 16] * 40 + [0, 240] * 40) * round(200 * seconds))
+    buzz = np.repeat(np.int16([4096, -4096]), 40)  # 200 Hz
+    soundfile.write(voice, np.tile(buzz, round(200 * seconds)), 16_000, "PCM_16", format="WAV")
     return {
         "image_url": data_uri("image/png", picture.getvalue()),
         "wav_url": data_uri("audio/wav", voice.getvalue()),
