@@ -8,9 +8,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import nn
 from transformers import (
-    AutoTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
+    PreTrainedTokenizerFast,
     UMT5Config,
     UMT5EncoderModel,
     Wav2Vec2Config,
@@ -112,7 +112,7 @@ def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Mod
         transformer=transformer,
         vae=vae,
         text_encoder=text_encoder,
-        tokenizer=AutoTokenizer.from_pretrained(MINIATURE / "tokenizer"),
+        tokenizer=PreTrainedTokenizerFast.from_pretrained(MINIATURE / "tokenizer"),
         image_encoder=image_encoder,
         audio_encoder=audio_encoder,
         audio_extractor=Wav2Vec2FeatureExtractor(),

@@ -11,9 +11,9 @@ from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     CLIPVisionModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     UMT5EncoderModel,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
@@ -28,9 +28,11 @@ CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 VAE_FILE = "Wan2.1_VAE.pth"
 TOKENIZER_FOLDER = "google/umt5-xxl"
 # transformers then reports misshaped weights by name, and _from_pretrained refuses them; otherwise it names none.
-LIST_MISFITS = {"ignore_mismatched_sizes": True}
+LIST_MISFITS: dict[str, Any] = {"ignore_mismatched_sizes": True}
 
-# wav2vec2 files may hold what only its pretraining used.
+# What the release's files hold beside the model that is used here, by the beginnings of names. A CLIP vision tower
+# comes with its projection into the space that pictures share with text, wav2vec2 with what only its pretraining used.
+CLIP_PROJECTION = ("visual_projection.weight",)
 PRETRAINING_HEADS = ("quantizer.", "project_q.", "project_hid.")
 
 
@@ -66,17 +68,33 @@ def load_text_encoder(
         _assign(encoder, T5_FILE, tensors, device, dtype)
         encoder.tie_weights()
         tokenizer_folder = base / TOKENIZER_FOLDER
+    return encoder.to(device).eval().requires_grad_(False), load_tokenizer(tokenizer_folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder's tokenizer.json, as it is, with the special tokens of its tokenizer_config.json.
+
+    Not by AutoTokenizer, which builds a T5 tokenizer anew from its pieces and takes piece 2 for the unknown one: in
+    umT5 that is <s>, and the unknown one is 3. Raises ModelMissing.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelMissing(f"{folder / 'tokenizer.json'} is missing; fetch the model again.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelMissing(f"{tokenizer_folder}: no tokenizer ({error}); fetch the model again.") from error
-    return encoder.to(device).eval().requires_grad_(False), tokenizer
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers raises bare Exception for a file that it cannot parse
+        raise ModelMissing(f"{folder}: no tokenizer ({error}); fetch the model again.") from error
+    if tokenizer.pad_token is None:
+        raise ModelMissing(
+            f"{folder / 'tokenizer_config.json'} is missing or names no pad_token; fetch the model again."
+        )
+    return tokenizer
 
 
 def load_image_encoder(base: Path, device: torch.device, dtype: torch.dtype) -> CLIPVisionModel:
     """The CLIP vision tower."""
     if (base / "image_encoder").is_dir():
-        encoder = _from_pretrained(CLIPVisionModel, base / "image_encoder", device, dtype=dtype, **LIST_MISFITS)
+        folder = base / "image_encoder"
+        encoder = _from_pretrained(CLIPVisionModel, folder, device, CLIP_PROJECTION, dtype=dtype, **LIST_MISFITS)
     else:
         checkpoint = Checkpoint([base / CLIP_FILE])
         with init_empty_weights():
@@ -94,7 +112,7 @@ def load_image_encoder(base: Path, device: torch.device, dtype: torch.dtype) -> 
 
 def load_audio_encoder(folder: Path, device: torch.device) -> tuple[Wav2Vec2Model, Wav2Vec2FeatureExtractor]:
     """wav2vec2 in float32 (it is small, and lips follow it), and its feature extractor."""
-    encoder = _from_pretrained(Wav2Vec2Model, folder, device, dtype=torch.float32, **LIST_MISFITS)
+    encoder = _from_pretrained(Wav2Vec2Model, folder, device, PRETRAINING_HEADS, dtype=torch.float32, **LIST_MISFITS)
     try:
         extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -111,8 +129,17 @@ def _assign(
         set_module_tensor_to_device(model, name, device, value=tensor, dtype=dtype)
 
 
-def _from_pretrained(kind: Any, folder: Path, device: torch.device, **options: Any) -> Any:  # noqa: ANN401
-    """`kind.from_pretrained(folder)`, straight to the device, that accepts no missing and no misshaped weight."""
+def _from_pretrained(
+    kind: Any,  # noqa: ANN401
+    folder: Path,
+    device: torch.device,
+    unused: tuple[str, ...] = (),
+    **options: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """`kind.from_pretrained(folder)`, straight to the device, that accepts no missing and no misshaped weight.
+
+    unused: beginnings of the names of weights that the folder may hold besides.
+    """
     if not folder.is_dir():
         raise ModelMissing(f"{folder} is missing; fetch the model again.")
     options |= {"local_files_only": True, "output_loading_info": True, "device_map": {"": device}}
@@ -121,7 +148,7 @@ def _from_pretrained(kind: Any, folder: Path, device: torch.device, **options: A
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelMissing(f"{folder} cannot be loaded ({error}); fetch the model again.") from error
     misshaped = [f"{name} {list(found)} for {list(shape)}" for name, found, shape in info["mismatched_keys"]]
-    extra = [name for name in sorted(info["unexpected_keys"]) if not name.startswith(PRETRAINING_HEADS)]
+    extra = [name for name in sorted(info["unexpected_keys"]) if not name.startswith(unused)]
     wrong = [*sorted(info["missing_keys"]), *misshaped, *extra]
     if wrong:
         raise ModelMissing(f"{folder}: weights missing, of another shape or not of this model: {listed(wrong)}.")
