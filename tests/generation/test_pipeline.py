@@ -14,7 +14,7 @@ from infinitetalk.contract.request import Request
 from infinitetalk.generation import pipeline
 from infinitetalk.generation.color import match_color
 from infinitetalk.generation.joins import STILL
-from infinitetalk.generation.masks import default_boxes, person_masks
+from infinitetalk.generation.masks import person_masks
 from infinitetalk.generation.pipeline import Material, SeededNoise, VoiceFeatures, generate
 from infinitetalk.media.image import Picture
 from infinitetalk.models.audio_encoder import embed_voice
@@ -144,7 +144,7 @@ def test_a_gpu_gives_the_cpus_video(monkeypatch: pytest.MonkeyPatch) -> None:
         if device == "cuda":
             compile_transformer(models.transformer, models.arithmetic)
         features = [embed_voice(models.audio_encoder, models.audio_extractor, wave, 21) for wave in waves]
-        masks = person_masks(default_boxes(2), picture.source_size, plan.size)
+        masks = person_masks((None, None), picture.source_size, plan.size)
         material = Material(picture, VoiceFeatures(torch.stack(features)), masks)
         parts = generate(plan, models, material, SeededNoise(1), lambda *_: None, Stopwatch())
         videos.append(torch.cat([part.frames.cpu() for part in parts], dim=1))

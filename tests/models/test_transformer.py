@@ -19,9 +19,9 @@ from tests.support.golden import (
     load_golden_transformer,
     pad_text,
     tensors,
-    token_masks,
     wan_folder,
 )
+from tests.support.reference_masks import token_masks
 
 ATOL, MAP_ATOL = 1e-4, 2e-6
 CLIP_FEATURES = {"dit_single": 0, "dit_multi": 1}

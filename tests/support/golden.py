@@ -26,6 +26,7 @@ from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.transformer_loading import load_transformer
 from infinitetalk.planning.plan import Plan
 from infinitetalk.planning.windows import Window
+from tests.support.reference_masks import token_masks
 from tests.support.reference_schedule import reference_audio_frames_read, reference_windows
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
@@ -111,12 +112,6 @@ def load_golden_models(folder: Path) -> Models:
         audio_encoder=unused,
         audio_extractor=unused,
     )
-
-
-def token_masks(masks: Tensor) -> Tensor:
-    """(1, 3, S) token masks of (3, h, w) latent ones, by nearest neighbour."""
-    size = (masks.shape[1] // 2, masks.shape[2] // 2)
-    return torch.nn.functional.interpolate(masks.unsqueeze(0), size=size, mode="nearest").flatten(2)
 
 
 def pad_text(context: Tensor) -> Tensor:
