@@ -37,13 +37,16 @@ class _Change:
     def delta(self, shape: torch.Size, device: torch.device) -> Tensor:
         total = torch.zeros(shape, device=device)
         if self.down and self.up:
-            down, up = (self.source.read(name).to(device, torch.float32).flatten(1) for name in (self.down, self.up))
+            down, up = (self._read(name, device).flatten(1) for name in (self.down, self.up))
             rank = down.shape[0]
             strength = self.source.read(self.alpha).item() / rank if self.alpha else 1.0
             total += (up @ down).view(shape) * strength
         if self.diff:
-            total += self.source.read(self.diff).to(device, torch.float32).view(shape)
+            total += self._read(self.diff, device).view(shape)
         return total * self.scale
+
+    def _read(self, name: str, device: torch.device) -> Tensor:
+        return self.source.read(name, device).to(device, torch.float32)
 
 
 @dataclass

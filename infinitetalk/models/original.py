@@ -14,7 +14,7 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor
 from transformers import CLIPVisionConfig, UMT5Config
 
-from infinitetalk.models.checkpoint import Shape
+from infinitetalk.models.weight_file import Shape
 
 CLIP_HEAD_DIM = 80  # ViT-H: 1280 channels, 16 heads
 

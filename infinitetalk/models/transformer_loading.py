@@ -76,14 +76,10 @@ def load_transformer(
     keep_float32 = set(transformer._keep_in_fp32_modules)
 
     def read(group: list[str]) -> dict[str, Tensor]:
-        tensors = {name: sources[name][0].read(sources[name][1]) for name in group}
-        if device.type == "meta":
-            return {name: tensor.to(device) for name, tensor in tensors.items()}
-        # Memory-mapped until here; the copy is what reads the disk. Pinned, it goes to the GPU at full speed.
-        return {name: t.pin_memory() if device.type == "cuda" else t.clone() for name, t in tensors.items()}
+        return {name: sources[name][0].read(sources[name][1], device) for name in group}
 
     groups = _by_block(sources)
-    for index, tensors in zip(groups, _read_ahead(groups.values(), read, PREFETCH_BLOCKS), strict=True):
+    for index, tensors in zip(groups, read_ahead(groups.values(), read, PREFETCH_BLOCKS), strict=True):
         for name, tensor in tensors.items():
             target = torch.float32 if keep_float32 & set(name.split(".")) else dtype
             merged = changes.merge(name, tensor.to(device, non_blocking=True))
@@ -152,7 +148,7 @@ def _by_block(names: Iterable[str]) -> dict[int, list[str]]:
     return dict(sorted(groups.items()))
 
 
-def _read_ahead(
+def read_ahead(
     groups: Iterable[list[str]], read: Callable[[list[str]], dict[str, Tensor]], ahead: int
 ) -> Iterator[dict[str, Tensor]]:
     """Read groups in threads and give them in order, at most `ahead` of them before they are taken."""
