@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 
-from infinitetalk.contract.presets import SpeedMode, load_mode, load_profile
+from infinitetalk.contract.presets import SpeedMode, load_mode, profile_of
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
@@ -51,7 +51,7 @@ def run_job(
     Raises:
         JobError: whatever keeps the video from being made or delivered.
     """
-    profile, arithmetic = load_profile(settings.model_profile), models.arithmetic
+    profile, arithmetic = profile_of(settings), models.arithmetic
     check, counter = control.start(), StepCounter(control.on_progress)
 
     def on_stage(stage: Stage) -> None:

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from infinitetalk.errors import ModelMissing
-from infinitetalk.models.weight_file import Shape, WeightFile
+from infinitetalk.models.gguf_files import dequantise
+from infinitetalk.models.scaled_fp8 import find_scales, rescaled
+from infinitetalk.models.stored import Shape
+from infinitetalk.models.weight_file import WeightFile
 
 LISTED = 8  # names that an error shows
 
@@ -31,6 +34,8 @@ class Shapes(dict[str, Shape]):
 class Checkpoint:
     """The tensors of one or several weight files by name, read when asked for.
 
+    Scales that lie beside weights in 8 bits are no tensors of their own: they belong to what the weights stand for.
+
     Raises ModelMissing where a file is missing, cut off or not a weight file.
     """
 
@@ -42,10 +47,19 @@ class Checkpoint:
             for name, stored in file.stored.items():
                 self.shapes[name] = stored.shape
                 self._sources[name] = file
+        self._scales, besides = find_scales(self.files[0], self.shapes, self.read)
+        for name in besides:
+            del self.shapes[name]
 
     def read(self, name: str, device: torch.device | None = None) -> Tensor:
-        """The tensor of that name; see `WeightFile.read`."""
+        """The tensor of that name as it is stored; see `WeightFile.read`."""
         return self._sources[name].read(name, device)
+
+    def decode(self, name: str, raw: Tensor) -> Tensor:
+        """The numbers of what `read` gave, on the device that it is on now: dequantised, times its scale."""
+        stored = self._sources[name].stored[name]
+        numbers = raw if stored.blocks is None else dequantise(raw, stored.blocks, stored.shape)
+        return rescaled(numbers, self.read(self._scales[name])) if name in self._scales else numbers
 
 
 def listed(names: Sequence[str]) -> str:

@@ -11,7 +11,6 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from infinitetalk.errors import ModelMissing
+from infinitetalk.models import gguf_files
+from infinitetalk.models.stored import Stored
 
-Shape = tuple[int, ...]
 META = torch.device("meta")
 
 # The types of tensors by their names in safetensors' headers.
@@ -47,24 +47,6 @@ _LONGEST_HEADER_BYTES = 100_000_000  # safetensors' own limit
 _READ_BYTES = 1 << 30  # Linux gives at most 2 GiB at once
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A tensor's type and shape, and the place of its bytes in the file. The stride is None for contiguous ones."""
-
-    dtype: torch.dtype
-    shape: Shape
-    offset: int
-    stride: Shape | None = None
-
-    @property
-    def n_bytes(self) -> int:
-        """What has to be read for it."""
-        elements = prod(self.shape)
-        if self.stride is not None and elements:
-            elements = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
-        return elements * self.dtype.itemsize
-
-
 class WeightFile:
     """The tensors of one file by name.
 
@@ -88,7 +70,10 @@ class WeightFile:
         found.open(self)
 
     def read(self, name: str, device: torch.device | None = None) -> Tensor:
-        """A tensor in host memory, ready to go to `device`: page-locked for a GPU. For "meta" nothing is read."""
+        """A tensor in host memory, ready to go to `device`: page-locked for a GPU. For "meta" nothing is read.
+
+        Of a quantised one these are its bytes, of which `gguf_files.dequantise` makes numbers.
+        """
         kind = "cpu" if device is None else device.type
         if name in self._loaded:
             return self._loaded[name].to(META) if kind == "meta" else self._loaded[name]
@@ -106,6 +91,8 @@ class WeightFile:
             ) from error
         except OSError as error:
             raise _unreadable(self.path, f"{name}: {error.strerror or error}", "see to the disk or volume") from error
+        if stored.blocks is not None:
+            return buffer
         tensor = buffer.view(stored.dtype)
         return tensor.view(stored.shape) if stored.stride is None else tensor.as_strided(stored.shape, stored.stride)
 
@@ -141,8 +128,8 @@ def what_it_is(path: Path, first: bytes) -> Kind:
         return Kind("a file of PyTorch's older format", open=_open_legacy_pickle)
     if first[:1] == b"\x80" and b"\x02" <= first[1:2] <= b"\x05":
         return Kind("a pickle that PyTorch did not write", WEIGHTS_ALONE)
-    if first.startswith(b"GGUF"):
-        return Kind("a GGUF file", "put the safetensors file there, or choose a profile that names GGUF files")
+    if first.startswith(gguf_files.MAGIC):
+        return Kind("a GGUF file", open=_open_gguf)
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return Kind("a web page, such as a login or an error", "fetch it again, with HF_TOKEN if it is not public")
     if first.startswith(b"version https://git-lfs"):
@@ -153,7 +140,7 @@ def what_it_is(path: Path, first: bytes) -> Kind:
         return Kind("blank at its beginning, so that its download did not end")
     if all(byte >= 32 or byte in b"\t\r\n" for byte in first):
         return Kind("a text file")
-    return Kind("neither safetensors nor a PyTorch file", "put the model's own file there")
+    return Kind("neither safetensors nor GGUF nor a PyTorch file", "put the model's own file there")
 
 
 def _unreadable(path: Path, why: str, remedy: str) -> ModelMissing:
@@ -192,6 +179,10 @@ def _open_safetensors(file: WeightFile) -> None:
         raise _cut_off(path, size, end)
     if size > end:
         raise _unreadable(path, f"{size - end:,} bytes follow its end", FETCH_AGAIN)
+
+
+def _open_gguf(file: WeightFile) -> None:
+    file.stored = gguf_files.read_header(file.path)
 
 
 def _open_zip(file: WeightFile) -> None:

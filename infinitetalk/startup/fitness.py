@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import imageio_ffmpeg
 import torch
 
-from infinitetalk.contract.presets import Profile, load_profile
+from infinitetalk.contract.presets import Profile, profile_of
 from infinitetalk.contract.settings import Settings
 from infinitetalk.models.checkpoint import Checkpoint
 from infinitetalk.models.device import choose_device, gpu_name
@@ -19,7 +19,7 @@ from infinitetalk.startup.opening import dtype_of
 from infinitetalk.startup.weights import find_weights
 
 FFMPEG_TIME_LIMIT_S = 60.0
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".pth", ".bin")
 RESULT_MB = 1000.0  # room for the video that is made, beside the files that came in
 
 _ARCH = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)(?P<exact>[af]?)$")
@@ -35,7 +35,7 @@ def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
     Each returns a line that says what it found, or raises Unfit, ModelMissing (files) or ValueError (settings, and
     among them PresetError).
     """
-    profile = load_profile(settings.model_profile)
+    profile = profile_of(settings)
 
     def gpu() -> str:
         return check_gpu(profile, settings)
@@ -139,7 +139,7 @@ def check_work_dir(settings: Settings) -> str:
 def check_estimates(profile: Profile, settings: Settings) -> str:
     """HARDWARE_FILE can be read, where it is set; says whether this device was measured."""
     gpu = gpu_name(choose_device(settings.device))
-    hardware = find_hardware(profile.name, gpu, settings.hardware_file)
+    hardware = find_hardware(profile.timing, gpu, settings.hardware_file)
     return basis_of(hardware, gpu, settings.arithmetic)
 
 
@@ -147,10 +147,11 @@ def check_model_files(profile: Profile, settings: Settings) -> str:
     """All files of the weights are there (downloaded, if DOWNLOAD_WEIGHTS says so) and none is cut off."""
     weights = find_weights(profile, settings)
     for source in profile.sources:
-        for file in (weights.folders[source.name] / name for name in source.files):
+        for file in map(weights.path, source.paths.values()):
             if file.suffix in WEIGHT_SUFFIXES and file.is_file():  # diffusers' layout has other files
                 Checkpoint([file])
-    return f"{profile.name} in {', '.join(map(str, weights.folders.values()))}"
+    places = (*weights.folders.values(), *(file.parent for file in weights.files_found.values()))
+    return f"{profile.name} in {', '.join(map(str, dict.fromkeys(places)))}"
 
 
 def check_shapes(profile: Profile, settings: Settings) -> str:

@@ -7,7 +7,7 @@ of chinese-wav2vec2-base.
 import json
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -22,7 +22,13 @@ from infinitetalk.models.transformer import InfiniteTalkTransformer
 from tests.support.layouts import release_class
 
 MINIATURE = Path(infinitetalk.__file__).parent / "miniature"
-FORMAT_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+FORMAT_NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.uint8: "U8",
+}
 LORA_RANK = 64
 SHARDS = 14
 LAYERS = {"transformer": 40, "text_encoder": 24, "image_encoder": 32}
@@ -30,13 +36,21 @@ LAYERS = {"transformer": 40, "text_encoder": 24, "image_encoder": 32}
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def write_hollow_safetensors(path: Path, shapes: Shapes, dtype: torch.dtype = torch.bfloat16) -> int:
-    """A safetensors file with tensors of these shapes, all zero and not stored. Returns its size in bytes."""
+def write_hollow_safetensors(
+    path: Path,
+    shapes: Shapes,
+    dtype: torch.dtype | Callable[[str, tuple[int, ...]], torch.dtype] = torch.bfloat16,
+) -> int:
+    """A safetensors file with tensors of these shapes, all zero and not stored. Returns its size in bytes.
+
+    dtype: of all, or of each by its name and shape.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
-        start, end = end, end + dtype.itemsize * torch.Size(shape).numel()
-        header[name] = {"dtype": FORMAT_NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        kind = dtype if isinstance(dtype, torch.dtype) else dtype(name, shape)
+        start, end = end, end + kind.itemsize * torch.Size(shape).numel()
+        header[name] = {"dtype": FORMAT_NAMES[kind], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -92,7 +106,7 @@ def write_full_size_weights(profile: Profile, folder: Path, layers: int | None =
     size += _write_adapters(profile, folder, layers or LAYERS["transformer"])
     size += _write_audio_encoder(folder / profile.files.audio_encoder)
     for lora in profile.loras:
-        size += write_hollow_safetensors(folder / lora.file, _lora_shapes(shapes_of(modules["transformer"])))
+        size += write_hollow_safetensors(folder / lora.file, lora_shapes(shapes_of(modules["transformer"])))
     return size
 
 
@@ -141,7 +155,7 @@ def _write_audio_encoder(folder: Path) -> int:
     return size
 
 
-def _lora_shapes(wan: Shapes) -> Shapes:
+def lora_shapes(wan: Shapes) -> Shapes:
     pairs = {}
     for name, shape in wan.items():
         if name.startswith("blocks.") and name.endswith((".to_q.weight", ".to_out.0.weight", ".proj.weight")):
