@@ -38,12 +38,15 @@ def ggml_quantise(numbers: NDArray[np.float32], kind: Kind) -> NDArray[np.uint8]
     return blocks
 
 
-def wan_kind(kind: Kind) -> Callable[[str, Tensor], Kind]:
-    """Which kind city96's converter and llama-quantize give a tensor of Wan: the blocks' matrices are quantised."""
+def wan_kind(kind: Kind, finer: Kind | None = None) -> Callable[[str, Tensor], Kind]:
+    """Which kind city96's converter and llama-quantize give a tensor of Wan: the blocks' matrices are quantised.
+
+    finer: what files of a name with _M have for values and for the second matrices of feed-forwards.
+    """
 
     def choose(name: str, tensor: Tensor) -> Kind:
         if tensor.ndim == 2 and name.endswith(".weight") and "blocks." in name:
-            return kind
+            return finer if finer is not None and name.endswith((".v.weight", ".ffn.2.weight")) else kind
         return Kind.F16 if tensor.ndim == 2 else Kind.F32
 
     return choose
@@ -82,9 +85,12 @@ def write_gguf(
 
 
 def scaled(weight: Tensor, dtype: torch.dtype, scale: str = "tensor", block: int = 32) -> tuple[Tensor, Tensor]:
-    """A weight in 8 bits and its scale: one number ("tensor"), one a "row", or one a "block" of a row."""
+    """A weight in 8 bits and its scale: one number ("tensor"), one a "row", or one a "block" of a row.
+
+    Rows that are no whole blocks get one scale each, as in musubi-tuner.
+    """
     parts = weight.float()
-    if scale == "block":
+    if scale == "block" and weight.shape[-1] % block == 0:
         parts = parts.view(len(weight), -1, block)
     largest = parts.abs().amax() if scale == "tensor" else parts.abs().amax(-1, keepdim=True)
     scales = largest.clamp(min=1e-12) / torch.finfo(dtype).max

@@ -146,10 +146,10 @@ def check_estimates(profile: Profile, settings: Settings) -> str:
 def check_model_files(profile: Profile, settings: Settings) -> str:
     """All files of the weights are there (downloaded, if DOWNLOAD_WEIGHTS says so) and none is cut off."""
     weights = find_weights(profile, settings)
-    for source in profile.sources:
-        for file in map(weights.path, source.paths.values()):
-            if file.suffix in WEIGHT_SUFFIXES and file.is_file():  # diffusers' layout has other files
-                Checkpoint([file])
+    files = [weights.path(path) for source in profile.sources for path in source.paths.values()]
+    for file in dict.fromkeys((*files, *(path for path, _ in weights.files.loras))):
+        if file.suffix in WEIGHT_SUFFIXES and file.is_file():  # diffusers' layout has other files
+            Checkpoint([file])
     places = (*weights.folders.values(), *(file.parent for file in weights.files_found.values()))
     return f"{profile.name} in {', '.join(map(str, dict.fromkeys(places)))}"
 

@@ -174,7 +174,7 @@ def fp8_of(state: dict[str, Tensor], dtype: torch.dtype, scale: str | None) -> d
         if scale is None:
             return tensor.to(dtype).float()
         numbers, scales = scaled(tensor, dtype, scale)
-        if scale == "block":
+        if scales.ndim == 3:
             return (numbers.float().view(len(tensor), -1, 32) * scales).view(tensor.shape)
         return numbers.float() * scales
 

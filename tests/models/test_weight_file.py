@@ -21,8 +21,8 @@ NOT_WEIGHTS = {
     "empty": (b"", "it is an empty file", "fetch it again"),
     "gguf": (
         b"GGUF\x03\x00\x00\x00" + b"\x10\x00\x00\x00\x00\x00\x00\x00" * 8,
-        "it is a GGUF file",
-        "safetensors file",
+        "a GGUF file, cut off or damaged",
+        "fetch it again",
     ),
     "login": (b"\n<!DOCTYPE html><html><title>Log in</title>", "a web page, such as a login", "HF_TOKEN"),
     "error": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "a web page", "HF_TOKEN"),
@@ -30,7 +30,7 @@ NOT_WEIGHTS = {
     "json": (b'{"error": "Repository not found"}', "it is a text file", "fetch it again"),
     "gzip": (b"\x1f\x8b\x08\x00" + bytes(range(100)), "a compressed archive", "unpack"),
     "zeros": (bytes(4096), "blank at its beginning", "fetch it again"),
-    "noise": (bytes(range(200, 256)) + bytes(range(56)), "neither safetensors nor a PyTorch file", "own file"),
+    "noise": (bytes(range(200, 256)) + bytes(range(56)), "neither safetensors nor GGUF nor a PyTorch file", "own file"),
     "python": (b"\x80\x02U\x05hello.", "a pickle that PyTorch did not write", "weights alone"),
 }
 STATE = {"a.weight": torch.arange(12.0).view(3, 4), "b": torch.tensor(2.5), "c": torch.zeros(0, 3), "d": torch.ones(5)}
