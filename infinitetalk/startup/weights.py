@@ -104,6 +104,31 @@ def missing_files(source: Repository, folder: Path) -> list[str]:
     ]
 
 
+def other_commits(weights: Weights) -> list[str]:
+    """Files that huggingface_hub fetched at another commit than the profile's, one sentence for each repository.
+
+    That is the only trace of where a file is from: the transformers for 480P and 720P have the same tensors. Nothing is
+    known of files that came in another way.
+    """
+    sentences = []
+    for source in weights.profile.sources:
+        folder = weights.folders[source.name]
+        commits = {_fetched_commit(folder, file) for file in source.files} - {None, source.revision}
+        if commits:
+            fetched = " and ".join(sorted(map(str, commits)))
+            sentences.append(f"{folder} was fetched at commit {fetched} and not at the profile's, {source.revision}")
+    return sentences
+
+
+def _fetched_commit(folder: Path, file: str) -> str | None:
+    """The commit that a file was fetched at, by what huggingface_hub leaves in a local folder."""
+    try:
+        lines = (folder / ".cache" / "huggingface" / "download" / f"{file}.metadata").read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return lines[0].strip() if lines else None
+
+
 def _find(source: Repository, settings: Settings) -> Path:
     looked = []
     for place, folder in _places(source, settings):
