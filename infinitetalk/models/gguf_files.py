@@ -35,7 +35,7 @@ def read_header(path: Path) -> dict[str, Stored]:
         reader = GGUFReader(path)
     except (ValueError, KeyError, IndexError, OverflowError) as error:
         raise ModelMissing(
-            f"{path} cannot be read (a GGUF file, cut off or damaged: {error}); fetch it again."
+            f"{path} cannot be read (a GGUF file, incomplete or damaged: {error}); fetch it again."
         ) from error
     if reader.byte_order == "S":
         raise ModelMissing(f"{path} cannot be read (a GGUF file of the other byte order); put another file there.")

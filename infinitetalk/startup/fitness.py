@@ -16,7 +16,8 @@ from infinitetalk.models.device import choose_device, gpu_name
 from infinitetalk.models.opening import load_models
 from infinitetalk.planning.estimate import basis_of, find_hardware
 from infinitetalk.startup.opening import dtype_of
-from infinitetalk.startup.weights import find_weights
+from infinitetalk.startup.release import compare_with_release
+from infinitetalk.startup.weights import find_weights, other_commits
 
 FFMPEG_TIME_LIMIT_S = 60.0
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".pth", ".bin")
@@ -155,6 +156,11 @@ def check_model_files(profile: Profile, settings: Settings) -> str:
 
 
 def check_shapes(profile: Profile, settings: Settings) -> str:
-    """Every tensor has the name and shape of this model, by the headers of the files. Takes some ten seconds."""
-    load_models(find_weights(profile, settings).files, torch.device("meta"), dtype_of(profile))
-    return f"{profile.name}: every tensor has its place"
+    """Every tensor has the name and shape of this model, by the headers of the files. Takes seconds; reads no weights.
+
+    Says what differs from the release all the same, and names a file that is known to be another one.
+    """
+    weights = find_weights(profile, settings)
+    differences = compare_with_release(profile.name, weights.files)
+    load_models(weights.files, torch.device("meta"), dtype_of(profile))
+    return "; ".join([f"{profile.name}: every tensor has its place", *differences, *other_commits(weights)])

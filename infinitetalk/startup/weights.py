@@ -148,6 +148,32 @@ def _located(source: Repository, file: str, folder: Path) -> Path | None:
     return found[0] if found else None
 
 
+def other_commits(weights: Weights) -> list[str]:
+    """Files that huggingface_hub fetched at another commit than the profile's, one sentence for each repository.
+
+    That is the only trace of where a file is from: the transformers for 480P and 720P have the same tensors. Nothing is
+    known of files that came in another way.
+    """
+    sentences = []
+    for source in weights.profile.sources:
+        found = {file: weights.path(path) for file, path in source.paths.items()}
+        roots = {file: path.parents[len(Path(file).parts) - 1] for file, path in found.items()}
+        commits = {_fetched_commit(root, file) for file, root in roots.items()} - {None, source.revision}
+        if commits and source.revision:
+            fetched, folder = " and ".join(sorted(map(str, commits))), next(iter(roots.values()))
+            sentences.append(f"{folder} was fetched at commit {fetched} and not at the profile's, {source.revision}")
+    return sentences
+
+
+def _fetched_commit(folder: Path, file: str) -> str | None:
+    """The commit that a file was fetched at, by what huggingface_hub leaves in a local folder."""
+    try:
+        lines = (folder / ".cache" / "huggingface" / "download" / f"{file}.metadata").read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return lines[0].strip() if lines else None
+
+
 def _find(source: Repository, settings: Settings) -> Path:
     looked = []
     for place, folder in _places(source, settings):

@@ -131,7 +131,7 @@ def test_a_gguf_that_is_cut_off_or_garbled_is_named(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (whole[:-600], whole[:100], whole[:40], whole[:4] + b"\xff" * 60):
         path.write_bytes(content)
-        with pytest.raises(ModelMissing, match=r"a\.gguf cannot be read \(a GGUF file, cut off or damaged"):
+        with pytest.raises(ModelMissing, match=r"a\.gguf cannot be read \(a GGUF file, incomplete or damaged"):
             Checkpoint([path])
     path.write_bytes(whole)
     file = Checkpoint([path])

@@ -21,7 +21,7 @@ NOT_WEIGHTS = {
     "empty": (b"", "it is an empty file", "fetch it again"),
     "gguf": (
         b"GGUF\x03\x00\x00\x00" + b"\x10\x00\x00\x00\x00\x00\x00\x00" * 8,
-        "a GGUF file, cut off or damaged",
+        "a GGUF file, incomplete or damaged",
         "fetch it again",
     ),
     "login": (b"\n<!DOCTYPE html><html><title>Log in</title>", "a web page, such as a login", "HF_TOKEN"),

@@ -253,7 +253,7 @@ def test_every_tensor_of_the_real_sizes_has_its_place(profile: Profile, tmp_path
     assert "every tensor" in check_shapes(profile, settings)
     assert profile.files.transformer is not None
     (tmp_path / "models" / profile.files.transformer).write_bytes(b"GGUF")
-    with pytest.raises(ModelMissing, match=r"cannot be read \(a GGUF file, cut off or damaged"):
+    with pytest.raises(ModelMissing, match=r"cannot be read \(a GGUF file, incomplete or damaged"):
         check_model_files(profile, settings)
 
 

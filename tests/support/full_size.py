@@ -5,9 +5,10 @@ of chinese-wav2vec2-base.
 """
 
 import json
+import os
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,8 +19,11 @@ from transformers import CLIPVisionConfig, UMT5Config, Wav2Vec2Config, Wav2Vec2F
 import infinitetalk
 from benchmarks.random_models import CLIP_VIT_H, UMT5_XXL
 from infinitetalk.contract.presets import Profile
+from infinitetalk.models.encoder_loading import CLIP_FILE, T5_FILE, TOKENIZER_FOLDER, VAE_FILE
 from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.startup.release import KnownFile
 from tests.support.layouts import release_class
+from tests.support.tokenizers import write_umt5_tokenizer
 
 MINIATURE = Path(infinitetalk.__file__).parent / "miniature"
 FORMAT_NAMES = {
@@ -30,7 +34,7 @@ FORMAT_NAMES = {
     torch.uint8: "U8",
 }
 LORA_RANK = 64
-SHARDS = 14
+SHARDS, ORIGINAL_SHARDS = 14, 7
 LAYERS = {"transformer": 40, "text_encoder": 24, "image_encoder": 32}
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -137,6 +141,44 @@ def _write_adapters(profile: Profile, folder: Path, layers: int) -> int:
         prefix = f"adapters.{kind}."
         adapter = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
         size += write_hollow_safetensors(folder / path, adapter)
+    mark(folder / profile.files.adapter_multi)
+    return size
+
+
+def mark(path: Path) -> None:
+    """Give a hollow file's last tensor another last byte: two files of the same shapes then differ."""
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x3f")
+
+
+def write_release(profile: Profile, folder: Path, known: Sequence[KnownFile]) -> int:
+    """All files of the 14B profile in the original layout, by the table of the release. Returns their size in bytes."""
+    parts = {file.part: file for file in known if file.layout != "diffusers"}
+    base = folder / profile.files.base
+    types = {name: dtype for dtype, name in FORMAT_NAMES.items()}
+    size = 0
+    for part, name in (("text_encoder", T5_FILE), ("image_encoder", CLIP_FILE), ("vae", VAE_FILE)):
+        size += write_hollow_pickle(base / name, parts[part].shapes, types[parts[part].dtype])
+    transformer, index = list(parts["transformer"].shapes.items()), {}
+    for shard in range(ORIGINAL_SHARDS):
+        name = f"diffusion_pytorch_model-{shard + 1:05d}-of-{ORIGINAL_SHARDS:05d}.safetensors"
+        part = dict(transformer[shard::ORIGINAL_SHARDS])
+        size += write_hollow_safetensors(base / name, part, torch.float32)
+        index |= dict.fromkeys(part, name)
+    (base / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": index}), "utf-8")
+    (base / "config.json").write_text(json.dumps({"num_heads": 40, "out_dim": 16, "eps": 1e-6}), "utf-8")
+    write_umt5_tokenizer(base / TOKENIZER_FOLDER)
+    for path in (profile.files.adapter_single, profile.files.adapter_multi):
+        size += write_hollow_safetensors(folder / path, parts["adapter"].shapes, torch.float32)
+    mark(folder / profile.files.adapter_multi)
+    size += _write_audio_encoder(folder / profile.files.audio_encoder)
+    for lora in profile.loras:
+        wan = next(file.shapes for file in known if (file.part, file.layout) == ("transformer", "diffusers"))
+        size += write_hollow_safetensors(folder / lora.file, lora_shapes(wan))
+    for source in profile.sources:  # settings that no check reads
+        for file in source.files:
+            (folder / source.name / file).touch()
     return size
 
 
