@@ -90,16 +90,17 @@ def load_text_encoder(
         checkpoint = Checkpoint(weight_files(folder, "model"))
         read_settings = partial(UMT5Config.from_pretrained, folder, local_files_only=True)
         encoder = _empty(folder, lambda: UMT5EncoderModel(read_settings()))
-        tokenizer = load_tokenizer(base / "tokenizer")
+        tokenizer = partial(load_tokenizer, base / "tokenizer")
     else:
         file = base if base.is_file() else base / T5_FILE
         checkpoint = Checkpoint([file])
         config = original.t5_config(_shapes(checkpoint, _t5_places))
         encoder = _empty(file, lambda: UMT5EncoderModel(config))
-        tokenizer = _tokenizer_of(checkpoint, tokenizer_folder if base.is_file() else base / TOKENIZER_FOLDER)
+        own = tokenizer_folder if base.is_file() else base / TOKENIZER_FOLDER
+        tokenizer = partial(_tokenizer_of, checkpoint, own)
     encoder = _fill(encoder, checkpoint, _t5_places, device, dtype)
     encoder.tie_weights()
-    return encoder, tokenizer
+    return encoder, tokenizer()
 
 
 def _t5_places(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
