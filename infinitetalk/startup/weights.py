@@ -252,10 +252,10 @@ def _by_hand(source: Repository, folder: Path) -> str:
 
 def _fetch(source: Repository, folder: Path) -> Path:
     logger.info("%s: fetching commit %s into %s", source.name, source.revision, folder)
+    # huggingface_hub goes on with files that it began itself; those that lie elsewhere in ComfyUI's folders it knows not.
+    files = missing_files(source, folder) if source.into else list(source.files)
     try:
-        snapshot_download(
-            source.repository, revision=source.revision, local_dir=folder, allow_patterns=list(source.files)
-        )
+        snapshot_download(source.repository, revision=source.revision, local_dir=folder, allow_patterns=files)
     except (HTTPError, OSError) as error:  # no network, no such repository or commit, a full disk
         raise ModelMissing(
             f"{source.repository} at commit {source.revision} could not be fetched into {folder} "

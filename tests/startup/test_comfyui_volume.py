@@ -208,15 +208,17 @@ def test_a_fetch_fills_comfyuis_folders_with_what_is_not_there(site, tmp_path: P
     sources = [source for source in GGUF.sources if source.name in ("vae", "diffusion_models")]
     for source in sources:
         Hub(site, source)
-    (tmp_path / "unet" / "deeper").mkdir(parents=True)
-    (tmp_path / "unet" / "deeper" / BASE).touch()
+    single = tmp_path / "diffusion_models" / "WanVideo" / "Wan2_1-InfiniteTalk_Single_Q8.gguf"
+    for path in (tmp_path / "unet" / "deeper" / BASE, single):
+        path.parent.mkdir(parents=True)
+        path.touch()
     done = run_fetch(site, GGUF.name, tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"diffusion_models: {BASE}: there already" in done.stderr
     assert not any(hits for path, hits in site.hits.items() if path.endswith(BASE))
     assert (tmp_path / "vae" / "Wan2_1_VAE_bf16.safetensors").read_bytes() == b"vae/Wan2_1_VAE_bf16.safetensors"
-    adapters = sources[1]
-    assert missing_files(adapters, tmp_path / "diffusion_models") == []
+    assert missing_files(sources[1], tmp_path / "diffusion_models") == []
+    assert list((tmp_path / "diffusion_models").rglob(single.name)) == [single]
     assert run_fetch(site, GGUF.name, tmp_path).returncode == 0
 
 
