@@ -15,7 +15,7 @@ from tests.support.golden import GOLDEN, clip_features, dit_config, load_golden_
 LORA = GOLDEN / "lora" / "lora.safetensors"
 WITH_ALPHA = GOLDEN / "lora" / "lora_with_alpha.safetensors"
 SCALE = 0.8
-DIM = dit_config()["dim"]
+DIM, LAYERS = dit_config()["dim"], dit_config()["num_layers"]
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_modulation_tables_and_adapter_weights_can_be_changed(base: Path, tmp_pa
 @pytest.mark.parametrize(
     ("entries", "named"),
     [
-        ({"diffusion_model.blocks.9.self_attn.q.diff": (DIM, DIM)}, "blocks.9.self_attn.q.diff"),
+        ({f"diffusion_model.blocks.{LAYERS}.self_attn.q.diff": (DIM, DIM)}, f"blocks.{LAYERS}.self_attn.q.diff"),
         ({"diffusion_model.blocks.0.self_attn.q.lora_down.weight": (2, DIM)}, "lora_down"),
         ({"diffusion_model.blocks.0.self_attn.q.lokr_w1": (2, 2)}, "lokr_w1"),
         ({"diffusion_model.blocks.0.self_attn.q.diff": (DIM, DIM - 1)}, "does not fit"),

@@ -62,4 +62,5 @@ def test_a_gpu_hears_what_a_cpu_hears() -> None:
     for device in ("cpu", "cuda"):
         encoder, extractor = load_audio_encoder(GOLDEN / "audio_encoder", torch.device(device))
         features.append(embed_voice(encoder, extractor, wave, 20).cpu())
-    assert (features[1] - features[0]).norm() < 2e-5 * features[0].norm()
+    # Float32's own rounding here is about 1e-5 (float32 against float64, in the set's info.json); TF32's is 5e-4 a product.
+    assert (features[1] - features[0]).norm() < 1e-4 * features[0].norm()
