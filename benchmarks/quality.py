@@ -1,6 +1,6 @@
 """How well the miniature talks: held-out jobs in all speed modes, made by the worker's own loop and measured.
 
-    python -m benchmarks.quality --out OUT [--jobs 20] [--seconds 10] [--minute 2]
+    python -m benchmarks.quality --out OUT [--jobs 20] [--seconds 10] [--minute 2] [--people 2]
 
 Half of the jobs are of one person and half of two, tall and wide, with faces, voices and sentences that no training has
 seen. OUT keeps the videos, so that a run that was cut off can go on; `--only-make` and `--only-measure` may run on
@@ -209,11 +209,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=20, help="held-out jobs, each in all modes")
     parser.add_argument("--seconds", type=float, default=10, help="of each")
     parser.add_argument("--minute", type=int, default=2, help="clips of a minute, in turbo")
+    parser.add_argument("--people", type=int, choices=(1, 2), help="only the jobs of so many people")
     parser.add_argument("--only-make", action="store_true")
     parser.add_argument("--only-measure", action="store_true")
     options = parser.parse_args(arguments)
     corpus = load_corpus("held_out")
     todo = list(tasks(options.jobs, options.seconds, options.minute))
+    if options.people is not None:
+        todo = [task for task in todo if task.people == options.people]
     if not options.only_measure:
         settings = Settings()
         models = open_models(settings)

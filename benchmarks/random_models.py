@@ -8,9 +8,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import nn
 from transformers import (
-    AutoTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
+    PreTrainedTokenizerFast,
     UMT5Config,
     UMT5EncoderModel,
     Wav2Vec2Config,
@@ -23,7 +23,7 @@ from infinitetalk.models.compiling import compile_transformer
 from infinitetalk.models.fast_vae import optimise_vae
 from infinitetalk.models.fp8 import quantise_block
 from infinitetalk.models.kernels import choose_kernels
-from infinitetalk.models.opening import Models
+from infinitetalk.models.opening import Models, picture_dtype
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 
 MINIATURE = Path(__file__).parents[1] / "infinitetalk" / "miniature"
@@ -74,18 +74,23 @@ def random_transformer(device: torch.device, dtype: torch.dtype, **sizes: Any) -
     return transformer
 
 
+def random_image_encoder(device: torch.device, dtype: torch.dtype) -> CLIPVisionModel:
+    """CLIP ViT-H's vision tower."""
+    encoder = random_module(lambda: CLIPVisionModel(CLIPVisionConfig(**CLIP_VIT_H)), device, dtype)
+    for module in encoder.modules():  # an index table, not a weight
+        if hasattr(module, "position_ids"):
+            module.position_ids = torch.arange(module.num_positions, device=device).unsqueeze(0)
+    return encoder
+
+
 def random_encoders(
     device: torch.device, dtype: torch.dtype
 ) -> tuple[AutoencoderKLWan, UMT5EncoderModel, CLIPVisionModel, Wav2Vec2Model]:
     """Autoencoder, text, image and audio encoder."""
-    clip = random_module(lambda: CLIPVisionModel(CLIPVisionConfig(**CLIP_VIT_H)), device, dtype)
-    for module in clip.modules():  # an index table, not a weight
-        if hasattr(module, "position_ids"):
-            module.position_ids = torch.arange(module.num_positions, device=device).unsqueeze(0)
     return (
         random_module(AutoencoderKLWan, device, dtype),
         random_module(lambda: UMT5EncoderModel(UMT5Config(**UMT5_XXL, feed_forward_proj="gated-gelu")), device, dtype),
-        clip,
+        random_image_encoder(device, picture_dtype(dtype)),
         random_module(lambda: Wav2Vec2Model(Wav2Vec2Config()), device, torch.float32),
     )
 
@@ -112,7 +117,7 @@ def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Mod
         transformer=transformer,
         vae=vae,
         text_encoder=text_encoder,
-        tokenizer=AutoTokenizer.from_pretrained(MINIATURE / "tokenizer"),
+        tokenizer=PreTrainedTokenizerFast.from_pretrained(MINIATURE / "tokenizer"),
         image_encoder=image_encoder,
         audio_encoder=audio_encoder,
         audio_extractor=Wav2Vec2FeatureExtractor(),

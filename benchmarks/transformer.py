@@ -24,7 +24,7 @@ from benchmarks.attention import milliseconds
 from benchmarks.random_models import random_transformer
 from benchmarks.reporting import SIZES
 from infinitetalk.arithmetic import FLASH_3, NATIVE, Arithmetic
-from infinitetalk.generation.masks import default_boxes, person_masks
+from infinitetalk.generation.masks import person_masks
 from infinitetalk.models.attention import find_kernel, flash_3_module
 from infinitetalk.models.compiling import compile_transformer
 from infinitetalk.models.fp8 import FP8, quantise_block
@@ -139,7 +139,7 @@ def inputs(
     audio = draw(1, people, frames + 4, config.audio_layers, config.audio_channels)
     masks = None
     if people == 2:
-        masks = person_masks(default_boxes(2), (width, height), (width, height)).to(transformer.device)
+        masks = person_masks((None, None), (width, height), (width, height)).to(transformer.device)
     context = Context(
         transformer.embed_text(draw(1, TEXT_TOKENS, config.text_dim)),
         transformer.embed_image(draw(1, image_tokens, config.image_dim)),

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from infinitetalk import __version__
-from infinitetalk.contract.presets import load_mode, load_profile
+from infinitetalk.contract.presets import load_mode, profile_of
 from infinitetalk.contract.request import MEDIA, Request, SpeakerOrder, SpeedModeName
 from infinitetalk.contract.result import DryRun
 from infinitetalk.contract.settings import Settings
@@ -172,7 +172,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     settings, request = _settings(options), _request(options)
-    profile, device = load_profile(settings.model_profile), choose_device(settings.device)
+    profile, device = profile_of(settings), choose_device(settings.device)
     with job_folder(settings.work_dir, "plan") as folder:
         files, seed = local_files(request, folder), KeptWindows().seed(request.seed)
         job = read_job(request, files, profile, settings, load_mode(request.speed_mode), seed)
@@ -187,7 +187,7 @@ def _plan(options: argparse.Namespace) -> None:
 def _fetch(options: argparse.Namespace) -> None:
     settings = _settings(options)
     configure_logging(settings.log_level, sys.stderr)
-    profile = load_profile(settings.model_profile)
+    profile = profile_of(settings)
     if profile.is_embedded:
         raise ValueError(f"the weights of {profile.name} are part of the package; name another with --profile")
     folder = options.folder or volume_folder(settings)
@@ -200,7 +200,7 @@ def _fetch(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     settings = _settings(options)
     configure_logging("WARNING", sys.stderr)  # what is found is printed
-    profile = load_profile(settings.model_profile)
+    profile = profile_of(settings)
 
     def shapes() -> str:
         return check_shapes(profile, settings)
@@ -228,7 +228,7 @@ def _calibrate(options: argparse.Namespace) -> None:
         print(f"{trial.resolution}, {people}, {frames}: {sample.total:.1f} s", flush=True)
     when = f"{datetime.now(UTC).date().isoformat()}, torch {torch.__version__}"
     gpu = gpu_name(models.device)
-    profile = load_profile(settings.model_profile)
+    profile = profile_of(settings)
     hardware = calibrated(options.output.stem, samples, profile, gpu, when, "infinitetalk calibrate")
     options.output.write_text(to_toml(hardware), "utf-8")
     print(f"The figures are in {options.output}; set HARDWARE_FILE to this path to use them")

@@ -15,7 +15,7 @@ from transformers import CLIPVisionModel
 
 from infinitetalk.contract.presets import load_mode
 from infinitetalk.generation.joins import fade_in
-from infinitetalk.generation.masks import default_boxes, person_masks
+from infinitetalk.generation.masks import person_masks
 from infinitetalk.planning.windows import plan_windows
 from training.conditions import Conditioner, condition_of, picture_features, with_mask
 from training.data import Maker
@@ -78,7 +78,7 @@ def generate(
     image = picture_features(image_encoder, pictures)
     masks = None
     if people == 2:
-        masks = person_masks(default_boxes(2), case.size, case.size).to(device).expand(len(pictures), -1, -1)
+        masks = person_masks((None, None), case.size, case.size).to(device).expand(len(pictures), -1, -1)
     generator = torch.Generator().manual_seed(seed)
     parts: list[Tensor] = []
     for window in windows:

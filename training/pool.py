@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPVisionModel
 
-from infinitetalk.generation.masks import default_boxes, person_masks
+from infinitetalk.generation.masks import person_masks
 from infinitetalk.shapes import latent_frames
 from training.conditions import Conditioner, condition_of, picture_features, with_mask
 from training.data import OVERLAP, SETTLE_FRAMES, Maker
@@ -27,7 +27,7 @@ FADE_FRAMES = 20  # errors in handed-on frames fade within a few times this, so 
 def scene_masks(scene: Scene, size: tuple[int, int], maker: Maker, boxed: bool) -> Tensor:
     """(B, 3, S) masks of the two people: halves, or boxes around the heads."""
     if not boxed:
-        return person_masks(default_boxes(2), size, size).expand(len(scene.x), -1, -1).to(maker.device)
+        return person_masks((None, None), size, size).expand(len(scene.x), -1, -1).to(maker.device)
     width, height = size
     margin = maker.painter.uniform(1.3, 2.2, *scene.x.shape)
     top, low = maker.painter.uniform(1.5, 2.0, *scene.x.shape), maker.painter.uniform(1.4, 2.6, *scene.x.shape)

@@ -1,4 +1,7 @@
-"""Speed modes and model profiles: TOML files in `infinitetalk/presets/`, validated when they are read."""
+"""Speed modes and model profiles: TOML files, validated when they are read.
+
+They lie in `infinitetalk/presets/`; a profile may also be a file of the operator's.
+"""
 
 import tomllib
 from collections.abc import Collection
@@ -10,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 import infinitetalk
 from infinitetalk.contract.request import AspectRatio, Resolution
+from infinitetalk.contract.settings import Settings
 from infinitetalk.shapes import SIDE_MULTIPLE, is_window_length
 
 SchedulerName = Literal["dpm++_sde", "euler", "infinitetalk"]
@@ -80,32 +84,71 @@ class Lora(_Table):
 class Repository(_Table):
     """A repository on Hugging Face, and those of its files that a profile needs.
 
-    `revision` is a commit and not a branch: what a branch names can change while an endpoint runs.
+    `revision` is a commit and not a branch: what a branch names can change while an endpoint runs. If the commit is not
+    known it is left out, and the files have to be put in place by hand.
     """
 
     repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    revision: str = Field("", pattern=r"^([0-9a-f]{40})?$")
     files: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    # ComfyUI's folder for them below the models folder, such as "loras". They are found by their file names anywhere
+    # in it and fetched into it. Without one, the folder has the repository's name and is laid out as the repository.
+    into: str = Field("", pattern=r"^[\w.-]*$")
 
     @property
     def name(self) -> str:
-        """The repository's own name: the folder that its files lie in below the models folder."""
-        return self.repository.split("/")[1]
+        """The folder that its files lie in below the models folder."""
+        return self.into or self.repository.split("/")[1]
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """How a profile names each of its files, by its path in the repository."""
+        return {file: f"{self.name}/{file.rpartition('/')[2] if self.into else file}" for file in self.files}
 
 
 class ModelFiles(_Table):
-    """Paths below the models folder. The first part of each is a source's name, unless the profile is embedded."""
+    """Paths below the models folder. The first part of each is a source's name, unless the profile is embedded.
 
-    base: str
-    audio_encoder: str
+    What has no file of its own is taken from `base`, the folder of a Wan model in either layout.
+    """
+
+    audio_encoder: str  # a folder, or one file
     adapter_single: str
     adapter_multi: str
+    base: str | None = None
+    transformer: str | None = None
+    text_encoder: str | None = None
+    tokenizer: str | None = None  # folder; of a text encoder in a file of its own that has no tokenizer in it
+    image_encoder: str | None = None
+    vae: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        parts = ("transformer", "text_encoder", "image_encoder", "vae")
+        missing = [part for part in parts if getattr(self, part) is None]
+        if self.base is None and missing:
+            raise ValueError(f"without a base, {', '.join(missing)} must be named")
+        if self.tokenizer is not None and self.text_encoder is None:
+            raise ValueError("a tokenizer belongs to a text_encoder in a file of its own; the base has one")
+        return self
+
+    def part(self, name: str) -> str:
+        """Where a part of the Wan model is: in a file of its own, or in the base."""
+        path = getattr(self, name) or self.base
+        assert path is not None, "_check sees to it"
+        return str(path)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All paths that are given."""
+        return tuple(path for path in self.model_dump().values() if path is not None)
 
 
 class Profile(Preset):
     """One set of weights: where the files are, how they run, and the sizes they make."""
 
     is_embedded: bool  # the files are part of the package
+    timed_as: str | None = None  # the profile whose measured times hold for this one, too: the same network
     dtype: DtypeName
     min_vram_gib: float = Field(ge=0)  # of the whole GPU; 0: runs without one
     negative_prompt: str  # what text guidance moves away from unless the job says otherwise
@@ -118,7 +161,7 @@ class Profile(Preset):
     def _check(self) -> Self:
         _check_complete("sizes", self.sizes, get_args(Resolution))
         if not self.is_embedded:
-            _check_complete("sources", [source.name for source in self.sources], self.source_names)
+            self._check_sources()
         for resolution, by_ratio in self.sizes.items():
             _check_complete(f"sizes.{resolution}", by_ratio, get_args(AspectRatio))
             for ratio, size in by_ratio.items():
@@ -128,11 +171,28 @@ class Profile(Preset):
                     )
         return self
 
+    def _check_sources(self) -> None:
+        _check_complete("sources", [source.name for source in self.sources], self.source_names)
+        whole = {source.name for source in self.sources if not source.into}
+        single = {path for source in self.sources for path in source.paths.values()}
+        missing = [path for path in self.paths if path.split("/")[0] not in whole and path not in single]
+        if missing:
+            raise ValueError(f"sources: none has {', '.join(missing)}")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All files and folders that the profile names."""
+        return (*self.files.named, *(lora.file for lora in self.loras))
+
     @property
     def source_names(self) -> tuple[str, ...]:
         """The folders below the models folder that the profile's files lie in."""
-        paths = (*self.files.model_dump().values(), *(lora.file for lora in self.loras))
-        return tuple(dict.fromkeys(path.split("/")[0] for path in paths))
+        return tuple(dict.fromkeys(path.split("/")[0] for path in self.paths))
+
+    @property
+    def timing(self) -> str:
+        """The profile under which this one's times were measured."""
+        return self.timed_as or self.name
 
     def size(self, resolution: Resolution, aspect_ratio: AspectRatio) -> Size:
         """(width, height) in pixels."""
@@ -166,8 +226,15 @@ def load_mode(name: str) -> SpeedMode:
 
 @cache
 def load_profile(name: str) -> Profile:
-    """The model profile of that name. Raises PresetError."""
-    return load_preset("profiles", name, Profile)
+    """The model profile of that name, or in the file that ends in .toml. Raises PresetError."""
+    return read_preset(Path(name), Profile) if name.endswith(".toml") else load_preset("profiles", name, Profile)
+
+
+def profile_of(settings: Settings) -> Profile:
+    """The model profile that the settings name, with their LoRAs after its own. Raises PresetError."""
+    profile = load_profile(settings.model_profile)
+    loras = [Lora(file=file, scale=scale) for file, scale in settings.lora_scales]
+    return profile.model_copy(update={"loras": (*profile.loras, *loras)}) if loras else profile
 
 
 def load_preset(kind: str, name: str, model: type[PresetT]) -> PresetT:

@@ -19,7 +19,8 @@ class _Reply(BaseModel):
 class ResolvedSettings(_Reply):
     """The numbers a video was made with."""
 
-    profile: str = Field(description="The weights: a file of presets/profiles.")
+    profile: str = Field(description="The weights: a file of presets/profiles, or of the operator's.")
+    loras: list[str] | None = Field(None, description="The LoRAs that are merged, each with its scale: path:scale.")
     window: int = Field(description="Frames of a full window.")
     overlap: int = Field(description="Frames that each window takes over from the one before.")
     windows: int = Field(description="How many windows the clip has.")

@@ -1,5 +1,6 @@
 """What the environment sets. It is read once, at start, from a mapping."""
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     model_profile: str = Field(
-        "miniature", description="Which model runs: the name of a file in presets/profiles, such as infinitetalk-14b."
+        "miniature",
+        description="Which model runs: the name of a file in presets/profiles, such as infinitetalk-14b, or the path "
+        "of a .toml file of your own.",
     )
     models_dir: Path | None = Field(
         None, description="Folder of the model files. It is searched before the volume and the host's model cache."
@@ -40,6 +43,11 @@ class Settings(BaseModel):
     download_weights: bool = Field(
         False,
         description="Download model files that are not found: into MODELS_DIR if it is set, else onto the volume.",
+    )
+    loras: str | None = Field(
+        None,
+        description="LoRA files that are merged besides the profile's: paths below the models folders, each with its "
+        "scale, such as loras/one.safetensors:0.8,loras/two.safetensors:1.0.",
     )
     min_vram_gib: float | None = Field(
         None,
@@ -129,6 +137,16 @@ class Settings(BaseModel):
             raise ValueError(f"OUTPUT is url, which needs {_variables(_BUCKET)}")
         return self
 
+    @model_validator(mode="after")
+    def _check_loras(self) -> Self:
+        _ = self.lora_scales
+        return self
+
+    @property
+    def lora_scales(self) -> tuple[tuple[str, float], ...]:
+        """(path, scale) of each LoRA in `loras`."""
+        return tuple(_lora_scale(entry.strip()) for entry in (self.loras or "").split(",") if entry.strip())
+
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Settings from environment variables. Other variables are ignored; empty ones count as not set.
@@ -165,6 +183,17 @@ class Settings(BaseModel):
     def default_output(self) -> Output:
         """How a video comes back if the job does not say: a URL if a bucket is set, else base64."""
         return self.output or ("base64" if self.bucket_endpoint_url is None else "url")
+
+
+def _lora_scale(entry: str) -> tuple[str, float]:
+    file, _, number = entry.rpartition(":")
+    try:
+        scale = float(number)
+    except ValueError:
+        scale = math.nan
+    if not file or not math.isfinite(scale):
+        raise ValueError(f"LORAS has {entry!r}, which is not a path and a scale, as in loras/one.safetensors:0.8")
+    return file, scale
 
 
 def _variables(names: tuple[str, ...] | list[str]) -> str:

@@ -1,58 +1,90 @@
-"""Where the speakers are, as masks over the tokens of the first latent frame."""
+"""Where the speakers are, as masks over the tokens of the first latent frame.
+
+As in the authors' code (InfiniteTalk, wan/multitalk.py), bit for bit: a person is a rectangle of whole pixels of the
+source picture; the picture is enlarged or reduced until it covers the video, by nearest neighbour, and cropped to its
+centre; a token has the value of its top left pixel.
+"""
 
 from collections.abc import Sequence
 from functools import reduce
+from math import ceil, floor
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from infinitetalk.errors import InvalidInput
 from infinitetalk.shapes import SIDE_MULTIPLE, cover_crop
 
 Box = tuple[float, float, float, float]
+Size = tuple[int, int]
+Span = tuple[float, float]
 
 # A speaker without a box gets a column of the picture. This share of the column's width is left free on each side, and
 # this share of the picture's height at the top and the bottom. For two people the model was made with these boxes.
 _BORDER = 0.05
+_DIGITS = 6  # of a pixel that count: 0.29 of 100 pixels are 29 of them, and not 28.999999999999996
 
 
-def default_boxes(speakers: int) -> list[Box]:
-    """Where speakers are if the job does not say: side by side in columns of equal width, the first one to the left."""
-    return [((i + _BORDER) / speakers, _BORDER, (i + 1 - _BORDER) / speakers, 1 - _BORDER) for i in range(speakers)]
-
-
-def person_masks(boxes: Sequence[Box], source_size: tuple[int, int], target_size: tuple[int, int]) -> Tensor:
+def person_masks(boxes: Sequence[Box | None], source_size: Size, target_size: Size) -> Tensor:
     """Masks (1, P + 1, S) float32: the tokens of each of P people, and of the background.
 
     Args:
-        boxes: one for each person, in fractions (x0, y0, x1, y1) of the source picture.
+        boxes: one for each person, in fractions (x0, y0, x1, y1) of the source picture; None: people without a box are
+            side by side in columns of equal width, the first one to the left.
         source_size: (width, height) of the picture that the boxes refer to.
         target_size: (width, height) of the video, which shows the source's centre crop of that shape.
 
     Raises:
         InvalidInput: a box lies outside the centre crop.
     """
-    crop = cover_crop(source_size, target_size)
-    masks = [_box_mask(box, index, source_size, target_size, crop) for index, box in enumerate(boxes)]
+    masks = []
+    for index, box in enumerate(boxes):
+        spans = _box_spans(box, source_size) if box else _column(index, len(boxes), source_size)
+        masks.append(_mask(spans, index, source_size, target_size))
     background = 1 - reduce(torch.maximum, masks)
     return torch.stack((*masks, background)).flatten(1).unsqueeze(0)
 
 
-def _box_mask(box: Box, index: int, source_size: tuple[int, int], target_size: tuple[int, int], crop: Box) -> Tensor:
-    spans = []
-    for axis in (0, 1):
+def _box_spans(box: Box, source_size: Size) -> tuple[Span, Span]:
+    """A box in pixels of the source, along the width and the height."""
+    (x0, x1), (y0, y1) = ([box[axis + side] * source_size[axis] for side in (0, 2)] for axis in (0, 1))
+    return (x0, x1), (y0, y1)
+
+
+def _column(index: int, people: int, source_size: Size) -> tuple[Span, Span]:
+    """The column of a person without a box, less its border, in whole pixels of the source."""
+    width, height = source_size[0] // people, source_size[1]
+    x, y = ([floor(round(side * part, _DIGITS)) for part in (_BORDER, 1 - _BORDER)] for side in (width, height))
+    return (index * width + x[0], index * width + x[1]), (y[0], y[1])
+
+
+def _mask(spans: tuple[Span, Span], index: int, source_size: Size, target_size: Size) -> Tensor:
+    crop = cover_crop(source_size, target_size)
+    sides = []
+    for axis, (start, stop) in enumerate(spans):
         low, high = crop[axis], crop[axis + 2]
-        tokens = target_size[axis] // SIDE_MULTIPLE
-        edges = [(box[axis + side] * source_size[axis] - low) / (high - low) * tokens for side in (0, 2)]
-        start, stop = max(edges[0], 0.0), min(edges[1], float(tokens))
-        if start >= stop:
+        shown = max(start, low), min(stop, high)
+        if shown[0] >= shown[1]:
             raise InvalidInput(
                 f"speaker_boxes: box {index + 1} lies outside the part of the picture that the video shows "
                 "(its centre, cropped to the aspect_ratio); choose another box or aspect_ratio."
             )
-        centres = torch.arange(tokens) + 0.5
-        inside = (centres >= start) & (centres < stop)
-        if not inside.any():  # a box within one token still marks that token
-            inside[int((start + stop) / 2)] = True
-        spans.append(inside)
-    return (spans[1].unsqueeze(1) & spans[0].unsqueeze(0)).float()
+        pixels = _token_pixels(axis, source_size, target_size)
+        inside = (pixels >= floor(round(start, _DIGITS))) & (pixels < floor(round(stop, _DIGITS)))
+        if not inside.any():  # A box that no token's pixel lies in still marks a token.
+            inside[int((sum(shown) / 2 - low) / (high - low) * len(pixels))] = True
+        sides.append(inside)
+    return (sides[1].unsqueeze(1) & sides[0].unsqueeze(0)).float()
+
+
+def _token_pixels(axis: int, source_size: Size, target_size: Size) -> Tensor:
+    """Along one axis, the source pixel that each token has its value from."""
+    scale = max(target / source for source, target in zip(source_size, target_size, strict=True))
+    resized = ceil(scale * source_size[axis])
+    # torch's own resizing, because it divides in float32: its pixels are not everywhere those of exact arithmetic.
+    pixels = F.interpolate(
+        torch.arange(source_size[axis]).float().view(1, 1, -1), size=resized, mode="nearest"
+    ).flatten()
+    start = round((resized - target_size[axis]) / 2)
+    return pixels[start : start + target_size[axis] : SIDE_MULTIPLE]

@@ -18,7 +18,7 @@ def forecast(
 ) -> Estimate:
     """Time and price of a plan on that device, if the transformer computes in that way."""
     gpu = gpu_name(device)
-    hardware = find_hardware(profile.name, gpu, settings.hardware_file)
+    hardware = find_hardware(profile.timing, gpu, settings.hardware_file)
     return estimate(plan, hardware, gpu, settings.gpu_price_per_hour, arithmetic)
 
 

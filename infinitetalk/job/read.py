@@ -10,7 +10,7 @@ from infinitetalk.contract.presets import Profile, Size, SpeedMode
 from infinitetalk.contract.request import MediaField, Request
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import TooLarge
-from infinitetalk.generation.masks import default_boxes, person_masks
+from infinitetalk.generation.masks import person_masks
 from infinitetalk.generation.pipeline import Footage
 from infinitetalk.media.audio import Track, Wave, load_audio, normalise_loudness, place_voices
 from infinitetalk.media.image import load_image
@@ -115,8 +115,4 @@ def _place_speakers(request: Request, footage: Footage, size: Size) -> Tensor | 
     speakers = request.speakers
     if len(speakers) == 1:
         return None
-    boxes = [
-        default if speaker.box is None else speaker.box
-        for speaker, default in zip(speakers, default_boxes(len(speakers)), strict=True)
-    ]
-    return person_masks(boxes, footage.source_size, size)
+    return person_masks([speaker.box for speaker in speakers], footage.source_size, size)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import infinitetalk
-from infinitetalk.contract.presets import load_profile
+from infinitetalk.contract.presets import profile_of
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Cancelled, JobError
 from infinitetalk.generation.joins import Handover
@@ -183,7 +183,7 @@ def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Set
     def add(*parts: object) -> None:
         digest.update(repr(parts).encode())
 
-    add(plan, load_profile(settings.model_profile), models.arithmetic, settings.compile)
+    add(plan, profile_of(settings), models.arithmetic, settings.compile)
     for file in files:
         with file.open("rb") as content:
             add(hashlib.file_digest(content, "sha256").digest())

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
-from infinitetalk.contract.presets import SpeedMode, load_mode, load_profile
+from infinitetalk.contract.presets import SpeedMode, load_mode, profile_of
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
@@ -51,7 +51,7 @@ def run_job(
     Raises:
         JobError: whatever keeps the video from being made or delivered.
     """
-    profile = load_profile(settings.model_profile)
+    profile = profile_of(settings)
     # A dry run tells whether the time limit would do; it is not held to it.
     watched = replace(control, time_limit=None) if request.dry_run else control
     monitor = watched.start(partial(synchronise, models.device))

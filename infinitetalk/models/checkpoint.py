@@ -1,19 +1,20 @@
-"""Weight files: which of them belong together, what is in them, and their tensors one by one."""
+"""Weight files: which belong together, and whether what is in them fits a model."""
 
 import json
-import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from infinitetalk.errors import ModelMissing
+from infinitetalk.models.gguf_files import dequantise
+from infinitetalk.models.scaled_fp8 import find_scales, rescaled
+from infinitetalk.models.stored import Shape
+from infinitetalk.models.weight_file import WeightFile
 
-Shape = tuple[int, ...]
 MAX_LISTED = 8  # names that an error shows
 
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})$")
@@ -33,47 +34,32 @@ class Shapes(dict[str, Shape]):
 class Checkpoint:
     """The tensors of one or several weight files by name. They are read when they are asked for.
 
+    Scales beside weights in 8 bits are not tensors of their own. They are applied when the weights are read.
+
     Raises ModelMissing if a file is missing, cut off or not a weight file.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.files = tuple(files)
         self.shapes = Shapes(self.files[0])
-        self._readers: dict[str, Callable[[], Tensor]] = {}
-        for file in self.files:
-            if not file.is_file():
-                raise ModelMissing(f"{file} is missing; fetch the model again.")
-            try:
-                opened = self._open_safetensors(file) if file.suffix == ".safetensors" else self._open_pickle(file)
-            except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-                raise ModelMissing(f"{file} cannot be read ({error}); it may be cut off: fetch it again.") from error
-            for name, (shape, reader) in opened.items():
-                self.shapes[name] = shape
-                self._readers[name] = reader
+        self._sources: dict[str, WeightFile] = {}
+        for file in map(WeightFile, self.files):
+            for name, stored in file.stored.items():
+                self.shapes[name] = stored.shape
+                self._sources[name] = file
+        self._scales, besides = find_scales(self.files[0], self.shapes, self.read)
+        for name in besides:
+            del self.shapes[name]
 
-    @staticmethod
-    def _open_safetensors(file: Path) -> dict[str, tuple[Shape, Callable[[], Tensor]]]:
-        handle = safe_open(file, framework="pt")
+    def read(self, name: str, device: torch.device | None = None) -> Tensor:
+        """The tensor of that name as it is stored; see `WeightFile.read`."""
+        return self._sources[name].read(name, device)
 
-        def reader(name: str) -> Callable[[], Tensor]:
-            return lambda: handle.get_tensor(name)
-
-        return {name: (tuple(handle.get_slice(name).get_shape()), reader(name)) for name in handle.keys()}  # noqa: SIM118
-
-    @staticmethod
-    def _open_pickle(file: Path) -> dict[str, tuple[Shape, Callable[[], Tensor]]]:
-        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise pickle.UnpicklingError("it holds other things than tensors by name")
-
-        def reader(tensor: Tensor) -> Callable[[], Tensor]:
-            return lambda: tensor
-
-        return {name: (tuple(tensor.shape), reader(tensor)) for name, tensor in state.items()}
-
-    def read(self, name: str) -> Tensor:
-        """The tensor of that name, in host memory."""
-        return self._readers[name]()
+    def decode(self, name: str, raw: Tensor) -> Tensor:
+        """The numbers of what `read` gave, on the device that it is on now: dequantised, times its scale."""
+        stored = self._sources[name].stored[name]
+        numbers = raw if stored.blocks is None else dequantise(raw, stored.blocks, stored.shape)
+        return rescaled(numbers, self.read(self._scales[name])) if name in self._scales else numbers
 
 
 def listed(names: Sequence[str]) -> str:

@@ -4,8 +4,9 @@ This is code of our own because diffusers' converter of Wan LoRAs leaves out `.d
 None may be lost: each entry of a file changes a weight or is named in an error.
 """
 
+import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +16,27 @@ from torch import Tensor
 from infinitetalk.errors import ModelMissing
 from infinitetalk.models.checkpoint import Checkpoint, listed
 
-_PREFIX = re.compile(r"^(diffusion_model|transformer|base_model\.model|model\.diffusion_model)\.")
+_PREFIX = re.compile(r"^(diffusion_model|transformer|base_model\.model|model\.diffusion_model|pipe\.dit)\.")
+# musubi-tuner and kohya-ss write lora_unet_<module>, VideoX-Fun lora_unet__<module>, LyCORIS lycoris_<module>, all with
+# underscores for the dots of the module's name.
+_FLAT = re.compile(r"^(?:lora_unet__?|lycoris_)(?P<module>[^.]+)\.")
 _ENTRY = re.compile(
     r"^(?P<module>.+?)\.(?P<kind>lora_down|lora_up|lora_A|lora_B|diff_b|diff_m|diff|alpha)(\.default)?(\.weight)?$"
 )
 _KINDS = {"lora_A": "lora_down", "lora_B": "lora_up"}
-_PARAMETERS = {"diff_b": "bias", "diff_m": "modulation"}  # what a kind changes; any other kind changes the weight
+# Parts of entries that tell methods which are no product of two matrices, and so cannot be merged as one.
+_OTHER_METHODS = {
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "lokr_": "LoKr",
+    "hada_": "LoHa",
+    "oft_": "OFT",
+    "lora_mid": "LoCon with a core tensor",
+}
+_PARAMETERS = {"diff_b": "bias", "diff_m": "modulation"}  # of the module; any other kind changes the weight
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -37,13 +53,16 @@ class _Change:
     def delta(self, shape: torch.Size, device: torch.device) -> Tensor:
         total = torch.zeros(shape, device=device)
         if self.down and self.up:
-            down, up = (self.source.read(name).to(device, torch.float32).flatten(1) for name in (self.down, self.up))
+            down, up = (self._read(name, device).flatten(1) for name in (self.down, self.up))
             rank = down.shape[0]
             strength = self.source.read(self.alpha).item() / rank if self.alpha else 1.0
             total += (up @ down).view(shape) * strength
         if self.diff:
-            total += self.source.read(self.diff).to(device, torch.float32).view(shape)
+            total += self._read(self.diff, device).view(shape)
         return total * self.scale
+
+    def _read(self, name: str, device: torch.device) -> Tensor:
+        return self.source.decode(name, self.source.read(name, device).to(device)).float()
 
 
 @dataclass
@@ -52,25 +71,33 @@ class LoraSet:
 
     changes: dict[str, list[_Change]] = field(default_factory=dict)
 
-    def add(self, path: Path, scale: float, rename: Callable[[str], list[str]], known: Collection[str]) -> None:
+    def add(
+        self,
+        path: Path,
+        scale: float,
+        rename: Callable[[str], list[str]],
+        known: Collection[str],
+        modules: Iterable[str] = (),
+    ) -> None:
         """Add a LoRA file.
 
         Args:
             path: entries `<module>.lora_down.weight` / `.lora_up.weight` (or `lora_A` / `lora_B`), `.alpha`,
                 `.diff` (added to the weight), `.diff_b` (to the bias) and `.diff_m` (to the modulation table), with
-                or without a prefix such as `diffusion_model.` or `transformer.`.
+                or without a prefix such as `diffusion_model.`, or with underscores for dots after `lora_unet_`.
             scale: strength of the whole file.
             rename: the model's names of a weight, from its name in the file.
             known: the model's weights.
+            modules: all names that a module may have in a file, from which underscored ones are told.
 
         Raises:
             ModelMissing: an entry is of an unknown kind, changes an unknown weight or lacks its counterpart.
         """
-        source = Checkpoint([path])
+        source, dotted = Checkpoint([path]), _by_underscores(modules)
         found: dict[str, _Change] = {}
         unknown: list[str] = []
         for entry in source.shapes:
-            match = _ENTRY.match(_PREFIX.sub("", entry))
+            match = _ENTRY.match(_with_dots(_PREFIX.sub("", entry), dotted))
             if match is None:
                 unknown.append(entry)
                 continue
@@ -85,6 +112,13 @@ class LoraSet:
                 change = found.setdefault(target, _Change(scale, source))
                 slot = {"lora_down": "down", "lora_up": "up", "alpha": "alpha"}.get(kind, "diff")
                 setattr(change, slot, entry)
+        for entry in source.shapes:
+            for part, method in _OTHER_METHODS.items():
+                if part in entry:
+                    raise ModelMissing(
+                        f"{path.name} is a {method} ({entry}), which is not merged here; take a plain LoRA, with "
+                        "lora_down and lora_up."
+                    )
         unknown += [
             next(filter(None, (change.down, change.up, change.alpha)))
             for change in found.values()
@@ -94,6 +128,7 @@ class LoraSet:
             raise ModelMissing(f"{path.name}: nothing to apply these entries to: {listed(unknown)}.")
         for target, change in found.items():
             self.changes.setdefault(target, []).append(change)
+        logger.info("LoRA %s, scale %g: changes %d weights", path.name, scale, len(found))
 
     def merge(self, name: str, weight: Tensor) -> Tensor:
         """The weight `name` with all changes, in float32; the weight itself if nothing changes it.
@@ -112,3 +147,20 @@ class LoraSet:
                     f"{change.source.files[0].name}: the change of {name} does not fit its shape {list(weight.shape)}."
                 ) from error
         return merged
+
+
+def _by_underscores(modules: Iterable[str]) -> dict[str, set[str]]:
+    """Modules by their names with underscores for dots; more than one where these are the same."""
+    flat: dict[str, set[str]] = {}
+    for module in modules:
+        flat.setdefault(module.replace(".", "_"), set()).add(module)
+    return flat
+
+
+def _with_dots(entry: str, dotted: Mapping[str, set[str]]) -> str:
+    """An entry whose module is written with underscores, with dots; as it is where no one module is meant."""
+    match = _FLAT.match(entry)
+    if match is None or len(dotted.get(match["module"], ())) != 1:
+        return entry
+    (module,) = dotted[match["module"]]
+    return f"{module}.{entry[match.end() :]}"

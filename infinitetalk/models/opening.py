@@ -1,7 +1,8 @@
 """All models of one set of weights, read from their files into the device's memory, where they stay.
 
-Two layouts of the Wan base are read: a diffusers folder (transformer/, vae/, text_encoder/, tokenizer/,
-image_encoder/) and the original release (shards, Wan2.1_VAE.pth, models_t5_*.pth, models_clip_*.pth, google/).
+Of the Wan model are read: a diffusers folder (transformer/, vae/, text_encoder/, tokenizer/, image_encoder/), the
+original release (shards, Wan2.1_VAE.pth, models_t5_*.pth, models_clip_*.pth, google/), and each part in one file, as
+ComfyUI has them. Formats and names: docs/weights.md.
 """
 
 import logging
@@ -39,15 +40,20 @@ class WeightFiles:
     """Where the files of one set of weights lie.
 
     Args:
-        base: folder of the Wan model, in either layout.
-        audio_encoder: folder of wav2vec2.
+        transformer, text_encoder, image_encoder, vae: folder of a Wan model, or a file with that part.
+        audio_encoder: folder of wav2vec2, or its file.
+        tokenizer: folder; of a text encoder in a file that has no tokenizer in it.
         adapters: adapter files by name, see `transformer.ADAPTERS`.
         loras: files and their scales.
     """
 
-    base: Path
+    transformer: Path
+    text_encoder: Path
+    image_encoder: Path
+    vae: Path
     audio_encoder: Path
     adapters: Mapping[str, Path]
+    tokenizer: Path | None = None
     loras: tuple[tuple[Path, float], ...] = ()
 
 
@@ -55,9 +61,8 @@ class WeightFiles:
 class Models:
     """Everything that a job needs, resident on one device: nothing is swapped, offloaded or tiled.
 
-    Args:
-        dtype: the number format of the large models' weights.
-        arithmetic: how the transformer computes, with the kernel that was chosen.
+    dtype: of the weights of transformer, text encoder and autoencoder. The audio encoder has float32, the picture
+    encoder what `picture_dtype` says. arithmetic: of the transformer, with the kernel that was chosen.
     """
 
     device: torch.device
@@ -73,6 +78,14 @@ class Models:
 
 
 DEFAULT = Arithmetic()
+
+
+def picture_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The picture encoder's number format beside large models in `dtype`: for bfloat16 the authors' float16.
+
+    It takes no more room and keeps three more bits.
+    """
+    return torch.float16 if dtype == torch.bfloat16 else dtype
 
 
 def load_models(
@@ -93,7 +106,7 @@ def load_models(
         check_fp8(device)
     audio_encoder, audio_extractor = load_audio_encoder(files.audio_encoder, device)
     transformer = load_transformer(
-        files.base,
+        files.transformer,
         files.adapters,
         files.loras,
         audio_encoder.config.num_hidden_layers,
@@ -103,16 +116,16 @@ def load_models(
     )
     kernels, arithmetic = choose_kernels(transformer, arithmetic)
     transformer.use_kernels(kernels)
-    text_encoder, tokenizer = load_text_encoder(files.base, device, dtype)
+    text_encoder, tokenizer = load_text_encoder(files.text_encoder, device, dtype, files.tokenizer)
     models = Models(
         device=device,
         dtype=dtype,
         arithmetic=arithmetic,
         transformer=transformer,
-        vae=load_vae(files.base, device, dtype),
+        vae=load_vae(files.vae, device, dtype),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        image_encoder=load_image_encoder(files.base, device, dtype),
+        image_encoder=load_image_encoder(files.image_encoder, device, picture_dtype(dtype)),
         audio_encoder=audio_encoder,
         audio_extractor=audio_extractor,
     )

@@ -1,4 +1,4 @@
-"""The transformer from its files: either layout of the Wan base, the adapters, LoRAs merged while it is read."""
+"""The transformer from its files: the Wan base in any layout, the adapters, LoRAs merged while it is read."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,17 +12,19 @@ from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor
 
 from infinitetalk.errors import ModelMissing
-from infinitetalk.models import original
+from infinitetalk.models import layouts, original
 from infinitetalk.models.checkpoint import Checkpoint, check_shapes, read_config, weight_files
 from infinitetalk.models.fp8 import quantise_block
 from infinitetalk.models.lora import LoraSet
+from infinitetalk.models.stored import Shape
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 
 PREFETCH_BLOCKS = 10  # transformer blocks that are read ahead while the weights are loaded
 # Several, because a single thread reads and copies at a fraction of what the disk and the memory can do.
 READERS = 4
 
-OUTSIDE = -1  # the block number of weights that belong to no block
+OUTSIDE = -1  # the number of the block for what belongs to none
+HEAD_DIM = 128  # of every Wan2.1 model; a file alone does not say it
 
 
 def load_transformer(
@@ -37,7 +39,7 @@ def load_transformer(
     """The transformer with its adapters, LoRAs merged.
 
     Args:
-        base: folder of the Wan model in either layout.
+        base: folder of the Wan model in either layout, or one file with its transformer.
         adapters: adapter files by name.
         loras: files and their scales.
         audio_layers: layers that the audio encoder hands over.
@@ -46,47 +48,45 @@ def load_transformer(
     Raises:
         ModelMissing: a file is missing or cut off, or its tensors are not this model's.
     """
-    is_diffusers = (base / "transformer" / "config.json").is_file()
-    weights = base / "transformer" if is_diffusers else base
-    config = read_config(weights / "config.json")
-    checkpoint = Checkpoint(weight_files(weights, "diffusion_pytorch_model"))
-    names = (
-        {name: name for name in checkpoint.shapes} if is_diffusers else original.transformer_names(checkpoint.shapes)
-    )
-    sources = {new: (checkpoint, name) for name, new in names.items()}
+    config, checkpoint = _open_base(base)
+    names = layouts.transformer_names(checkpoint.shapes)
+    sources = {new: (checkpoint, name) for new, name in names.items()}
+    base_shapes = {new: checkpoint.shapes[name] for new, name in names.items()}
 
-    adapter_files = {name: Checkpoint([path]) for name, path in adapters.items()}
     sizes = {}
-    for name, file in adapter_files.items():
-        sizes[name] = _adapter_sizes(adapters[name], file, audio_layers)
-        sources |= {f"adapters.{name}.{key}": (file, key) for key in file.shapes}
+    for adapter, path in adapters.items():
+        file = Checkpoint([path])
+        sizes[adapter] = _adapter_sizes(path, file, audio_layers)
+        sources |= {
+            f"adapters.{adapter}.{new}": (file, name) for new, name in layouts.without_prefix(file.shapes).items()
+        }
     with init_empty_weights():
         transformer = InfiniteTalkTransformer(
-            **_transformer_config(config, checkpoint, names),
+            **_transformer_config(config, base, base_shapes),
             **next(iter(sizes.values())),
             adapter_names=list(adapters),
         )
     expected = {name: tuple(parameter.shape) for name, parameter in transformer.state_dict().items()}
-    found = {new: source.shapes[name] for new, (source, name) in sources.items()}
+    found = {new: layouts.unfolded(new, source.shapes[name], expected) for new, (source, name) in sources.items()}
     check_shapes(f"{base.name} with {' and '.join(path.name for path in adapters.values())}", expected, found)
 
     changes = LoraSet()
+    modules = _lora_modules(expected, adapters)
     for path, scale in loras:
-        changes.add(path, scale, lambda name: _lora_targets(name, tuple(adapters)), expected.keys())
+        changes.add(path, scale, lambda name: _lora_targets(name, tuple(adapters)), expected.keys(), modules)
     keep_float32 = set(transformer._keep_in_fp32_modules)
 
     def read(group: list[str]) -> dict[str, Tensor]:
-        tensors = {name: sources[name][0].read(sources[name][1]) for name in group}
-        if device.type == "meta":
-            return {name: tensor.to(device) for name, tensor in tensors.items()}
-        # The tensors are memory-mapped: this copy reads the disk. Pinned memory goes to the GPU at full speed.
-        return {name: t.pin_memory() if device.type == "cuda" else t.clone() for name, t in tensors.items()}
+        return {name: sources[name][0].read(sources[name][1], device) for name in group}
 
     groups = _by_block(sources)
-    for index, tensors in zip(groups, _read_ahead(groups.values(), read, PREFETCH_BLOCKS), strict=True):
-        for name, tensor in tensors.items():
+    for index, tensors in zip(groups, read_ahead(groups.values(), read, PREFETCH_BLOCKS), strict=True):
+        for name, raw in tensors.items():
             target = torch.float32 if keep_float32 & set(name.split(".")) else dtype
-            merged = changes.merge(name, tensor.to(device, non_blocking=True))
+            # What is quantised crosses to the device as it is, and becomes numbers there.
+            source, stored_name = sources[name]
+            tensor = source.decode(stored_name, raw.to(device, non_blocking=True)).view(expected[name])
+            merged = changes.merge(name, tensor)
             set_module_tensor_to_device(transformer, name, device, value=merged, dtype=target)
         if fp8 and index != OUTSIDE:
             quantise_block(transformer, index)
@@ -101,12 +101,30 @@ def _lora_targets(name: str, adapters: tuple[str, ...]) -> list[str]:
     return [name, original.transformer_names([name])[name]]
 
 
-def _transformer_config(config: Mapping[str, Any], checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, Any]:
+def _lora_modules(names: Iterable[str], adapters: Iterable[str]) -> set[str]:
+    """All names that a LoRA may give the transformer's modules: their own and the original ones."""
+    own = {name.rpartition(".")[0] for name in names}
+    for adapter in adapters:
+        own = {name.removeprefix(f"adapters.{adapter}.") for name in own}
+    blocks = {name.split(".")[1] for name in own if name.startswith("blocks.")}
+    return own | set(original.transformer_modules(len(blocks)))
+
+
+def _open_base(base: Path) -> tuple[dict[str, Any], Checkpoint]:
+    """The settings beside a Wan transformer, where it is a folder, and its weights."""
+    if base.is_file():
+        return {}, Checkpoint([base])
+    folder = base / "transformer" if (base / "transformer" / "config.json").is_file() else base
+    return read_config(folder / "config.json"), Checkpoint(weight_files(folder, "diffusion_pytorch_model"))
+
+
+def _transformer_config(config: Mapping[str, Any], base: Path, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     """Constructor arguments, from the config file of either layout and, where it is silent, the tensors' shapes."""
-    shapes = {new: checkpoint.shapes[name] for name, new in names.items()}
     try:
-        heads = config["num_attention_heads"] if "num_attention_heads" in config else config["num_heads"]
-        dim, in_channels, *patch = shapes["patch_embedding.weight"]
+        dim, in_channels, *patch = layouts.patch_embedding_shape(shapes)
+        heads = config.get("num_attention_heads") or config.get("num_heads") or dim // HEAD_DIM
+        if not heads or dim % heads:
+            raise ModelMissing(f"{base}: {dim} channels are no heads of {HEAD_DIM}; this is not a Wan2.1 transformer.")
         return {
             "patch_size": tuple(patch),
             "num_attention_heads": heads,
@@ -121,9 +139,7 @@ def _transformer_config(config: Mapping[str, Any], checkpoint: Checkpoint, names
             "image_dim": shapes["condition_embedder.image_embedder.norm1.weight"][0],
         }
     except KeyError as error:
-        raise ModelMissing(
-            f"{checkpoint.files[0].parent}: no {error.args[0]}; this is not a Wan2.1 image-to-video transformer."
-        ) from error
+        raise ModelMissing(f"{base}: no {error.args[0]}; this is not a Wan2.1 image-to-video transformer.") from error
 
 
 def _adapter_sizes(path: Path, file: Checkpoint, audio_layers: int) -> dict[str, int]:
@@ -152,7 +168,7 @@ def _by_block(names: Iterable[str]) -> dict[int, list[str]]:
     return dict(sorted(groups.items()))
 
 
-def _read_ahead(
+def read_ahead(
     groups: Iterable[list[str]], read: Callable[[list[str]], dict[str, Tensor]], ahead: int
 ) -> Iterator[dict[str, Tensor]]:
     """Read groups in threads and yield them in order. At most `ahead` groups are read before they are taken."""

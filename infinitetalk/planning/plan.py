@@ -70,6 +70,7 @@ class Plan:
         width, height = self.size
         return ResolvedSettings(
             profile=profile.name,
+            loras=[f"{lora.file}:{lora.scale:g}" for lora in profile.loras] or None,
             window=self.mode.window_frames,
             overlap=self.mode.overlap_frames,
             windows=len(self.windows),

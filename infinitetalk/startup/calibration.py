@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infinitetalk.arithmetic import Arithmetic
-from infinitetalk.contract.presets import Profile, SpeedMode, load_mode, load_profile
+from infinitetalk.contract.presets import Profile, SpeedMode, load_mode, profile_of
 from infinitetalk.contract.request import LOCAL_FILES, Request, Resolution
 from infinitetalk.contract.result import Result
 from infinitetalk.contract.settings import Settings
@@ -93,7 +93,7 @@ def run_sample(
     request = Request.parse(dict(job), LOCAL_FILES)
     result = run_job(request, models, settings, local_exchange(output), Control(output.stem), mode)
     assert isinstance(result, Result)
-    plan = make_plan(request, load_profile(settings.model_profile), mode, result.settings.frames, result.seed)
+    plan = make_plan(request, profile_of(settings), mode, result.settings.frames, result.seed)
     seconds = {stage: result.timings_s[stage] for stage in get_args(Stage) if stage in result.timings_s}
     other = result.gpu_seconds - sum(seconds.values())
     return Sample(Work.of(plan), models.arithmetic, seconds, other), result
@@ -192,7 +192,7 @@ def calibrated(name: str, samples: Sequence[Sample], profile: Profile, gpu: str 
     return Hardware(
         name=name,
         description=f"{gpu or 'CPU'}, {profile.dtype}",
-        profile=profile.name,
+        profile=profile.timing,
         gpus=(gpu,) if gpu else (),
         source=f"Measured on one {gpu or 'CPU'}, {when}, by {by}.",
         **fit(samples),

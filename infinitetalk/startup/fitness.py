@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable
 import imageio_ffmpeg
 import torch
 
-from infinitetalk.contract.presets import Profile, load_profile
+from infinitetalk.contract.presets import Profile, profile_of
 from infinitetalk.contract.settings import Settings
 from infinitetalk.models.checkpoint import Checkpoint
 from infinitetalk.models.device import choose_device, gpu_name
 from infinitetalk.models.opening import load_models
 from infinitetalk.planning.estimate import basis_of, find_hardware
 from infinitetalk.startup.opening import dtype_of
-from infinitetalk.startup.weights import find_weights
+from infinitetalk.startup.release import compare_with_release
+from infinitetalk.startup.weights import find_weights, other_commits
 
 FFMPEG_TIME_LIMIT_S = 60.0
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".pth", ".bin")
 RESULT_MB = 1000.0  # room for the video that is made, beside the files that came in
 
 _ARCH = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)(?P<exact>[af]?)$")
@@ -35,7 +36,7 @@ def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
     Each returns a line that says what it found, or raises Unfit, ModelMissing (about files) or ValueError (about
     settings; PresetError is one).
     """
-    profile = load_profile(settings.model_profile)
+    profile = profile_of(settings)
 
     def gpu() -> str:
         return check_gpu(profile, settings)
@@ -139,21 +140,27 @@ def check_work_dir(settings: Settings) -> str:
 def check_estimates(profile: Profile, settings: Settings) -> str:
     """HARDWARE_FILE can be read, if it is set. The line says whether this device was measured."""
     gpu = gpu_name(choose_device(settings.device))
-    hardware = find_hardware(profile.name, gpu, settings.hardware_file)
+    hardware = find_hardware(profile.timing, gpu, settings.hardware_file)
     return basis_of(hardware, gpu, settings.arithmetic)
 
 
 def check_model_files(profile: Profile, settings: Settings) -> str:
     """All files of the weights are there (or downloaded, if DOWNLOAD_WEIGHTS is set), and none is cut off."""
     weights = find_weights(profile, settings)
-    for source in profile.sources:
-        for file in (weights.folders[source.name] / name for name in source.files):
-            if file.suffix in WEIGHT_SUFFIXES and file.is_file():  # diffusers' layout has other files
-                Checkpoint([file])
-    return f"{profile.name} in {', '.join(map(str, weights.folders.values()))}"
+    files = [weights.path(path) for source in profile.sources for path in source.paths.values()]
+    for file in dict.fromkeys((*files, *(path for path, _ in weights.files.loras))):
+        if file.suffix in WEIGHT_SUFFIXES and file.is_file():  # diffusers' layout has other files
+            Checkpoint([file])
+    places = (*weights.folders.values(), *(file.parent for file in weights.files_found.values()))
+    return f"{profile.name} in {', '.join(map(str, dict.fromkeys(places)))}"
 
 
 def check_shapes(profile: Profile, settings: Settings) -> str:
-    """Every tensor has the name and shape of this model, as the files' headers say. Takes some ten seconds."""
-    load_models(find_weights(profile, settings).files, torch.device("meta"), dtype_of(profile))
-    return f"{profile.name}: every tensor has the right name and shape"
+    """Every tensor has the name and shape of this model, by the headers of the files. Takes seconds; reads no weights.
+
+    Says what differs from the release all the same, and names a file that is known to be another one.
+    """
+    weights = find_weights(profile, settings)
+    differences = compare_with_release(profile.name, weights.files)
+    load_models(weights.files, torch.device("meta"), dtype_of(profile))
+    return "; ".join([f"{profile.name}: every tensor has its place", *differences, *other_commits(weights)])

@@ -2,7 +2,7 @@
 
 import torch
 
-from infinitetalk.contract.presets import Profile, load_profile
+from infinitetalk.contract.presets import Profile, profile_of
 from infinitetalk.contract.settings import Settings
 from infinitetalk.models import opening
 from infinitetalk.models.device import choose_device
@@ -11,8 +11,8 @@ from infinitetalk.startup.weights import find_weights
 
 
 def open_models(settings: Settings) -> Models:
-    """Find the weights and open the models. Raises ModelMissing, or ValueError for a bad setting."""
-    profile = load_profile(settings.model_profile)
+    """Find the weights and open them. Raises ModelMissing, or ValueError for a bad setting."""
+    profile = profile_of(settings)
     return opening.open_models(
         find_weights(profile, settings).files,
         choose_device(settings.device),

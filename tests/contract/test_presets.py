@@ -21,7 +21,7 @@ PROFILES = list_presets("profiles")
 
 def test_every_preset_file_is_of_a_known_kind():
     kinds = {path.parent.name for path in presets_dir().rglob("*") if path.is_file()}
-    assert kinds == {"modes", "profiles", "hardware"}
+    assert kinds == {"modes", "profiles", "hardware", "weights"}
 
 
 def test_the_contracts_modes_and_the_default_profile_exist():
@@ -42,6 +42,7 @@ def test_every_mode_is_valid(name):
 def test_every_profile_is_valid(name):
     profile = load_profile(name)
     assert profile.name == name
+    assert profile.timing in PROFILES
     for resolution in get_args(Resolution):
         wide, tall = (profile.size(resolution, ratio) for ratio in get_args(AspectRatio))
         assert wide == tall[::-1]

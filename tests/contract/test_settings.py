@@ -15,6 +15,7 @@ BUCKET = {
 EXAMPLES = {
     "MODEL_PROFILE": ("infinitetalk-14b", "infinitetalk-14b"),
     "MODELS_DIR": ("/models", Path("/models")),
+    "LORAS": ("loras/one.safetensors:0.8,two.safetensors:-1", "loras/one.safetensors:0.8,two.safetensors:-1"),
     "DOWNLOAD_WEIGHTS": ("true", True),
     "MIN_VRAM_GIB": ("75.5", 75.5),
     "DEVICE": ("cpu", "cpu"),
@@ -70,6 +71,25 @@ def test_every_variable_is_documented():
         assert description.endswith("."), name
         assert isinstance(default, str), name
     assert ("GPU_PRICE_PER_HOUR", "3.96") in [row[:2] for row in Settings.variables()]
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("loras/one.safetensors:0.8", (("loras/one.safetensors", 0.8),)),
+        (" a.safetensors:1 , /volume/b.gguf:-0.25,", (("a.safetensors", 1.0), ("/volume/b.gguf", -0.25))),
+        ("a:b.safetensors:2", (("a:b.safetensors", 2.0),)),
+        (",", ()),
+    ],
+)
+def test_loras_are_paths_with_scales(text: str, pairs: tuple[tuple[str, float], ...]):
+    assert Settings.from_env({"LORAS": text}).lora_scales == pairs
+
+
+@pytest.mark.parametrize("text", ["one.safetensors", "one.safetensors:", ":0.8", "a:0.8,b:much", "a:nan", "a:inf"])
+def test_a_lora_without_its_scale_is_named(text: str):
+    with pytest.raises(SettingsError, match=r"LORAS has '.*', which is not a path and a scale, as in loras/one"):
+        Settings.from_env({"LORAS": text})
 
 
 def test_other_and_empty_variables_are_ignored():

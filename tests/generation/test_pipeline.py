@@ -14,7 +14,7 @@ from infinitetalk.contract.request import Request
 from infinitetalk.generation import pipeline
 from infinitetalk.generation.color import match_color
 from infinitetalk.generation.joins import STILL
-from infinitetalk.generation.masks import default_boxes, person_masks
+from infinitetalk.generation.masks import person_masks
 from infinitetalk.generation.pipeline import Material, SeededNoise, VoiceFeatures, generate
 from infinitetalk.media.image import Picture
 from infinitetalk.models.audio_encoder import embed_voice
@@ -26,28 +26,7 @@ from infinitetalk.planning.windows import Window
 from infinitetalk.progress import Stopwatch
 from infinitetalk.shapes import SAMPLES_PER_FRAME
 from infinitetalk.startup.weights import Weights
-from tests.support.golden import Loop, load_golden_models, wan_folder
-
-IMAGE = [
-    "a_text1_audio1_cc0",
-    "b_text1_audio2_cc1",
-    "c_text5_audio4_cc1",
-    "d_text5_audio4_apg_cc0",
-    "e_text1_audio2_apg_cc05",
-    "f_motion5",
-    "g_clip_mode",
-    "h_max_frames_before_audio_end",
-    "i_audio_ends_on_window_edge",
-    "j_audio_one_frame_longer_than_window",
-    "k_motion_frame_6_not_4n_plus_1",
-]
-MULTI = ["a_halves_text1_audio2_cc0", "b_bbox_text5_audio4_cc1", "c_second_audio_shorter", "d_second_audio_longer"]
-VIDEO = ["a_text1_audio2_cc1", "b_text5_audio4_motion5_cc0"]
-VARIANTS = [
-    *(("loop_single_image", name) for name in IMAGE),
-    *(("loop_multi_image", name) for name in MULTI),
-    *(("loop_single_video", name) for name in VIDEO),
-]
+from tests.support.golden import Loop, load_golden_models, loop_variants, wan_folder
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +34,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return load_golden_models(wan_folder(tmp_path_factory.mktemp("wan")))
 
 
-@pytest.mark.parametrize(("folder", "variant"), VARIANTS)
+@pytest.mark.parametrize(("folder", "variant"), loop_variants())
 def test_loop_gives_the_authors_latents_and_video(
     folder: str, variant: str, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,10 +60,14 @@ def test_loop_gives_the_authors_latents_and_video(
         torch.testing.assert_close(video, loop.stored["video"], rtol=0, atol=tolerances["video"])
 
 
+def is_matched_in_several_windows(loop: Loop) -> bool:
+    return loop.info["windows"] > 2 and loop.settings["color_correction_strength"] > 0
+
+
 def test_a_window_begins_where_the_one_before_ended_and_hands_on_faded_frames(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three windows of 17 frames, of which 9 overlap, with colour matching; a fade over three frames."""
+    """Several windows, with colour matching; a fade over three frames."""
     cut: list[Tensor] = []  # all frames of each window, with their colours matched
 
     def record(frames: Tensor, reference: Tensor, strength: float) -> Tensor:
@@ -93,29 +76,30 @@ def test_a_window_begins_where_the_one_before_ended_and_hands_on_faded_frames(
         return matched
 
     monkeypatch.setattr(pipeline, "match_color", record)
-    loop = Loop("loop_multi_image", "b_bbox_text5_audio4_cc1")
+    loop = next(loop for loop in map(Loop, *zip(*loop_variants(), strict=True)) if is_matched_in_several_windows(loop))
     loop.replace_encoders(monkeypatch, models)
     plan = replace(loop.plan, mode=loop.plan.mode.model_copy(update={"join_fade_frames": 3}))
     parts = list(generate(plan, models, loop.material, loop, lambda *_: None, Stopwatch()))
-    assert len(parts) == 3
+    overlap = plan.mode.overlap_frames
+    assert len(parts) == len(plan.windows) > 2
     assert torch.equal(parts[0].frames, cut[0])
     assert parts[-1].handover is None
     for before, part, whole in zip(parts, parts[1:], cut[1:], strict=False):
         assert before.handover is not None
         assert torch.equal(before.handover.last_frame, before.frames[:, -1])
-        gap = before.frames[:, -1] - whole[:, 8]  # of the two pictures of the same moment
+        gap = before.frames[:, -1] - whole[:, overlap - 1]  # of the two pictures of the same moment
         assert gap.abs().max() > 10 * STILL
         for index, left in enumerate((0.25, 0.5, 0.75)):
             # What is left of the gap separates the frame from one that follows the window before without a jump.
-            expected = before.frames[:, -1] + (whole[:, 9 + index] - whole[:, 8]) - left * gap
+            expected = before.frames[:, -1] + (whole[:, overlap + index] - whole[:, overlap - 1]) - left * gap
             inside = part.frames[:, index].abs() < 1
             error = (part.frames[:, index] - expected)[inside].abs().max()
             assert error <= (1 - left) * STILL + 1e-5  # a change too small to be motion fades too
-        assert torch.equal(part.frames[:, 3:], whole[:, 12 : 9 + part.frames.shape[1]])
+        assert torch.equal(part.frames[:, 3:], whole[:, overlap + 3 : overlap + part.frames.shape[1]])
     for part, whole in zip(parts[1:-1], cut[1:], strict=False):
         assert part.handover is not None
-        finished = torch.cat([whole[:, :9], part.frames], dim=1)
-        assert torch.equal(part.handover.motion, to_latents(models.vae, finished[None, :, -9:].clone()))
+        finished = torch.cat([whole[:, :overlap], part.frames], dim=1)
+        assert torch.equal(part.handover.motion, to_latents(models.vae, finished[None, :, -overlap:].clone()))
 
 
 @pytest.mark.requires_cuda
@@ -144,7 +128,7 @@ def test_a_gpu_gives_the_cpus_video(monkeypatch: pytest.MonkeyPatch) -> None:
         if device == "cuda":
             compile_transformer(models.transformer, models.arithmetic)
         features = [embed_voice(models.audio_encoder, models.audio_extractor, wave, 21) for wave in waves]
-        masks = person_masks(default_boxes(2), picture.source_size, plan.size)
+        masks = person_masks((None, None), picture.source_size, plan.size)
         material = Material(picture, VoiceFeatures(torch.stack(features)), masks)
         parts = generate(plan, models, material, SeededNoise(1), lambda *_: None, Stopwatch())
         videos.append(torch.cat([part.frames.cpu() for part in parts], dim=1))

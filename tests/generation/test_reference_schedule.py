@@ -3,7 +3,12 @@ from itertools import pairwise
 import pytest
 
 from infinitetalk.planning.windows import audio_frames_read, plan_windows
-from tests.support.reference_schedule import reference_audio_frames_read, reference_windows
+from infinitetalk.shapes import frames_of_samples
+from tests.support.reference_schedule import (
+    reference_audio_frames,
+    reference_audio_frames_read,
+    reference_windows,
+)
 
 # What the authors' code did: audio frames per speaker, overlap, frame limit -> window starts, frames of the
 # video. Windows of 17 frames.
@@ -30,6 +35,15 @@ def test_windows_are_those_of_the_authors_code(audio_frames, overlap, limit, sta
     assert [window.overlap for window in windows] == [0] + [overlap] * (len(starts) - 1)
     kept = [frame for window in windows for frame in range(window.keep_start, window.keep_stop)]
     assert kept == list(range(frames_out))
+
+
+@pytest.mark.parametrize(
+    ("samples", "theirs", "ours"),
+    [(40_000, 62, 63), (32_480, 50, 51), (32_319, 50, 50), (32_320, 50, 51), (32_000, 50, 50), (31_999, 49, 50)],
+)
+def test_the_authors_code_cuts_a_frame_that_the_audio_does_not_fill_and_ours_rounds_it(samples, theirs, ours):
+    assert reference_audio_frames(samples) == theirs
+    assert frames_of_samples(samples) == ours
 
 
 def test_audio_not_longer_than_a_window_is_refused_as_in_the_authors_code():

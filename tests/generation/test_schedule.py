@@ -1,13 +1,12 @@
 """Noise levels and the schedulers that take them."""
 
-import json
 from itertools import pairwise
 
 import pytest
 import torch
 
 from infinitetalk.generation.schedule import make_scheduler, make_sigmas
-from tests.support.golden import GOLDEN
+from tests.support.golden import info, loop_variants, tensors
 
 NAMES = ["dpm++_sde", "euler", "infinitetalk"]
 
@@ -65,12 +64,9 @@ def test_dpm_solver_is_stochastic_and_seeded() -> None:
     assert not torch.equal(run(1), run(2))
 
 
-def test_stored_timesteps_of_the_authors_loop() -> None:
-    path = GOLDEN / "loop_single_image" / "i_audio_ends_on_window_edge.safetensors"
-    if not path.is_file():
-        pytest.skip("not bundled")
-    from safetensors.torch import load_file
-
-    settings = json.loads((path.parent / "info.json").read_text("utf-8"))[path.stem]["settings"]
+@pytest.mark.parametrize(("folder", "variant"), loop_variants())
+def test_stored_timesteps_of_the_authors_loops(folder: str, variant: str) -> None:
+    settings = info(folder)[variant]["settings"]
     sigmas = make_sigmas("infinitetalk", settings["sampling_steps"], float(settings["shift"]))
-    torch.testing.assert_close(sigmas * 1000, load_file(path)["timesteps"], rtol=1e-6, atol=0)
+    stored = tensors(f"{folder}/{variant}")["timesteps"]
+    torch.testing.assert_close(sigmas * 1000, stored, rtol=1e-6, atol=0)

@@ -428,7 +428,7 @@ def test_everything_that_decides_the_bytes_changes_the_fingerprint(
     seen.add(fingerprint(plan, files, models, settings.model_copy(update={"compile": False})))
     with monkeypatch.context() as patch:
         profile = load_profile("miniature").model_copy(update={"dtype": "bfloat16"})
-        patch.setattr(resume, "load_profile", lambda _: profile)
+        patch.setattr(resume, "profile_of", lambda _: profile)
         seen.add(fingerprint(*inputs))
     expected = 1 + len(changes) + 4
 

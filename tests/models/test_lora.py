@@ -10,11 +10,12 @@ from infinitetalk.errors import ModelMissing
 from infinitetalk.models import original
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from tests.models.test_transformer import ATOL, Case
-from tests.support.golden import GOLDEN, clip_features, load_golden_transformer, tensors, wan_folder
+from tests.support.golden import GOLDEN, clip_features, dit_config, load_golden_transformer, tensors, wan_folder
 
 LORA = GOLDEN / "lora" / "lora.safetensors"
 WITH_ALPHA = GOLDEN / "lora" / "lora_with_alpha.safetensors"
 SCALE = 0.8
+DIM, LAYERS = dit_config()["dim"], dit_config()["num_layers"]
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_alpha_scales_by_alpha_over_rank_where_the_authors_ignore_it(base: Path,
 
 def test_other_spellings_change_the_same_weights(base: Path, tmp_path: Path) -> None:
     """lora_A/lora_B, keys without prefix and diffusers' module names: all ignored by the authors' code."""
-    down, up = torch.randn(2, 96), torch.randn(96, 2)
+    down, up = torch.randn(2, DIM), torch.randn(DIM, 2)
     spellings = [
         ("diffusion_model.blocks.0.self_attn.q", "lora_down", "lora_up"),
         ("blocks.0.self_attn.q", "lora_A", "lora_B"),
@@ -97,7 +98,7 @@ def test_other_spellings_change_the_same_weights(base: Path, tmp_path: Path) -> 
 
 
 def test_diff_and_pair_on_one_weight_both_count(base: Path, tmp_path: Path) -> None:
-    down, up, diff = torch.randn(2, 96), torch.randn(96, 2), torch.randn(96, 96)
+    down, up, diff = torch.randn(2, DIM), torch.randn(DIM, 2), torch.randn(DIM, DIM)
     entries = {"lora_down.weight": down, "lora_up.weight": up, "diff": diff}
     save_file({f"blocks.1.self_attn.v.{kind}": tensor for kind, tensor in entries.items()}, tmp_path / "l.safetensors")
     name = "blocks.1.attn1.to_v.weight"
@@ -107,7 +108,7 @@ def test_diff_and_pair_on_one_weight_both_count(base: Path, tmp_path: Path) -> N
 
 
 def test_modulation_tables_and_adapter_weights_can_be_changed(base: Path, tmp_path: Path) -> None:
-    table, head, norm = torch.randn(1, 6, 96), torch.randn(1, 2, 96), torch.randn(96)
+    table, head, norm = torch.randn(1, 6, DIM), torch.randn(1, 2, DIM), torch.randn(DIM)
     entries = {
         "blocks.0.modulation.diff": table,
         "diffusion_model.blocks.1.diff_m": table.clone(),  # lightx2v's spelling
@@ -129,10 +130,10 @@ def test_modulation_tables_and_adapter_weights_can_be_changed(base: Path, tmp_pa
 @pytest.mark.parametrize(
     ("entries", "named"),
     [
-        ({"diffusion_model.blocks.9.self_attn.q.diff": (96, 96)}, "blocks.9.self_attn.q.diff"),
-        ({"diffusion_model.blocks.0.self_attn.q.lora_down.weight": (2, 96)}, "lora_down"),
+        ({f"diffusion_model.blocks.{LAYERS}.self_attn.q.diff": (DIM, DIM)}, f"blocks.{LAYERS}.self_attn.q.diff"),
+        ({"diffusion_model.blocks.0.self_attn.q.lora_down.weight": (2, DIM)}, "lora_down"),
         ({"diffusion_model.blocks.0.self_attn.q.lokr_w1": (2, 2)}, "lokr_w1"),
-        ({"diffusion_model.blocks.0.self_attn.q.diff": (96, 95)}, "does not fit"),
+        ({"diffusion_model.blocks.0.self_attn.q.diff": (DIM, DIM - 1)}, "does not fit"),
         ({"diffusion_model.blocks.0.self_attn.q.alpha": ()}, "alpha"),
     ],
 )

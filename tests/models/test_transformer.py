@@ -19,9 +19,9 @@ from tests.support.golden import (
     load_golden_transformer,
     pad_text,
     tensors,
-    token_masks,
     wan_folder,
 )
+from tests.support.reference_masks import token_masks
 
 ATOL, MAP_ATOL = 1e-4, 2e-6
 CLIP_FEATURES = {"dit_single": 0, "dit_multi": 1}
@@ -39,8 +39,8 @@ class Case:
     def __init__(self, name: str, transformer: InfiniteTalkTransformer) -> None:
         self.transformer = transformer
         self.inputs = tensors(f"{name}/inputs")
-        people = info(name)["num_humans"]
-        self.audio = audio_of(name, 0, people, 13, lambda: self.inputs["audio_padded"])
+        people, frames = info(name)["num_humans"], info(name)["audio_frames"]
+        self.audio = audio_of(name, 0, people, frames, lambda: self.inputs["audio_padded"])
         self.outputs = tensors(f"{name}/outputs")
         self.trace = tensors(f"{name}/trace")
         self.latents = torch.cat((self.inputs["x"].unsqueeze(0), self.inputs["y"]), dim=1)

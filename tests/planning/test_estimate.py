@@ -22,8 +22,9 @@ SINGLE = {name: value for name, value in JOB.items() if name not in ("wav_url_2"
 
 def seconds_of(job, n_frames=2000, profile="infinitetalk-14b", gpu=H100):
     request = Request.parse(job)
-    plan = make_plan(request, load_profile(profile), load_mode(request.speed_mode), n_frames, 7)
-    return estimate(plan, find_hardware(profile, gpu), gpu, PRICE).seconds
+    loaded = load_profile(profile)
+    plan = make_plan(request, loaded, load_mode(request.speed_mode), n_frames, 7)
+    return estimate(plan, find_hardware(loaded.timing, gpu), gpu, PRICE).seconds
 
 
 @pytest.mark.parametrize("name", HARDWARE)

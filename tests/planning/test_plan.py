@@ -91,6 +91,7 @@ def test_the_report_repeats_the_plan():
     plan = plan_of(IMAGE)
     assert plan.resolved(PROFILE, Arithmetic("native")).to_json() == {
         "profile": "infinitetalk-14b",
+        "loras": ["WanVideo_comfy/Lightx2v/lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors:1"],
         "window": 81,
         "overlap": 5,
         "windows": 3,

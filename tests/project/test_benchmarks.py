@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import weights
 from benchmarks.fit import lanes_of
 from benchmarks.job import extrapolate, new_frame_s
 from benchmarks.plot import COLORS, draw, parts_of
@@ -47,7 +48,7 @@ def quick_models(*how: Any) -> Models:
 def test_every_benchmark_says_how_it_is_run(script: str) -> None:
     head = (BENCHMARKS / script).read_text("utf-8").split('"""')[1]
     module = script.removesuffix(".py")
-    assert module in ("random_models", "reporting") or f"python -m benchmarks.{module}" in head
+    assert module in ("random_models", "reporting", "weight_files") or f"python -m benchmarks.{module}" in head
 
 
 def plan_of(mode: str, windows: int, steps: int, n_frames: int | None = None) -> Plan:
@@ -168,3 +169,16 @@ def test_host_memory_is_compared_between_lengths(run: Callable[..., str]) -> Non
     printed = run("memory.py", "--grey", "--seconds", 0.4, 0.8)
     assert "0.8 s of sound: " in printed
     assert float(printed.rsplit("longest against shortest: ", 1)[1].split("x")[0]) < 1.2
+
+
+def test_formats_are_held_against_bfloat16(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        weights, "FORMATS", {name: weights.FORMATS[name] for name in ("bfloat16", "GGUF Q8_0", "fp8 e4m3")}
+    )
+    monkeypatch.setattr(weights, "TIMES", (500.0,))
+    monkeypatch.setattr(sys, "argv", ["weights"])
+    lines = [line.split("|")[1:-1] for line in run("weights.py").splitlines()[2:]]
+    of_matrices, of_passes = ([float(line[column]) for line in lines] for column in (2, 3))
+    assert of_matrices[0] == of_passes[0] == 0
+    for errors in (of_matrices, of_passes):
+        assert 0 < errors[1] < errors[2] < 0.1

@@ -8,12 +8,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,13 +26,16 @@ from infinitetalk.models.encoder_loading import load_vae
 from infinitetalk.models.opening import Models
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.transformer_loading import load_transformer
+from infinitetalk.models.video_transformer import TEXT_TOKENS
 from infinitetalk.planning.plan import Plan
 from infinitetalk.planning.windows import Window
+from tests.support.reference_masks import token_masks
 from tests.support.reference_schedule import reference_audio_frames_read, reference_windows
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
 CPU = torch.device("cpu")
 ADAPTER = "infinitetalk.safetensors"
+BUNDLED_AUDIO = (12, 768)
 CLIP_FEATURES = ("clip_fea_0", "clip_fea_1", "clip_fea_0 with lora")
 
 
@@ -46,13 +51,35 @@ def info(name: str) -> dict[str, Any]:
     return json.loads((GOLDEN / name / "info.json").read_text("utf-8"))
 
 
+def dit_config() -> dict[str, Any]:
+    """The tiny transformer's sizes, by their names in the authors' code."""
+    return json.loads((GOLDEN / "dit_weights" / "config.json").read_text("utf-8"))
+
+
+def audio_shape() -> tuple[int, int]:
+    """Layers and channels of the audio that the tiny transformer hears."""
+    path = GOLDEN / "common" / "audio_embeddings.safetensors"
+    if not path.is_file():
+        return BUNDLED_AUDIO
+    with safe_open(path, framework="pt") as stored:
+        return tuple(stored.get_slice(next(iter(stored.keys()))).get_shape()[1:])
+
+
+def loop_variants() -> list[tuple[str, str]]:
+    """Folder and name of every loop in the set."""
+    folders = sorted(path.name for path in GOLDEN.glob("loop_*"))
+    return [(folder, variant) for folder in folders for variant in info(folder)]
+
+
 def wan_folder(folder: Path) -> Path:
     """A Wan base in the original layout, transformer and autoencoder, with the adapter beside it."""
     shutil.copy(GOLDEN / "dit_weights" / "config.json", folder)
     base, adapter = tensors("dit_weights/base"), tensors("dit_weights/adapter")
-    base.setdefault("img_emb.proj.1.weight", torch.zeros(1280, 1280))
-    adapter.setdefault("audio_proj.proj1.weight", torch.zeros(6, 5 * 12 * 768))
-    adapter.setdefault("audio_proj.proj1_vf.weight", torch.zeros(6, 8 * 12 * 768))
+    # The bundled part lacks these three; stored tokens stand in for what they give.
+    image_dim, hidden, slot = len(base["img_emb.proj.1.bias"]), dit_config()["intermediate_dim"], prod(audio_shape())
+    base.setdefault("img_emb.proj.1.weight", torch.zeros(image_dim, image_dim))
+    adapter.setdefault("audio_proj.proj1.weight", torch.zeros(hidden, 5 * slot))
+    adapter.setdefault("audio_proj.proj1_vf.weight", torch.zeros(hidden, 8 * slot))
     save_file(base, folder / "diffusion_pytorch_model.safetensors")
     save_file(adapter, folder / ADAPTER)
     torch.save(tensors("vae_weights/vae"), folder / "Wan2.1_VAE.pth")
@@ -61,7 +88,7 @@ def wan_folder(folder: Path) -> Path:
 
 def load_golden_transformer(folder: Path, loras: tuple[tuple[Path, float], ...] = ()) -> InfiniteTalkTransformer:
     adapters = dict.fromkeys(("single", "multi"), folder / ADAPTER)
-    transformer = load_transformer(folder, adapters, loras, 12, CPU, torch.float32)
+    transformer = load_transformer(folder, adapters, loras, audio_shape()[0], CPU, torch.float32)
     if (GOLDEN / "tokens.safetensors").is_file():
         stored = tensors("tokens")
         embedder = transformer.condition_embedder.image_embedder
@@ -89,11 +116,11 @@ def clip_features(index: int) -> Tensor:
 
 
 def audio_of(case: str, window: int, people: int, frames: int, full: Callable[[], Tensor]) -> Tensor:
-    """Audio (people, frames + 4, 12, 768) of a window of a case; `full` gives it from the full set."""
+    """Audio (people, frames + 4, layers, channels) of a window of a case; `full` gives it from the full set."""
     if not (GOLDEN / "tokens.safetensors").is_file():
         return full()
     names = sorted(name for name in tensors("tokens") if name.startswith("audio."))
-    return torch.full((people, frames + 4, 12, 768), float(1 + names.index(f"audio.{case}.{window}")))
+    return torch.full((people, frames + 4, *audio_shape()), float(1 + names.index(f"audio.{case}.{window}")))
 
 
 def load_golden_models(folder: Path) -> Models:
@@ -113,14 +140,8 @@ def load_golden_models(folder: Path) -> Models:
     )
 
 
-def token_masks(masks: Tensor) -> Tensor:
-    """(1, 3, S) token masks of (3, h, w) latent ones, by nearest neighbour."""
-    size = (masks.shape[1] // 2, masks.shape[2] // 2)
-    return torch.nn.functional.interpolate(masks.unsqueeze(0), size=size, mode="nearest").flatten(2)
-
-
 def pad_text(context: Tensor) -> Tensor:
-    return torch.nn.functional.pad(context, (0, 0, 0, 512 - context.shape[0])).unsqueeze(0)
+    return torch.nn.functional.pad(context, (0, 0, 0, TEXT_TOKENS - context.shape[0])).unsqueeze(0)
 
 
 class Loop:
@@ -141,7 +162,8 @@ class Loop:
     @property
     def plan(self) -> Plan:
         settings = self.settings
-        apg = Apg(norm_threshold=float(settings.get("apg_norm_threshold", 55.0))) if settings.get("apg") else None
+        given = {name: float(settings[f"apg_{name}"]) for name in Apg.model_fields if f"apg_{name}" in settings}
+        apg = Apg(**given) if settings.get("apg") else None
         height, width = settings["size"]
         windows = reference_windows(
             self.info["audio_frames"], settings["frame_num"], settings["motion_frame"], settings["max_frames_num"]

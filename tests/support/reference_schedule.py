@@ -7,9 +7,18 @@ backwards in time. Videos for callers are made with `infinitetalk.planning.windo
 from collections.abc import Sequence
 
 from infinitetalk.planning.windows import Window, audio_frames_read
+from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ
 
 # How much further than the last window's end an audio is continued: its last frame looks ahead.
 _EXTENSION_MARGIN_FRAMES = 3
+
+
+def reference_audio_frames(samples: int) -> int:
+    """Frames of an audio of so many samples at 16 kHz: what is over a whole frame is cut.
+
+    Ours are rounded half up (`infinitetalk.shapes.frames_of_samples`), so that a video is never half a frame short.
+    """
+    return int(samples / SAMPLE_RATE_HZ * FPS)
 
 
 def reference_windows(
