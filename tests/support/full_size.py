@@ -13,6 +13,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5Enco
 import infinitetalk
 from infinitetalk.contract.presets import Profile
 from infinitetalk.models.transformer import InfiniteTalkTransformer
+from tests.support.separator import RELEASED, released_shapes
 
 MINIATURE = Path(infinitetalk.__file__).parent / "miniature"
 BF16_BYTES = 2
@@ -86,6 +87,8 @@ def write_full_size_weights(profile: Profile, folder: Path, layers: int | None =
     size += write_hollow_safetensors(audio / "model.safetensors", shapes_of(audio_encoder))
     audio_encoder.config.save_pretrained(audio)
     shutil.copy(MINIATURE / "audio_encoder" / "preprocessor_config.json", audio)
+    if profile.files.separator is not None:
+        size += write_hollow_safetensors(folder / profile.files.separator, released_shapes(**RELEASED))
     for lora in profile.loras:
         pairs: Shapes = {}
         for name, shape in wan.items():
