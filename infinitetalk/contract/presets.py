@@ -1,7 +1,7 @@
 """Speed modes and model profiles: TOML files in `infinitetalk/presets/`, validated when they are read."""
 
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar, get_args
@@ -91,12 +91,16 @@ class Repository(_Table):
 
 
 class ModelFiles(_Table):
-    """Paths below the models folder; the first part of each is the name of a source, unless the profile is embedded."""
+    """Paths below the models folder; the first part of each is the name of a source, unless the profile is embedded.
+
+    separator: of vocals, for jobs with isolate_vocals; None where the profile has none.
+    """
 
     base: str
     audio_encoder: str
     adapter_single: str
     adapter_multi: str
+    separator: str | None = None
 
 
 class Profile(Preset):
@@ -128,7 +132,15 @@ class Profile(Preset):
     @property
     def source_names(self) -> tuple[str, ...]:
         """The folders below the models folder that the profile's files lie in."""
-        paths = (*self.files.model_dump().values(), *(lora.file for lora in self.loras))
+        return self._folders(self.files.model_dump(exclude_none=True))
+
+    @property
+    def needed_names(self) -> tuple[str, ...]:
+        """Those without which no job runs: all but the separator's own."""
+        return self._folders(self.files.model_dump(exclude={"separator"}))
+
+    def _folders(self, files: Mapping[str, str]) -> tuple[str, ...]:
+        paths = (*files.values(), *(lora.file for lora in self.loras))
         return tuple(dict.fromkeys(path.split("/")[0] for path in paths))
 
     def size(self, resolution: Resolution, aspect_ratio: AspectRatio) -> Size:

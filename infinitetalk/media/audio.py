@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyloudnorm
@@ -25,6 +26,8 @@ _MIX_PEAK = 0.95
 # Below is no speech, above no recorder; 64 channels are seventh-order ambisonics.
 RATES_HZ = range(4_000, 768_001)
 MAX_CHANNELS = 64
+# Left to itself, ffmpeg would make a mono voice 3 dB quieter on its way to stereo.
+_MONO_TO_STEREO = "pan=stereo|c0=c0|c1=c0"
 # What AAC can hold; sounds of more channels go to the nearest.
 _AAC_LAYOUTS = "mono|stereo|2.1|3.0|quad|4.0|5.0|5.0(side)|5.1|5.1(side)|6.1|7.1"
 
@@ -53,10 +56,7 @@ def load_audio(path: Path, field: str, max_duration_s: float | None, limit_s: fl
         )
     limit = round(limit_s * SAMPLE_RATE_HZ)
     wanted = limit + 1 if max_duration_s is None else min(round(max_duration_s * SAMPLE_RATE_HZ), limit + 1)
-    resample = f"aresample=osr={SAMPLE_RATE_HZ}:ochl=mono:osf=flt:resampler=soxr:rematrix_maxval=1"
-    filters = f"{resample},atrim=end_sample={wanted}"
-    data = decode(field, *open_input(path), "-map", "0:a:0", "-af", filters, "-f", "f32le", "-").data
-    wave = np.frombuffer(data, np.float32).copy()  # torch wants memory it may write to
+    wave = _decode(path, field, info, wanted, SAMPLE_RATE_HZ, "mono")
     if len(wave) > limit:
         raise TooLarge(
             f"{field}: the sound is longer than {limit_s:g} s, the most that is accepted; "
@@ -74,6 +74,28 @@ def load_audio(path: Path, field: str, max_duration_s: float | None, limit_s: fl
             f"{field}: the sound has samples that are not numbers (NaN or infinite); export it again."
         )
     return wave
+
+
+def load_song(path: Path, duration_s: float, rate_hz: int) -> Wave:
+    """The beginning of a file's first sound in stereo, (samples, 2), for a file that `load_audio` has read.
+
+    A mono sound is on both channels as it is; more than two channels are mixed down. May be a sample or two shorter or
+    longer than `load_audio` found, by rounding.
+    """
+    info = probe(path, "sound")
+    return _decode(path, "sound", info, round(duration_s * rate_hz), rate_hz, "stereo").reshape(-1, 2)
+
+
+def _decode(
+    path: Path, field: str, info: MediaInfo, samples: int, rate_hz: int, layout: Literal["mono", "stereo"]
+) -> Wave:
+    """The first `samples` samples of a file's first sound, those of several channels side by side."""
+    resample = f"aresample=osr={rate_hz}:ochl={layout}:osf=flt:resampler=soxr:rematrix_maxval=1"
+    filters = [resample, f"atrim=end_sample={samples}"]
+    if layout == "stereo" and info.is_mono:
+        filters.insert(0, _MONO_TO_STEREO)
+    data = decode(field, *open_input(path), "-map", "0:a:0", "-af", ",".join(filters), "-f", "f32le", "-").data
+    return np.frombuffer(data, np.float32).copy()  # torch wants memory it may write to
 
 
 def _is_short(samples: int, info: MediaInfo) -> bool:
@@ -149,8 +171,7 @@ def _mix(tracks: Sequence[Track]) -> str:
         filters = [f"[{i}:a:0]asetpts=N/SR/TB", f"atrim=end={track.length_s:.6f}"]
         if len(tracks) > 1:
             if not all_mono:
-                # Left to itself, ffmpeg would make a mono voice 3 dB quieter on its way to stereo.
-                filters.append("pan=stereo|c0=c0|c1=c0" if info.is_mono else "aformat=channel_layouts=stereo")
+                filters.append(_MONO_TO_STEREO if info.is_mono else "aformat=channel_layouts=stereo")
             filters.append(f"aresample={rate_hz}:resampler=soxr")
         filters.append(f"adelay={round(track.start_s * rate_hz)}S:all=1")
         placed.append(",".join(filters))

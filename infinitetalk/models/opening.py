@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from diffusers import AutoencoderKLWan
+from torch import nn
 from transformers import (
     CLIPVisionModel,
     PreTrainedTokenizerBase,
@@ -27,6 +28,7 @@ from infinitetalk.models.encoder_loading import load_audio_encoder, load_image_e
 from infinitetalk.models.fast_vae import optimise_vae
 from infinitetalk.models.fp8 import check_fp8
 from infinitetalk.models.kernels import choose_kernels
+from infinitetalk.models.separator import load_separator
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.transformer_loading import load_transformer
 from infinitetalk.models.video_transformer import VideoTransformer
@@ -43,12 +45,14 @@ class WeightFiles:
         audio_encoder: folder of wav2vec2.
         adapters: adapter files by name, see `transformer.ADAPTERS`.
         loras: files and their scales.
+        separator: of vocals; None: no job isolates them.
     """
 
     base: Path
     audio_encoder: Path
     adapters: Mapping[str, Path]
     loras: tuple[tuple[Path, float], ...] = ()
+    separator: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Models:
     """Everything that a job needs, resident on one device: nothing is swapped, offloaded or tiled.
 
     dtype: of the large models' weights. arithmetic: of the transformer, with the kernel that was chosen.
+    separator: of vocals; None where no job isolates them.
     """
 
     device: torch.device
@@ -68,6 +73,7 @@ class Models:
     image_encoder: CLIPVisionModel
     audio_encoder: Wav2Vec2Model
     audio_extractor: Wav2Vec2FeatureExtractor
+    separator: nn.Module | None = None
 
 
 DEFAULT = Arithmetic()
@@ -113,6 +119,7 @@ def load_models(
         image_encoder=load_image_encoder(files.base, device, dtype),
         audio_encoder=audio_encoder,
         audio_extractor=audio_extractor,
+        separator=None if files.separator is None else load_separator(files.separator, device),
     )
     if device.type == "cuda":
         torch._C._host_emptyCache()  # torch would keep the pinned memory that the weights came through

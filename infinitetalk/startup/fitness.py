@@ -147,10 +147,14 @@ def check_model_files(profile: Profile, settings: Settings) -> str:
     """All files of the weights are there (downloaded, if DOWNLOAD_WEIGHTS says so) and none is cut off."""
     weights = find_weights(profile, settings)
     for source in profile.sources:
+        if source.name not in weights.folders:
+            continue  # the separator of vocals, which no start needs
         for file in (weights.folders[source.name] / name for name in source.files):
             if file.suffix in WEIGHT_SUFFIXES and file.is_file():  # diffusers' layout has other files
                 Checkpoint([file])
-    return f"{profile.name} in {', '.join(map(str, weights.folders.values()))}"
+    lacks_separator = weights.separator is None and profile.files.separator is not None
+    lacking = "; isolate_vocals is refused, its separator was not found" if lacks_separator else ""
+    return f"{profile.name} in {', '.join(map(str, weights.folders.values()))}{lacking}"
 
 
 def check_shapes(profile: Profile, settings: Settings) -> str:

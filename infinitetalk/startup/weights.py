@@ -31,7 +31,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Weights:
-    """Where each of a profile's repositories lies; a path in the profile starts with a repository's name."""
+    """Where each of a profile's repositories lies; a path in the profile starts with a repository's name.
+
+    The repository of the separator alone may be missing.
+    """
 
     profile: Profile
     folders: Mapping[str, Path]
@@ -47,6 +50,12 @@ class Weights:
         return self.folders[name] / rest
 
     @property
+    def separator(self) -> Path | None:
+        """The separator of vocals; None where the profile has none, or it was not found."""
+        file = self.profile.files.separator
+        return self.path(file) if file is not None and file.split("/")[0] in self.folders else None
+
+    @property
     def files(self) -> WeightFiles:
         """The profile's files, as the models are opened from them."""
         files = self.profile.files
@@ -55,17 +64,30 @@ class Weights:
             audio_encoder=self.path(files.audio_encoder),
             adapters={SINGLE: self.path(files.adapter_single), MULTI: self.path(files.adapter_multi)},
             loras=tuple((self.path(lora.file), lora.scale) for lora in self.profile.loras),
+            separator=self.separator,
         )
 
 
 def find_weights(profile: Profile, settings: Settings) -> Weights:
     """Where the profile's weights are; fetched if need be and allowed. What was found where is logged.
 
+    The separator of vocals may be missing, unless jobs isolate them by default (settings.isolate_vocals).
+
     Raises ModelMissing saying where was looked, what was missing there and what to do.
     """
+    if settings.isolate_vocals and profile.files.separator is None:
+        raise ModelMissing(f"ISOLATE_VOCALS is true, but the profile {profile.name} has no separator: unset it.")
     if profile.is_embedded:
         return Weights.below(Path(infinitetalk.__file__).parent, profile)
-    return Weights(profile, {source.name: _find(source, settings) for source in profile.sources})
+    folders = {}
+    for source in profile.sources:
+        try:
+            folders[source.name] = _find(source, settings)
+        except ModelMissing as error:
+            if source.name in profile.needed_names or settings.isolate_vocals:
+                raise
+            logger.warning("Jobs with isolate_vocals will be refused: %s", error)
+    return Weights(profile, folders)
 
 
 def fetch_weights(profile: Profile, folder: Path) -> None:
