@@ -24,6 +24,7 @@ from infinitetalk.models.fast_vae import optimise_vae
 from infinitetalk.models.fp8 import quantise_block
 from infinitetalk.models.kernels import choose_kernels
 from infinitetalk.models.opening import Models, picture_dtype
+from infinitetalk.models.separator import new_separator
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 
 MINIATURE = Path(__file__).parents[1] / "infinitetalk" / "miniature"
@@ -36,6 +37,17 @@ CLIP_VIT_H = {
     "image_size": 224,
     "patch_size": 14,
     "hidden_act": "gelu",
+}
+# The vocal separator's arguments, as `separator.sizes_of` reads them off the released file.
+MEL_BAND_ROFORMER = {
+    "dim": 384,
+    "depth": 6,
+    "time_transformer_depth": 1,
+    "freq_transformer_depth": 1,
+    "num_bands": 60,
+    "heads": 8,
+    "dim_head": 64,
+    "mask_estimator_depth": 2,
 }
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -95,6 +107,11 @@ def random_encoders(
     )
 
 
+def random_separator(device: torch.device, **sizes: int) -> nn.Module:
+    """The separator of vocals with the weights that PyTorch draws for new layers; of the released sizes by default."""
+    return new_separator(**(sizes or MEL_BAND_ROFORMER)).to(device)
+
+
 def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Models:  # noqa: ANN401
     """The 14B profile as a worker opens it. `sizes` change its transformer.
 
@@ -121,4 +138,5 @@ def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Mod
         image_encoder=image_encoder,
         audio_encoder=audio_encoder,
         audio_extractor=Wav2Vec2FeatureExtractor(),
+        separator=random_separator(device),
     )

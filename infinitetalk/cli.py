@@ -103,7 +103,9 @@ def _add_job_options(command: argparse.ArgumentParser) -> None:
     for name in _plain_fields():
         schema = properties[name]
         schema |= next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), {})
-        if "enum" in schema:
+        if schema.get("type") == "boolean":
+            _add(command, name, action=argparse.BooleanOptionalAction, help=schema["description"])
+        elif "enum" in schema:
             _add(command, name, choices=schema["enum"], help=schema["description"])
         elif schema["type"] == "array":
             _add(command, name, type=json.loads, metavar="JSON", help=schema["description"])
@@ -178,7 +180,7 @@ def _plan(options: argparse.Namespace) -> None:
         job = read_job(request, files, profile, settings, load_mode(request.speed_mode), seed)
     runs: dict[str, DryRun] = {}
     for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
-        plan = make_plan(request, profile, load_mode(mode), job.plan.n_frames, seed)
+        plan = make_plan(request, profile, load_mode(mode), job.plan.n_frames, seed, job.plan.separated_chunks)
         expected = forecast(plan, profile, device, settings, settings.arithmetic)
         runs[mode] = dry_run(plan, mode, profile, expected, settings.arithmetic, list(job.warnings))
     _print_plans(runs)

@@ -11,6 +11,7 @@ Stage = Literal[
     "download",
     "read_media",  # sound, picture and video
     "encode",  # the video file: H.264, its sound, its container
+    "separate",  # vocals out of songs
     "audio",  # voices to features
     "text",  # prompts to embeddings
     "image",  # reference frames to latents and features

@@ -1,4 +1,4 @@
-"""Frame rates, strides and the arithmetic between pixels, latents and tokens. Integers only."""
+"""Frame rates, strides and the arithmetic between pixels, latents, tokens and samples. Integers only."""
 
 from math import ceil
 
@@ -15,6 +15,12 @@ SIDE_MULTIPLE = SPATIAL_STRIDE * PATCH
 
 # The model hears a video frame together with the audio of this many frames before it and as many after it.
 AUDIO_REACH_FRAMES = 2
+
+# The separator of vocals hears stereo in chunks of 8 s, the length that it was trained on. One begins every 4 s, so
+# that every sample is heard in two of them.
+SEPARATOR_RATE_HZ = 44_100
+SEPARATOR_CHUNK_SAMPLES = 8 * SEPARATOR_RATE_HZ
+SEPARATOR_STEP_SAMPLES = SEPARATOR_CHUNK_SAMPLES // 2
 
 
 def is_window_length(frames: int) -> bool:
@@ -37,6 +43,11 @@ def next_window_length(frames: int) -> int:
 def frames_of_samples(samples: int, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
     """Video frames of a sound: duration times 25, rounded half up, at least 1."""
     return max(1, (2 * samples * FPS + sample_rate_hz) // (2 * sample_rate_hz))
+
+
+def separator_chunk_starts(samples: int) -> range:
+    """Where the separator's chunks begin in a sound of `samples` samples at 44.1 kHz: the first half before it."""
+    return range(-SEPARATOR_STEP_SAMPLES, samples, SEPARATOR_STEP_SAMPLES)
 
 
 def token_count(frames: int, width: int, height: int) -> int:

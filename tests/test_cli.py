@@ -163,6 +163,7 @@ def test_every_field_of_a_job_can_be_given() -> None:
         "audio_guidance": 3.0,
         "max_duration_s": 0.5,
         "color_correction": 0.5,
+        "isolate_vocals": True,
         "video_strength": 0.5,
         "speaker_order": "first_then_second",
         "speaker_boxes": [[0, 0, 0.5, 1], [0.5, 0, 1, 1]],
@@ -170,10 +171,12 @@ def test_every_field_of_a_job_can_be_given() -> None:
         "resolution": "720p",
     }
     files = {"video": "a.mp4", "audio": "a.wav", "audio_2": "b.wav"}
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in (given | files).items()]
+    options = {name: value for name, value in (given | files).items() if value is not True}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()] + ["--isolate-vocals"]
     request = cli._request(cli._parser().parse_args(["plan", *words]))
     boxes = ((0, 0, 0.5, 1), (0.5, 0, 1, 1))
     assert request.model_dump(include=set(given)) == given | {"speaker_boxes": boxes}
     assert [Path(url).name for url in (request.video_url, request.wav_url, request.wav_url_2)] == [*files.values()]
+    assert cli._request(cli._parser().parse_args(["plan", *words, "--no-isolate-vocals"])).isolate_vocals is False
     left = {"image_url", "video_url", "wav_url", "wav_url_2", "input_type", "person_count", "output", "dry_run"}
     assert given.keys() | left == Request.model_fields.keys()

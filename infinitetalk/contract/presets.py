@@ -121,6 +121,7 @@ class ModelFiles(_Table):
     tokenizer: str | None = None  # folder; of a text encoder in a file of its own that has no tokenizer in it
     image_encoder: str | None = None
     vae: str | None = None
+    separator: str | None = None  # of vocals, for jobs with isolate_vocals
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -188,6 +189,13 @@ class Profile(Preset):
     def source_names(self) -> tuple[str, ...]:
         """The folders below the models folder that the profile's files lie in."""
         return tuple(dict.fromkeys(path.split("/")[0] for path in self.paths))
+
+    def is_needed(self, source: Repository) -> bool:
+        """Whether no worker starts without this source. The separator's own is the only one that may be missing."""
+        needed = [path for path in self.paths if path != self.files.separator]
+        if source.into:
+            return not set(needed).isdisjoint(source.paths.values())
+        return any(path.split("/")[0] == source.name for path in needed)
 
     @property
     def timing(self) -> str:

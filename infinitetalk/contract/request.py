@@ -173,6 +173,11 @@ class Request(BaseModel):
         description="Where the first and the second speaker are: two boxes [x0, y0, x1, y1] in fractions of "
         "the input picture, not overlapping; only with person_count multi. If not given, the left and the right half.",
     )
+    isolate_vocals: bool | None = Field(
+        None,
+        description="Take the vocals out of a song for the model to hear; the video keeps the whole sound. "
+        "What the worker is set up for if not given.",
+    )
     color_correction: Fraction = Field(
         0.0, description="How far each window's colours are matched to the reference frame's."
     )

@@ -33,6 +33,7 @@ class ResolvedSettings(_Reply):
     fps: int = Field(description="Frames per second.")
     frames: int = Field(description="Frames of the video.")
     duration_s: float = Field(description="Seconds.")
+    isolate_vocals: bool = Field(False, description="Whether the model hears the vocals alone.")
     precision: str = Field(description="Number format of the transformer's weights.")
     attention: str = Field(description="Attention kernel, by diffusers' name.")
 

@@ -95,6 +95,11 @@ class Settings(BaseModel):
         None, description="A file that `infinitetalk calibrate` wrote on this GPU. Estimates of time and price use it."
     )
     gpu_price_per_hour: float = Field(3.96, ge=0, description="Price of the GPU in US dollars per hour, for cost_usd.")
+    isolate_vocals: bool = Field(
+        False,
+        description="Whether the model hears only the vocals of the sound if the job does not say. The worker then "
+        "needs the separator's weights to start.",
+    )
     max_audio_s: float = Field(600.0, gt=0, description="Longest sound accepted, in seconds.")
     max_image_mb: float = Field(50.0, gt=0, description="Largest picture file accepted, in MB (10^6 bytes).")
     max_audio_mb: float = Field(500.0, gt=0, description="Largest sound file accepted, in MB.")

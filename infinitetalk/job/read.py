@@ -1,6 +1,6 @@
 """A job's files, read and checked, and the plan that follows from them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from infinitetalk.contract.presets import Profile, Size, SpeedMode
 from infinitetalk.contract.request import MediaField, Request
 from infinitetalk.contract.settings import Settings
-from infinitetalk.errors import TooLarge
+from infinitetalk.errors import InvalidInput, TooLarge
 from infinitetalk.generation.masks import person_masks
 from infinitetalk.generation.pipeline import Footage
 from infinitetalk.media.audio import Track, Wave, load_audio, normalise_loudness, place_voices
@@ -17,7 +17,13 @@ from infinitetalk.media.image import load_image
 from infinitetalk.media.video import SourceVideo
 from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.planning.speakers import speaker_starts
-from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ, frames_of_samples
+from infinitetalk.shapes import (
+    FPS,
+    SAMPLE_RATE_HZ,
+    SEPARATOR_RATE_HZ,
+    frames_of_samples,
+    separator_chunk_starts,
+)
 
 Files = Mapping[MediaField, Path]
 
@@ -27,7 +33,7 @@ class Job:
     """A request, its media read and checked, and its plan.
 
     Args:
-        waves: the voices at 16 kHz, of equal length and normalised loudness.
+        waves: the voices as they were sent, at 16 kHz, of equal length and normalised loudness.
         tracks: the sound of the result.
         footage: what is animated.
         person_masks: (1, P + 1, S) with several speakers, see `masks.person_masks`; None with one.
@@ -51,7 +57,8 @@ def read_job(request: Request, files: Files, profile: Profile, settings: Setting
 
     Raises:
         MediaUnreadable, TooLarge: a file cannot be used; the message names its field.
-        InvalidInput: a box lies outside the visible picture.
+        InvalidInput: a box lies outside the visible picture, or vocals are to be isolated and the profile has no
+            separator.
     """
     size = profile.size(request.resolution, request.aspect_ratio)
     waves, tracks, warnings = _read_voices(request, files, settings)
@@ -65,7 +72,8 @@ def read_job(request: Request, files: Files, profile: Profile, settings: Setting
             warnings.append(
                 f"{speaker.voice} is not heard: the video ends after {duration_s:.2f} s, before its turn comes."
             )
-    plan = make_plan(request, profile, mode, frames_of_samples(len(waves[0])), seed)
+    chunks = _separated_chunks(request, tracks, profile, settings)
+    plan = make_plan(request, profile, mode, frames_of_samples(len(waves[0])), seed, chunks)
     masks = _place_speakers(request, footage, size)
     return Job(plan, waves, tracks, footage, masks, tuple(warnings))
 
@@ -95,6 +103,20 @@ def _read_voices(
             f"{settings.max_audio_s:g} s are accepted; set max_duration_s or send shorter voices."
         )
     return placed, tracks, [warning for voice in read for warning in voice.warnings]
+
+
+def _separated_chunks(request: Request, tracks: Sequence[Track], profile: Profile, settings: Settings) -> int:
+    """How many chunks of sound the vocals are to be taken out of, all voices together; 0: the job does not want it."""
+    wanted = settings.isolate_vocals if request.isolate_vocals is None else request.isolate_vocals
+    if not wanted:
+        return 0
+    if profile.files.separator is None:
+        raise InvalidInput(
+            f"isolate_vocals is true, but the profile {profile.name} has no separator of vocals: leave it out, or send "
+            "the vocals alone."
+        )
+    samples = [round(track.length_s * SEPARATOR_RATE_HZ) for track in tracks]
+    return sum(len(separator_chunk_starts(length)) for length in samples)
 
 
 def _read_footage(request: Request, files: Files, size: Size, duration_s: float) -> tuple[Footage, list[str]]:

@@ -14,6 +14,7 @@ from infinitetalk.generation.joins import Start
 from infinitetalk.generation.pipeline import Material, SeededNoise, VoiceFeatures, generate
 from infinitetalk.generation.pixels import to_bytes
 from infinitetalk.job.control import Monitor
+from infinitetalk.job.isolate import isolated_waves
 from infinitetalk.job.read import Job
 from infinitetalk.job.resume import KeptWindows
 from infinitetalk.job.sinks import VideoFile, WindowQueue
@@ -45,9 +46,14 @@ def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: M
     path, soundtrack = folder / "result.mp4", folder / "soundtrack.m4a"
     with watch.stage("encode"):
         write_soundtrack(job.tracks, plan.duration_s, soundtrack)
+    waves = job.waves
+    if plan.separated_chunks:
+        assert models.separator is not None  # run_job refuses the job otherwise
+        with watch.stage("separate"):
+            waves = isolated_waves(job, models.separator, models.device, monitor.check)
     with watch.stage("audio"):
         encoder, extractor = models.audio_encoder, models.audio_extractor
-        features = [embed_voice(encoder, extractor, wave, plan.n_frames) for wave in job.waves]
+        features = [embed_voice(encoder, extractor, wave, plan.n_frames) for wave in waves]
     material = Material(job.footage, VoiceFeatures(torch.stack(features)), job.person_masks)
 
     def on_step(window: Window, step: int, _latents: Tensor) -> None:

@@ -38,7 +38,7 @@ RESERVE_BYTES = 1_000_000_000
 _MAX_SEED_BYTES = 32
 _MAX_WINDOW_BYTES = 1 << 30  # 121 frames of noise at 1280x720 take a sixth of it
 
-_LIBRARIES = ("torch", "diffusers", "transformers", "imageio-ffmpeg", "numpy")
+_LIBRARIES = ("torch", "diffusers", "transformers", "imageio-ffmpeg", "numpy", "av", "bs-roformer", "soxr")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _SAMPLE = 16  # values of each tensor; other weights, or weights merged in another way, differ in them
 
@@ -187,7 +187,10 @@ def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Set
     for file in files:
         with file.open("rb") as content:
             add(hashlib.file_digest(content, "sha256").digest())
-    for model in (models.transformer, models.vae, models.text_encoder, models.image_encoder, models.audio_encoder):
+    used = [models.transformer, models.vae, models.text_encoder, models.image_encoder, models.audio_encoder]
+    if plan.separated_chunks and models.separator is not None:
+        used.append(models.separator)
+    for model in used:
         for name, tensor in model.state_dict().items():
             add(name, tensor.shape, tensor.dtype)
         samples = [tensor.flatten()[:_SAMPLE].float() for tensor in model.state_dict().values()]

@@ -5,11 +5,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
-from infinitetalk.contract.presets import SpeedMode, load_mode, profile_of
+from infinitetalk.contract.presets import Profile, SpeedMode, load_mode, profile_of
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
-from infinitetalk.errors import InvalidInput
+from infinitetalk.errors import InvalidInput, ModelMissing
 from infinitetalk.job.control import Control
 from infinitetalk.job.faults import within_memory
 from infinitetalk.job.folder import job_folder
@@ -67,6 +67,7 @@ def run_job(
             _check_speakers(request, models)
             mode = mode or load_mode(request.speed_mode)
             job = read_job(request, files, profile, settings, mode, kept.seed(request.seed))
+            _check_separator(job.plan, models, profile)
         plan = job.plan
         exchange.delivery.check_fits(estimate_video_bytes(plan.size, plan.n_frames))
         expected = forecast(plan, profile, models.device, settings, models.arithmetic)
@@ -101,6 +102,15 @@ def _check_speakers(request: Request, models: Models) -> None:
     speakers, most = request.speakers, models.transformer.max_speakers
     if len(speakers) > most:
         raise InvalidInput(f"{speakers[-1].voice} is one voice too many: this model can give {most} people a voice.")
+
+
+def _check_separator(plan: Plan, models: Models, profile: Profile) -> None:
+    """Raise ModelMissing where vocals are to be isolated and this worker started without the separator."""
+    if plan.separated_chunks and models.separator is None:
+        raise ModelMissing(
+            f"isolate_vocals needs {profile.files.separator}, which this worker did not find when it started: put it "
+            "on the volume with `infinitetalk fetch` and start the workers anew, or leave isolate_vocals out."
+        )
 
 
 def _long_prompts(models: Models, plan: Plan) -> list[str]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyloudnorm
@@ -26,6 +26,8 @@ _PEAK = 0.95
 _MARGIN_S = 0.5
 # Silence that a file's time stamps ask for is told from here on.
 _TOLD_S = 0.1
+# Left to itself, ffmpeg would make a mono voice 3 dB quieter on its way to stereo.
+_MONO_TO_STEREO = "pan=stereo|c0=c0|c1=c0"
 # What AAC can hold; sounds of more channels go to the nearest.
 _AAC_LAYOUTS = "mono|stereo|2.1|3.0|quad|4.0|5.0|5.0(side)|5.1|5.1(side)|6.1|7.1"
 
@@ -111,13 +113,34 @@ def load_audio(path: Path, field: str, max_duration_s: float | None, limit_s: fl
     return Voice(wave, sound, tuple(_warnings(field, facts, wave)))
 
 
+def load_song(sound: Sound, duration_s: float, rate_hz: int) -> Wave:
+    """The beginning of a sound in stereo, (samples, 2), for the separator of vocals.
+
+    A mono sound is on both channels as it is; more than two channels are mixed down.
+    """
+    filters = []
+    if sound.mono_channel is not None:
+        filters.append(f"pan=stereo|c0=c{sound.mono_channel}|c1=c{sound.mono_channel}")
+    elif sound.channels == 1:
+        filters.append(_MONO_TO_STEREO)
+    return _resample(sound, filters, "stereo", rate_hz, round(duration_s * rate_hz)).reshape(-1, 2)
+
+
 def _hear(sound: Sound, wanted: int) -> Wave:
     """The first `wanted` samples of a sound as the model hears it: mono, 16 kHz."""
     filters = [] if sound.mono_channel is None else [f"pan=mono|c0=c{sound.mono_channel}"]
+    return _resample(sound, filters, "mono", SAMPLE_RATE_HZ, wanted)
+
+
+def _resample(
+    sound: Sound, filters: Sequence[str], layout: Literal["mono", "stereo"], rate_hz: int, samples: int
+) -> Wave:
+    """The first `samples` samples of a sound behind some filters; those of several channels lie side by side."""
+    filters = [*filters]
     if sound.gain != 1:
         filters.append(f"volume={sound.gain:.9g}:precision=float")
-    filters.append(f"aresample=osr={SAMPLE_RATE_HZ}:ochl=mono:osf=flt:resampler=soxr:rematrix_maxval=1")
-    filters.append(f"atrim=end_sample={wanted}")
+    filters.append(f"aresample=osr={rate_hz}:ochl={layout}:osf=flt:resampler=soxr:rematrix_maxval=1")
+    filters.append(f"atrim=end_sample={samples}")
     try:
         data = run(*sound.source, "-af", ",".join(filters), "-f", "f32le", "-")
     except FfmpegError as error:
@@ -220,10 +243,7 @@ def _mix(tracks: Sequence[Track]) -> str:
             filters.append(f"volume={track.sound.gain:.9g}:precision=float")
         if len(tracks) > 1:
             if not all_mono:
-                # Left to itself, ffmpeg would make a mono voice 3 dB quieter on its way to stereo.
-                filters.append(
-                    "pan=stereo|c0=c0|c1=c0" if track.sound.channels == 1 else "aformat=channel_layouts=stereo"
-                )
+                filters.append(_MONO_TO_STEREO if track.sound.channels == 1 else "aformat=channel_layouts=stereo")
             filters.append(f"aresample={rate_hz}:resampler=soxr")
         filters.append(f"adelay={round(track.start_s * rate_hz)}S:all=1")
         placed.append(",".join(filters))

@@ -14,6 +14,7 @@ from typing import cast
 
 import torch
 from diffusers import AutoencoderKLWan
+from torch import nn
 from transformers import (
     CLIPVisionModel,
     PreTrainedTokenizerBase,
@@ -28,6 +29,7 @@ from infinitetalk.models.encoder_loading import load_audio_encoder, load_image_e
 from infinitetalk.models.fast_vae import optimise_vae
 from infinitetalk.models.fp8 import check_fp8
 from infinitetalk.models.kernels import choose_kernels
+from infinitetalk.models.separator import load_separator
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.transformer_loading import load_transformer
 from infinitetalk.models.video_transformer import VideoTransformer
@@ -45,6 +47,7 @@ class WeightFiles:
         tokenizer: folder; of a text encoder in a file that has no tokenizer in it.
         adapters: adapter files by name, see `transformer.ADAPTERS`.
         loras: files and their scales.
+        separator: of vocals; None: no job isolates them.
     """
 
     transformer: Path
@@ -55,14 +58,18 @@ class WeightFiles:
     adapters: Mapping[str, Path]
     tokenizer: Path | None = None
     loras: tuple[tuple[Path, float], ...] = ()
+    separator: Path | None = None
 
 
 @dataclass(frozen=True)
 class Models:
     """Everything that a job needs, resident on one device: nothing is swapped, offloaded or tiled.
 
-    dtype: of the weights of transformer, text encoder and autoencoder. The audio encoder has float32, the picture
-    encoder what `picture_dtype` says. arithmetic: of the transformer, with the kernel that was chosen.
+    Args:
+        dtype: the number format of the large models' weights: transformer, text encoder and autoencoder. The audio
+            encoder and the separator have float32, the picture encoder what `picture_dtype` says.
+        arithmetic: how the transformer computes, with the kernel that was chosen.
+        separator: of vocals; None if no job can isolate them.
     """
 
     device: torch.device
@@ -75,6 +82,7 @@ class Models:
     image_encoder: CLIPVisionModel
     audio_encoder: Wav2Vec2Model
     audio_extractor: Wav2Vec2FeatureExtractor
+    separator: nn.Module | None = None
 
 
 DEFAULT = Arithmetic()
@@ -128,6 +136,7 @@ def load_models(
         image_encoder=load_image_encoder(files.image_encoder, device, picture_dtype(dtype)),
         audio_encoder=audio_encoder,
         audio_extractor=audio_extractor,
+        separator=None if files.separator is None else load_separator(files.separator, device),
     )
     if device.type == "cuda":
         torch._C._host_emptyCache()  # torch would keep the pinned memory that the weights came through

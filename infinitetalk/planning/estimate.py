@@ -29,6 +29,7 @@ class Work:
         shared_tokens: tokens of the passes in which several people speak and each token is bound to one of them.
         to_video, to_latents: frames that pass the autoencoder's decoder and encoder, times their megapixels.
         frames: frames of the clip.
+        separated_chunks: chunks of sound that pass the separator of vocals.
     """
 
     tokens: int
@@ -37,6 +38,7 @@ class Work:
     to_video: float
     to_latents: float
     frames: int
+    separated_chunks: int = 0
 
     @classmethod
     def of(cls, plan: Plan) -> "Work":
@@ -56,6 +58,7 @@ class Work:
             to_video=megapixels * sum(lengths),
             to_latents=megapixels * (reference + noised + overlaps),
             frames=plan.n_frames,
+            separated_chunks=plan.separated_chunks,
         )
 
 
@@ -91,6 +94,7 @@ class Hardware(Preset):
     to_latents_s_per_megapixel: float = Field(ge=0)  # for each encoded frame: reference, overlap, noised source
     s_per_frame: float = Field(ge=0)  # for each frame of the clip: reading and hearing the sound
     s_per_job: float = Field(ge=0)  # everything else
+    separate_s_per_chunk: float | None = Field(None, ge=0)  # for 8 s of sound in the separator; None: not measured
     # By lane. Each has an entry for every attention kernel it was measured with, first one that every such GPU has.
     lanes: dict[str, Annotated[tuple[Lane, ...], Field(strict=False, min_length=1)]] = Field(min_length=1)
 
@@ -117,6 +121,7 @@ class Hardware(Preset):
             + self.to_latents_s_per_megapixel * work.to_latents
             + self.s_per_frame * work.frames
             + self.s_per_job
+            + (self.separate_s_per_chunk or 0.0) * work.separated_chunks
         )
 
 
@@ -162,6 +167,8 @@ def estimate(
     basis = basis_of(hardware, gpu_name, arithmetic)
     if hardware is None:
         return Estimate(seconds=None, cost_usd=None, basis=basis)
+    if plan.separated_chunks and hardware.separate_s_per_chunk is None:
+        basis += " Isolating the vocals was not measured: its time is left out."
     seconds = hardware.seconds(Work.of(plan), arithmetic)
     return Estimate(
         seconds=round(seconds, 1),

@@ -25,6 +25,7 @@ class Plan:
         input_type: whether a picture or a video is animated.
         negative_prompt: None if text guidance is 1, when nothing reads it.
         text_guidance, audio_guidance, color_correction, video_strength: as in the job.
+        separated_chunks: chunks of sound that vocals are taken out of; 0 where the job leaves the sound as it is.
     """
 
     mode: SpeedMode
@@ -40,6 +41,7 @@ class Plan:
     audio_guidance: float
     color_correction: float
     video_strength: float
+    separated_chunks: int = 0
 
     @property
     def n_frames(self) -> int:
@@ -83,6 +85,7 @@ class Plan:
             fps=FPS,
             frames=self.n_frames,
             duration_s=self.duration_s,
+            isolate_vocals=self.separated_chunks > 0,
             precision=arithmetic.precision_text(profile.dtype),
             attention=arithmetic.attention_text,
         )
@@ -93,13 +96,16 @@ def draw_seed() -> int:
     return secrets.randbits(32)
 
 
-def make_plan(request: Request, profile: Profile, mode: SpeedMode, n_frames: int, seed: int) -> Plan:
+def make_plan(
+    request: Request, profile: Profile, mode: SpeedMode, n_frames: int, seed: int, separated_chunks: int = 0
+) -> Plan:
     """Resolve a request.
 
     Args:
         mode: the preset of request.speed_mode, or one in its place.
         n_frames: frames of the finished clip.
         seed: the request's, or a drawn one.
+        separated_chunks: of sound, that vocals are taken out of.
     """
     negative_prompt = None
     if request.text_guidance != 1:
@@ -118,4 +124,5 @@ def make_plan(request: Request, profile: Profile, mode: SpeedMode, n_frames: int
         audio_guidance=request.audio_guidance,
         color_correction=request.color_correction,
         video_strength=request.video_strength,
+        separated_chunks=separated_chunks,
     )

@@ -23,13 +23,14 @@ from infinitetalk.models.opening import Models
 from infinitetalk.planning.estimate import Hardware, Lane, Work
 from infinitetalk.planning.plan import make_plan
 from infinitetalk.progress import Stage
-from infinitetalk.shapes import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from infinitetalk.shapes import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SEPARATOR_RATE_HZ, separator_chunk_starts
 from infinitetalk.transfer.exchange import local_exchange
 
 # A job's stages by the work that they are proportional to. All others grow with the clip's frames, or with nothing.
 _PASSES: tuple[Stage, ...] = ("denoise",)
 _TO_VIDEO: tuple[Stage, ...] = ("decode", "color", "bytes")
 _TO_LATENTS: tuple[Stage, ...] = ("image", "condition", "overlap")
+_SEPARATE: tuple[Stage, ...] = ("separate",)
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,24 @@ class Sample:
 
     @property
     def rest(self) -> float:
-        """Seconds that are proportional neither to the transformer's work nor to the autoencoder's."""
-        return self.total - self.sum((*_PASSES, *_TO_VIDEO, *_TO_LATENTS))
+        """Seconds that are proportional to the work of none of the networks that take long."""
+        return self.total - self.sum((*_PASSES, *_TO_VIDEO, *_TO_LATENTS, *_SEPARATE))
 
 
 def run_sample(
     job: Mapping[str, Any], mode: SpeedMode, models: Models, settings: Settings, output: Path
 ) -> tuple[Sample, Result]:
-    """Run a job whose files are file: URLs, with the windows and steps of `mode`. Leaves the video at `output`."""
+    """Run a job whose files are file: URLs, with the windows and steps of `mode`. Leaves the video at `output`.
+
+    Its voices last as long as the clip, each.
+    """
     request = Request.parse(dict(job), LOCAL_FILES)
     result = run_job(request, models, settings, local_exchange(output), Control(output.stem), mode)
     assert isinstance(result, Result)
-    plan = make_plan(request, profile_of(settings), mode, result.settings.frames, result.seed)
+    made = result.settings
+    samples = round(made.duration_s * SEPARATOR_RATE_HZ)
+    chunks = len(request.speakers) * len(separator_chunk_starts(samples)) if made.isolate_vocals else 0
+    plan = make_plan(request, profile_of(settings), mode, made.frames, result.seed, chunks)
     seconds = {stage: result.timings_s[stage] for stage in get_args(Stage) if stage in result.timings_s}
     other = result.gpu_seconds - sum(seconds.values())
     return Sample(Work.of(plan), models.arithmetic, seconds, other), result
@@ -115,6 +122,7 @@ def measure(models: Models, settings: Settings, trials: Sequence[Trial] = TRIALS
             n_frames = trial.window_frames + (trial.windows - 1) * (trial.window_frames - mode.overlap_frames)
             write_voice(generator.uniform(-0.1, 0.1, n_frames * SAMPLES_PER_FRAME), voice)
             job = {"image_url": picture.as_uri(), "wav_url": voice.as_uri(), "resolution": trial.resolution, "seed": 1}
+            job["isolate_vocals"] = models.separator is not None
             if trial.speakers == 2:
                 job |= {"person_count": "multi", "wav_url_2": voice.as_uri()}
             sample, _ = run_sample(job, mode, models, settings, output)
@@ -134,11 +142,13 @@ def fit(samples: Sequence[Sample]) -> dict[str, Any]:
 
     per_frame, per_job = _least_squares([(s.work.frames, 1) for s in samples], [s.rest for s in samples])
     lanes = dict.fromkeys(s.arithmetic.lane for s in samples)
+    separated = any(s.work.separated_chunks for s in samples)
     return {
         "to_video_s_per_megapixel": one(lambda work: work.to_video, _TO_VIDEO),
         "to_latents_s_per_megapixel": one(lambda work: work.to_latents, _TO_LATENTS),
         "s_per_frame": per_frame,
         "s_per_job": per_job,
+        "separate_s_per_chunk": one(lambda work: work.separated_chunks, _SEPARATE) if separated else None,
         "lanes": {name: fit_lanes([s for s in samples if s.arithmetic.lane == name]) for name in lanes},
     }
 
@@ -201,7 +211,7 @@ def calibrated(name: str, samples: Sequence[Sample], profile: Profile, gpu: str 
 
 def to_toml(hardware: Hardware) -> str:
     """The text of a hardware file, as `estimate.find_hardware` reads it."""
-    fields = hardware.model_dump(exclude={"name", "lanes"})
+    fields = hardware.model_dump(exclude={"name", "lanes"}, exclude_none=True)
     blocks = [[f"{key} = {_toml(value)}" for key, value in fields.items()]]
     for name, lanes in hardware.lanes.items():
         for lane in lanes:

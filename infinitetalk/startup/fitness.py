@@ -147,12 +147,14 @@ def check_estimates(profile: Profile, settings: Settings) -> str:
 def check_model_files(profile: Profile, settings: Settings) -> str:
     """All files of the weights are there (or downloaded, if DOWNLOAD_WEIGHTS is set), and none is cut off."""
     weights = find_weights(profile, settings)
-    files = [weights.path(path) for source in profile.sources for path in source.paths.values()]
+    files = [weights.path(path) for source in weights.sources for path in source.paths.values()]
     for file in dict.fromkeys((*files, *(path for path, _ in weights.files.loras))):
         if file.suffix in WEIGHT_SUFFIXES and file.is_file():  # diffusers' layout has other files
             Checkpoint([file])
     places = (*weights.folders.values(), *(file.parent for file in weights.files_found.values()))
-    return f"{profile.name} in {', '.join(map(str, dict.fromkeys(places)))}"
+    lacks_separator = weights.separator is None and profile.files.separator is not None
+    lacking = "; isolate_vocals is refused, its separator was not found" if lacks_separator else ""
+    return f"{profile.name} in {', '.join(map(str, dict.fromkeys(places)))}{lacking}"
 
 
 def check_shapes(profile: Profile, settings: Settings) -> str:

@@ -36,10 +36,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a profile's files lie.
+    """Where a profile's files lie. The separator's alone may be missing.
 
-    folders: of whole repositories, by name, with which a path in the profile starts.
-    files_found: files that were found by themselves, by path in the profile.
+    Args:
+        folders: whole repositories by name; a path in the profile starts with that name.
+        files_found: files that were found by themselves, by path in the profile.
     """
 
     profile: Profile
@@ -59,6 +60,22 @@ class Weights:
         return self.folders[name] / rest
 
     @property
+    def separator(self) -> Path | None:
+        """The separator of vocals; None where the profile has none, or it was not found."""
+        file = self.profile.files.separator
+        is_found = file is not None and (file in self.files_found or file.split("/")[0] in self.folders)
+        return self.path(file) if file is not None and is_found else None
+
+    @property
+    def sources(self) -> tuple[Repository, ...]:
+        """The profile's sources that were found."""
+        return tuple(
+            source
+            for source in self.profile.sources
+            if source.name in self.folders or set(source.paths.values()) <= self.files_found.keys()
+        )
+
+    @property
     def files(self) -> WeightFiles:
         """The profile's files, as the models are opened from them."""
         files = self.profile.files
@@ -71,14 +88,19 @@ class Weights:
             audio_encoder=self.path(files.audio_encoder),
             adapters={SINGLE: self.path(files.adapter_single), MULTI: self.path(files.adapter_multi)},
             loras=tuple((self.path(lora.file), lora.scale) for lora in self.profile.loras),
+            separator=self.separator,
         )
 
 
 def find_weights(profile: Profile, settings: Settings) -> Weights:
     """Where the profile's weights and the settings' LoRAs are; fetched if need be and allowed. Each place is logged.
 
+    The separator of vocals may be missing, unless jobs isolate them by default (settings.isolate_vocals).
+
     Raises ModelMissing, which says where was looked, what was missing there and what to do.
     """
+    if settings.isolate_vocals and profile.files.separator is None:
+        raise ModelMissing(f"ISOLATE_VOCALS is true, but the profile {profile.name} has no separator: unset it.")
     loras = {file: _find_lora(file, settings) for file, _ in settings.lora_scales}
     if profile.is_embedded:
         weights = Weights.below(Path(infinitetalk.__file__).parent, profile)
@@ -86,7 +108,13 @@ def find_weights(profile: Profile, settings: Settings) -> Weights:
     folders: dict[str, Path] = {}
     files: dict[str, Path] = {}
     for source in profile.sources:
-        folder = _find(source, settings)
+        try:
+            folder = _find(source, settings)
+        except ModelMissing as error:
+            if profile.is_needed(source) or settings.isolate_vocals:
+                raise
+            logger.warning("Jobs with isolate_vocals will be refused: %s", error)
+            continue
         if source.into:
             located = {path: _located(source, file, folder) for file, path in source.paths.items()}
             files |= {path: found for path, found in located.items() if found is not None}
@@ -155,7 +183,7 @@ def other_commits(weights: Weights) -> list[str]:
     known of files that came in another way.
     """
     sentences = []
-    for source in weights.profile.sources:
+    for source in weights.sources:
         found = {file: weights.path(path) for file, path in source.paths.items()}
         roots = {file: path.parents[len(Path(file).parts) - 1] for file, path in found.items()}
         commits = {_fetched_commit(root, file) for file, root in roots.items()} - {None, source.revision}

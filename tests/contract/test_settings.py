@@ -31,6 +31,7 @@ EXAMPLES = {
     "EXECUTION_TIMEOUT_S": ("900", 900.0),
     "HARDWARE_FILE": ("/volume/gpu.toml", Path("/volume/gpu.toml")),
     "GPU_PRICE_PER_HOUR": ("1.89", 1.89),
+    "ISOLATE_VOCALS": ("true", True),
     "MAX_AUDIO_S": ("90", 90.0),
     "MAX_IMAGE_MB": ("5", 5.0),
     "MAX_AUDIO_MB": ("6", 6.0),

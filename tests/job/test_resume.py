@@ -418,7 +418,8 @@ def test_everything_that_decides_the_bytes_changes_the_fingerprint(
 ) -> None:
     plan, files, models, settings = inputs
     seen = {fingerprint(*inputs)}
-    values = {"seed": 2, "prompt": "x", "shift": 5.0, "color_correction": 0.5, "size": (112, 160), "windows": ()}
+    values: dict[str, Any] = {"separated_chunks": 2}
+    values |= {"seed": 2, "prompt": "x", "shift": 5.0, "color_correction": 0.5, "size": (112, 160), "windows": ()}
     changes: list[dict[str, Any]] = [{name: value} for name, value in values.items()]
     changes += [{"mode": MODE.model_copy(update=update)} for update in ({"steps": 9}, {"join_fade_frames": 0})]
     for change in changes:
@@ -426,11 +427,15 @@ def test_everything_that_decides_the_bytes_changes_the_fingerprint(
     for arithmetic in (Arithmetic("native", density=0.2), Arithmetic("_native_cudnn")):
         seen.add(fingerprint(plan, files, dataclasses.replace(models, arithmetic=arithmetic), settings))
     seen.add(fingerprint(plan, files, models, settings.model_copy(update={"compile": False})))
+    singing = dataclasses.replace(plan, separated_chunks=2)
+    with_separator = dataclasses.replace(models, separator=torch.nn.Linear(2, 2))
+    seen.add(fingerprint(singing, files, with_separator, settings))
+    assert fingerprint(plan, files, with_separator, settings) == fingerprint(*inputs), "nothing uses it"
     with monkeypatch.context() as patch:
         profile = load_profile("miniature").model_copy(update={"dtype": "bfloat16"})
         patch.setattr(resume, "profile_of", lambda _: profile)
         seen.add(fingerprint(*inputs))
-    expected = 1 + len(changes) + 4
+    expected = 1 + len(changes) + 5
 
     with torch.no_grad():
         weight = models.vae.decoder.conv_in.weight

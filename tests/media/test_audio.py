@@ -10,7 +10,7 @@ import soundfile
 from safetensors.numpy import load_file
 
 from infinitetalk.errors import JobError, MediaUnreadable, TooLarge
-from infinitetalk.media.audio import Track, load_audio, normalise_loudness, place_voices, write_soundtrack
+from infinitetalk.media.audio import Track, load_audio, load_song, normalise_loudness, place_voices, write_soundtrack
 from infinitetalk.media.ffmpeg import run
 from infinitetalk.media.probe import probe
 from infinitetalk.planning.speakers import speaker_starts
@@ -122,6 +122,23 @@ def test_the_bundled_voices_are_read(name, seconds):
     wave = load(Path(__file__).parents[2] / "samples" / name)
     assert len(wave) / 16_000 == pytest.approx(seconds, abs=0.1)
     assert 0.1 < np.abs(wave).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_a_song_is_read_in_stereo_as_loud_as_its_channels_are(channels, tmp_path):
+    path = write_tone(tmp_path / "tone.wav", 1.0, 48_000, channels)
+    song = load_song(path, 0.5, 44_100)
+    assert song.shape == (22_050, 2)
+    np.testing.assert_allclose(song[:, 0], song[:, 1], atol=1e-6)
+    assert np.abs(song[2_000:-2_000]).max() == pytest.approx(0.3, rel=0.01)
+
+
+def test_a_songs_channels_stay_apart(tmp_path):
+    path = tmp_path / "apart.flac"
+    sound = np.zeros((44_100, 2), np.float32)
+    sound[:, 1] = 0.25
+    soundfile.write(path, sound, 44_100)
+    np.testing.assert_allclose(load_song(path, 1.0, 44_100), sound, atol=1e-4)
 
 
 def test_max_duration_cuts(tmp_path):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from infinitetalk.arithmetic import Arithmetic
@@ -182,6 +184,19 @@ def test_a_lane_has_its_own_times_and_one_that_was_not_measured_says_so():
     assert other.seconds == exact.seconds
     assert "The lane sparse_50 was not" in other.basis
     assert exact.basis == fp8.basis == "Measured."
+
+
+def test_isolating_vocals_takes_its_time_for_each_chunk_or_is_said_to_be_left_out():
+    off = make_plan(Request.parse(JOB), load_profile("infinitetalk-14b"), load_mode("turbo"), 100, 7)
+    on = replace(off, separated_chunks=152)
+    unmeasured = load_hardware("nvidia-h100").model_copy(update={"separate_s_per_chunk": None})
+    measured = unmeasured.model_copy(update={"separate_s_per_chunk": 0.25})
+    for hardware, more_s, said in ((measured, 38.0, ""), (unmeasured, 0.0, " Isolating the vocals was not measured")):
+        without, with_it = (estimate(plan, hardware, H100, PRICE) for plan in (off, on))
+        assert with_it.seconds - without.seconds == pytest.approx(more_s)
+        assert with_it.cost_usd - without.cost_usd == pytest.approx(more_s / 3600 * PRICE, abs=2e-4)
+        assert without.basis == hardware.source
+        assert with_it.basis.startswith(hardware.source + said)
 
 
 def test_an_attention_kernel_has_its_own_times_and_one_that_was_not_measured_says_so():

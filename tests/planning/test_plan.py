@@ -23,7 +23,7 @@ def plan_of(job, n_frames=200, seed=7):
 
 # These change what is fetched, how long the clip is, or how it is handed over; the plan does not see them.
 NOT_PLANNED = {"image_url", "video_url", "wav_url", "wav_url_2", "max_duration_s", "speaker_order", "speaker_boxes"}
-NOT_PLANNED |= {"output", "dry_run", "seed"}
+NOT_PLANNED |= {"output", "dry_run", "seed", "isolate_vocals"}
 CHANGES = [
     ("speed_mode", IMAGE, "turbo", {"mode", "windows"}),
     ("input_type", IMAGE, VIDEO, {"input_type"}),
@@ -48,6 +48,14 @@ def test_each_field_changes_the_plan(field, job, value, changed):
 
 def test_every_field_of_the_request_is_planned_or_known_not_to_be():
     assert {change[0] for change in CHANGES} | NOT_PLANNED == set(Request.model_fields)
+
+
+def test_the_plan_knows_of_vocals_by_the_chunks_that_they_are_taken_out_of():
+    off, on = plan_of(IMAGE), make_plan(Request.parse(IMAGE), PROFILE, load_mode("balanced"), 200, 7, 3)
+    assert on == replace(off, separated_chunks=3)
+    arithmetic = Arithmetic("native")
+    assert not off.resolved(PROFILE, arithmetic).isolate_vocals
+    assert on.resolved(PROFILE, arithmetic).isolate_vocals
 
 
 def test_the_plan_has_the_presets_numbers():
@@ -104,6 +112,7 @@ def test_the_report_repeats_the_plan():
         "fps": 25,
         "frames": 200,
         "duration_s": 8.0,
+        "isolate_vocals": False,
         "precision": "bfloat16",
         "attention": "native",
     }

@@ -164,6 +164,15 @@ def test_attention_kernels_are_measured(run: Callable[..., str], tmp_path: Path)
     assert json.loads(report.read_text("utf-8"))["torch"] in printed
 
 
+def test_the_separator_is_measured(run: Callable[..., str], tmp_path: Path) -> None:
+    report = tmp_path / "separate.json"
+    printed = run("separate.py", "--miniature", "--seconds", 1, "--repeats", 1, "--json", report)
+    row = json.loads(report.read_text("utf-8"))["separator"]
+    assert row["chunks"] == 2
+    assert row["s_per_minute"] == pytest.approx(16 / 2 * row["seconds"], rel=0.02, abs=0.01)
+    assert f"| 1 s | 2 | {row['seconds']:.2f} |" in printed
+
+
 @pytest.mark.long  # two jobs, each in a process of its own
 def test_host_memory_is_compared_between_lengths(run: Callable[..., str]) -> None:
     printed = run("memory.py", "--grey", "--seconds", 0.4, 0.8)

@@ -111,10 +111,23 @@ def test_no_coefficient_is_negative():
     assert lane.s_per_token == pytest.approx(1e-4, rel=0.15)
 
 
-def test_a_file_holds_what_was_written(tmp_path):
+def test_the_separators_time_is_told_by_the_chunks_where_jobs_had_any():
+    samples = [sample_of(plan) for plan in trial_plans()]
+    assert fit(samples)["separate_s_per_chunk"] is None
+    separated = [
+        replace(s, work=replace(s.work, separated_chunks=n), seconds=s.seconds | {"separate": 0.2 * n})
+        for n, s in enumerate(samples, 2)
+    ]
+    found = fit(separated)
+    assert found["separate_s_per_chunk"] == pytest.approx(0.2)
+    assert found["s_per_job"] == pytest.approx(TRUE.s_per_job, rel=1e-6)
+
+
+@pytest.mark.parametrize("hardware", [TRUE, TRUE.model_copy(update={"separate_s_per_chunk": 0.125})])
+def test_a_file_holds_what_was_written(hardware, tmp_path):
     path = tmp_path / "true.toml"
-    path.write_text(to_toml(TRUE), "utf-8")
-    assert read_preset(path, Hardware) == TRUE
+    path.write_text(to_toml(hardware), "utf-8")
+    assert read_preset(path, Hardware) == hardware
 
 
 def test_short_jobs_are_measured_and_say_where(models, monkeypatch):

@@ -183,3 +183,17 @@ def test_a_file_that_is_cut_off_is_named(hollow: tuple[Path, int], file: str) ->
     finally:
         with path.open("r+b") as handle:
             handle.truncate(size)
+
+
+def test_a_worker_without_the_separator_is_fit_and_says_what_it_refuses(hollow: tuple[Path, int]) -> None:
+    folder, _ = hollow
+    settings = Settings.from_env({"MODELS_DIR": str(folder)})
+    separator = folder / str(LARGE.files.separator)
+    separator.rename(separator.with_suffix(".away"))
+    try:
+        assert check_model_files(LARGE, settings).endswith("; isolate_vocals is refused, its separator was not found")
+        with pytest.raises(ModelMissing, match="MelBandRoFormer_comfy was not found"):
+            check_model_files(LARGE, settings.model_copy(update={"isolate_vocals": True}))
+    finally:
+        separator.with_suffix(".away").rename(separator)
+    assert "isolate_vocals" not in check_model_files(LARGE, settings)

@@ -102,6 +102,28 @@ def test_weights_that_are_nowhere_are_named_with_every_place_and_the_remedies(se
         assert part in str(raised.value)
 
 
+def test_a_worker_starts_without_the_separator_unless_jobs_isolate_vocals_by_default(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    for source in PROFILE.sources:
+        if source.name != "MelBandRoFormer_comfy":
+            put(source, volume_folder(settings) / source.name)
+    weights = find_weights(PROFILE, settings)
+    assert "MelBandRoFormer_comfy" not in weights.folders
+    assert weights.files.separator is None
+    assert "Jobs with isolate_vocals will be refused: Kijai/MelBandRoFormer_comfy was not found" in caplog.text
+    by_default = settings.model_copy(update={"isolate_vocals": True})
+    with pytest.raises(ModelMissing, match=r"^Kijai/MelBandRoFormer_comfy was not found.*infinitetalk fetch"):
+        find_weights(PROFILE, by_default)
+    folder = put(SOURCES["MelBandRoFormer_comfy"], volume_folder(settings) / "MelBandRoFormer_comfy")
+    assert find_weights(PROFILE, by_default).files.separator == folder / "MelBandRoformer_fp16.safetensors"
+
+
+def test_a_profile_without_a_separator_cannot_isolate_vocals_by_default() -> None:
+    with pytest.raises(ModelMissing, match="ISOLATE_VOCALS is true, but the profile miniature has no separator"):
+        find_weights(load_profile("miniature"), Settings(isolate_vocals=True))
+
+
 def test_a_download_needs_a_place(tmp_path: Path) -> None:
     settings = Settings.from_env({"VOLUME_DIR": str(tmp_path / "nowhere"), "DOWNLOAD_WEIGHTS": "true"})
     with pytest.raises(ModelMissing, match=r"no volume at .*nowhere.*MODELS_DIR"):
@@ -148,7 +170,8 @@ def test_a_profile_pins_commits_and_names_where_every_file_is_from(
 
 def test_fetching_takes_every_file_that_the_profile_reads() -> None:
     paths = {f"{source.name}/{file}" for source in PROFILE.sources for file in source.files}
-    assert {PROFILE.files.adapter_single, PROFILE.files.adapter_multi, *(lora.file for lora in PROFILE.loras)} <= paths
+    files = {PROFILE.files.adapter_single, PROFILE.files.adapter_multi, PROFILE.files.separator}
+    assert files | {lora.file for lora in PROFILE.loras} <= paths
 
 
 # --- fetching ----------------------------------------------------------------------------------------------------

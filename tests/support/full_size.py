@@ -23,6 +23,7 @@ from infinitetalk.models.encoder_loading import CLIP_FILE, T5_FILE, TOKENIZER_FO
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.startup.release import KnownFile
 from tests.support.layouts import release_class
+from tests.support.separator import RELEASED, released_shapes
 from tests.support.tokenizers import write_umt5_tokenizer
 
 MINIATURE = Path(infinitetalk.__file__).parent / "miniature"
@@ -109,6 +110,7 @@ def write_full_size_weights(profile: Profile, folder: Path, layers: int | None =
     shutil.copytree(MINIATURE / "tokenizer", base / "tokenizer")
     size += _write_adapters(profile, folder, layers or LAYERS["transformer"])
     size += _write_audio_encoder(folder / profile.files.audio_encoder)
+    size += write_hollow_safetensors(folder / profile.files.separator, released_shapes(**RELEASED), torch.float16)
     for lora in profile.loras:
         size += write_hollow_safetensors(folder / lora.file, lora_shapes(shapes_of(modules["transformer"])))
     return size
@@ -173,6 +175,7 @@ def write_release(profile: Profile, folder: Path, known: Sequence[KnownFile]) ->
         size += write_hollow_safetensors(folder / path, parts["adapter"].shapes, torch.float32)
     mark(folder / profile.files.adapter_multi)
     size += _write_audio_encoder(folder / profile.files.audio_encoder)
+    size += write_hollow_safetensors(folder / profile.files.separator, released_shapes(**RELEASED), torch.float16)
     for lora in profile.loras:
         wan = next(file.shapes for file in known if (file.part, file.layout) == ("transformer", "diffusers"))
         size += write_hollow_safetensors(folder / lora.file, lora_shapes(wan))

@@ -21,6 +21,7 @@ from infinitetalk.models.transformer import InfiniteTalkTransformer
 from tests.models.test_loading import to_original_t5
 from tests.support.full_size import LAYERS, lora_shapes, release_modules, shapes_of, write_hollow_safetensors
 from tests.support.golden import tensors
+from tests.support.separator import RELEASED, released_shapes
 from tests.support.tokenizers import train_sentencepiece, write_umt5_tokenizer
 
 Shapes = dict[str, tuple[int, ...]]
@@ -135,6 +136,7 @@ def write_comfyui_volume(profile: Profile, models: Path, layers: int | None = No
     write(files.image_encoder, safetensors(shapes_of(modules["image_encoder"]), torch.float16))
     write(files.vae, safetensors(original_vae_shapes(modules["vae"]), torch.bfloat16))
     write(files.audio_encoder, safetensors(wav2vec2_shapes(), torch.float16))
+    write(files.separator, safetensors(released_shapes(**RELEASED), torch.float16))
     write(profile.loras[0].file, safetensors(dict(lora_shapes(shapes_of(modules["transformer"]))), torch.bfloat16))
     return sizes
 
