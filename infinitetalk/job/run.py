@@ -71,7 +71,7 @@ def run_job(
             mode = mode or load_mode(request.speed_mode)
             job = read_job(request, files, profile, settings, mode, kept.seed(request.seed))
         plan = job.plan
-        exchange.delivery.check_fits(estimate_video_bytes(plan.size, plan.n_frames))
+        exchange.delivery.check_fits(estimate_video_bytes(plan.size, plan.n_frames), check)
         expected = forecast(plan, profile, models.device, settings, arithmetic)
         warnings = [*job.warnings, *_long_prompts(models, plan), *time_warnings(expected, control.time_limit)]
         counter.planned(len(plan.windows), plan.mode.steps, warnings)

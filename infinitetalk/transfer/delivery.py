@@ -17,10 +17,12 @@ from infinitetalk.contract.request import Output
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import DeliveryFailed, InvalidInput, TooLarge
 from infinitetalk.shapes import FPS
-from infinitetalk.transfer.bucket import Bucket, job_bucket
+from infinitetalk.transfer.bucket import Bucket
+from infinitetalk.transfer.s3_config import job_bucket
 from infinitetalk.transfer.volume import plain_name, write_whole
 
 FOLDER = "infinitetalk-output"  # on the volume and in the bucket
+CHECK_NAME = ".write-check"  # in the bucket, always the same one: keys that may not remove it leave one file
 MIME_TYPE = "video/mp4"
 
 # RunPod drops answers over 10 MB (/run) or 20 MB (/runsync); a worker is not told which one was called.
@@ -34,7 +36,13 @@ _BUCKET_VARIABLES = "BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID and BUCKET_SECRET
 _LEAST_BITS_PER_PIXEL = 0.02
 _LEAST_AUDIO_BITS_PER_S = 64_000
 
+CheckJob = Callable[[], object]  # raises where the job has to end
+
 logger = logging.getLogger(__name__)
+
+
+def _unchecked() -> None:
+    """The job need not end."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +58,15 @@ class Delivered:
 class Delivery(Protocol):
     """A way to hand over a finished video."""
 
-    def check_fits(self, video_bytes: int) -> None:
+    def check_fits(self, video_bytes: int, check_job: CheckJob = _unchecked) -> None:
         """Find out before the work that a video of about that size could not be handed over.
 
-        Raises JobError: TooLarge, DeliveryFailed, or InvalidInput where the job chose what does not work.
+        Args:
+            video_bytes: what the video is likely to take.
+            check_job: called now and then where it may take a while; what it raises ends it.
+
+        Raises:
+            JobError: TooLarge, DeliveryFailed, or InvalidInput where the job chose what does not work.
         """
         ...
 
@@ -74,9 +87,9 @@ class ToBucket:
     timeout_s: float
     should_stop: Callable[[], bool]
 
-    def check_fits(self, video_bytes: int) -> None:
-        """Ask the bucket once: a missing one and wrong keys are known before the work."""
-        self.bucket.check()
+    def check_fits(self, video_bytes: int, check_job: CheckJob = _unchecked) -> None:
+        """Write a small file and remove it: a missing bucket and keys that may not write are known before the work."""
+        self.bucket.check(f"{FOLDER}/{CHECK_NAME}", check_job)
 
     def deliver(self, video: Path) -> Delivered:
         """See `Delivery.deliver`."""
@@ -89,7 +102,7 @@ class ToVolume:
 
     path: Path
 
-    def check_fits(self, video_bytes: int) -> None:
+    def check_fits(self, video_bytes: int, check_job: CheckJob = _unchecked) -> None:
         """The volume has room."""
         free_bytes = shutil.disk_usage(self.path.parents[1]).free
         if free_bytes < video_bytes:
@@ -119,7 +132,7 @@ class InAnswer:
 
     advice: str
 
-    def check_fits(self, video_bytes: int) -> None:
+    def check_fits(self, video_bytes: int, check_job: CheckJob = _unchecked) -> None:
         """RunPod passes on an answer of that size."""
         if video_bytes > MAX_BASE64_VIDEO_BYTES:
             raise TooLarge(
@@ -141,7 +154,7 @@ class ToFile:
 
     path: Path
 
-    def check_fits(self, video_bytes: int) -> None:
+    def check_fits(self, video_bytes: int, check_job: CheckJob = _unchecked) -> None:
         """The file can be made: better known before the work than after it."""
         if self.path.is_dir():
             raise InvalidInput(f"{self.path} is a folder; name the file to write, such as {self.path / 'out.mp4'}")
@@ -160,9 +173,9 @@ class OrVolume:
     way: Delivery
     volume: ToVolume
 
-    def check_fits(self, video_bytes: int) -> None:
+    def check_fits(self, video_bytes: int, check_job: CheckJob = _unchecked) -> None:
         """See `Delivery.check_fits`; what is known not to work fails, volume or not."""
-        self.way.check_fits(video_bytes)
+        self.way.check_fits(video_bytes, check_job)
 
     def deliver(self, video: Path) -> Delivered:
         """See `Delivery.deliver`; a video left on the volume comes with a warning."""

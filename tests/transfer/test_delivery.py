@@ -120,7 +120,7 @@ def test_a_video_too_large_for_base64_is_refused_before_and_after_it_is_made(tmp
 
 
 def test_other_ways_have_no_size_limit(volume, monkeypatch):
-    monkeypatch.setattr(Bucket, "check", lambda _: None)
+    monkeypatch.setattr(Bucket, "check", lambda *_: None)
     monkeypatch.setattr(delivery.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**13, 0, 10**13))
     for way in ("url", "volume"):
         choose_delivery(way, Settings.from_env(BUCKET | {"VOLUME_DIR": str(volume)}), "job-1").check_fits(10**12)
@@ -217,7 +217,7 @@ def test_the_key_is_the_jobs_id(video, monkeypatch):
 
 
 def test_the_bucket_is_asked_before_the_work(monkeypatch):
-    def refuse(self):
+    def refuse(*_):
         raise DeliveryFailed("NoSuchBucket")
 
     monkeypatch.setattr(Bucket, "check", refuse)
