@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from infinitetalk.arithmetic import AUTO, Arithmetic
 from infinitetalk.contract.request import MediaKind, Output
 
+_SECRET = ("bucket_secret_access_key", "cache_key")
 _BUCKET = ("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_key")
 
 
@@ -101,6 +102,12 @@ class Settings(BaseModel):
     compile: bool = Field(
         True, description="Compile the transformer's blocks on a GPU at start; off: a slower pass, a faster start."
     )
+    cache_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="A secret of 32 characters or more that lies nowhere on the volume. With it, what was compiled is "
+        "kept on the volume, signed, and later workers start sooner.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What is logged.")
 
     @model_validator(mode="after")
@@ -163,5 +170,6 @@ def _problems(error: ValidationError, given: Mapping[str, str]) -> list[str]:
             problems.append(str(problem["ctx"]["error"]))
             continue
         name = str(problem["loc"][0])
-        problems.append(f"{name.upper()} is {given[name][:80]!r}: {problem['msg']}")
+        shown = "(not shown)" if name in _SECRET else repr(given[name][:80])
+        problems.append(f"{name.upper()} is {shown}: {problem['msg']}")
     return problems

@@ -21,12 +21,15 @@ class Control:
             autoencoder takes; True ends the job with Cancelled.
         time_limit: from the job's start on. Past a certain limit the job ends with TimedOut; a job that is expected
             to pass it is warned of.
+        is_answered_later: the answer may fail to arrive when the job has ended; what a next run needs stays until
+            `resume.forget_job`.
     """
 
     job_id: str = "job"
     on_progress: Callable[[Progress], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
     time_limit: TimeLimit | None = None
+    is_answered_later: bool = False
 
     def start(self) -> Callable[[], None]:
         """Start the job's clock. The function given back raises Cancelled or TimedOut if the job has to end."""

@@ -2,6 +2,7 @@
 
     infinitetalk-unfinished/<job id>/seed           the seed drawn for a job that names none
                                      00000.window   a window's frames without loss, and what the next needs to know
+                                     answer         see serving/answers.py
 
 A window counts only for a job that would make the same bytes: the same plan, media, weights, code and device. Writing
 happens beside the making of the next window. Whatever goes wrong here costs time, never the job.
@@ -137,19 +138,32 @@ class KeptWindows:
         logger.warning("Job %r: no further window is kept: %s", self._folder.name, reason)
 
 
+def job_folder_on_volume(settings: Settings, job_id: str) -> Path | None:
+    """Where things of a job lie that is not done; None where nothing is kept."""
+    if settings.resume_hours == 0 or not settings.volume_dir.is_dir():
+        return None
+    return settings.volume_dir / FOLDER / plain_name(job_id)
+
+
+def forget_job(settings: Settings, job_id: str) -> None:
+    """Remove everything of a job that is done."""
+    KeptWindows(job_folder_on_volume(settings, job_id)).remove()
+
+
 @contextmanager
-def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
+def kept_windows(settings: Settings, job_id: str, *, stay: bool = False) -> Iterator[KeptWindows]:
     """The job's finished windows, on the volume if there is one.
 
-    They go when the `with` block ends. They stay if the process is killed, and if the job is stopped or fails in a way
-    that may pass. Those of other jobs are removed when they are older than settings.resume_hours.
+    They go when the `with` block ends, or with `forget_job` where they are to stay until the answer has arrived. They
+    stay if the process is killed, and if the job is stopped or fails in a way that may pass. Those of other jobs are
+    removed when they are older than settings.resume_hours.
     """
-    root = settings.volume_dir / FOLDER
-    if settings.resume_hours == 0 or not settings.volume_dir.is_dir():
+    folder = job_folder_on_volume(settings, job_id)
+    if folder is None:
         yield KeptWindows()
         return
     sweep(settings)
-    kept = KeptWindows(root / plain_name(job_id))
+    kept = KeptWindows(folder)
     try:
         yield kept
     except JobError as error:
@@ -157,7 +171,8 @@ def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
         if not error.retryable and not isinstance(error, Cancelled):
             kept.remove()
         raise
-    kept.remove()
+    if not stay:
+        kept.remove()
 
 
 def sweep(settings: Settings) -> None:

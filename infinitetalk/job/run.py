@@ -62,7 +62,9 @@ def run_job(
     watch = Stopwatch(partial(synchronise, models.device), on_stage)
     with (
         job_folder(settings.work_dir, control.job_id) as folder,
-        nullcontext(KeptWindows()) if request.dry_run else kept_windows(settings, control.job_id) as kept,
+        nullcontext(KeptWindows())
+        if request.dry_run
+        else kept_windows(settings, control.job_id, stay=control.is_answered_later) as kept,
     ):
         with watch.stage("download"):
             files = exchange.fetch(request, folder)

@@ -210,8 +210,8 @@ def choose_delivery(
         InvalidInput: s3_config is wrong, or the worker is not set up for the way that the job chose.
         DeliveryFailed: the worker is not set up for its own way.
     """
-    name = f"{FOLDER}/{plain_name(job_id)}.mp4"
-    volume = ToVolume(settings.volume_dir / name)
+    name = _name(job_id)
+    volume = ToVolume(volume_path(settings, job_id))
     if s3_config:
         if output not in (None, "url"):
             raise InvalidInput(f"s3Config is read with output url only, and output is {output}; leave out one of them.")
@@ -236,6 +236,15 @@ def choose_delivery(
     if bucket is not None:
         way = ToBucket(bucket, name, settings.upload_timeout_s, should_stop)
     return way if volume_problem else OrVolume(way, volume)
+
+
+def volume_path(settings: Settings, job_id: str) -> Path:
+    """Where a job's video lies on the volume, if it is there."""
+    return settings.volume_dir / _name(job_id)
+
+
+def _name(job_id: str) -> str:
+    return f"{FOLDER}/{plain_name(job_id)}.mp4"
 
 
 def estimate_video_bytes(size: tuple[int, int], n_frames: int) -> int:

@@ -33,7 +33,7 @@ def job_bucket(s3_config: object) -> Bucket:
     Raises InvalidInput, also for an endpoint that has no public address.
     """
     if not isinstance(s3_config, Mapping):
-        raise InvalidInput(f"s3Config is {show(s3_config)}: must be an object with {_FIELDS}.")
+        raise InvalidInput(f"s3Config must be an object with {_FIELDS}.")
     try:
         config = _S3Config.model_validate(s3_config)
     except ValidationError as error:

@@ -1,10 +1,12 @@
 """The network volume: names for what jobs leave there, and files that are whole or not there at all."""
 
+import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,18 @@ def plain_name(job_id: str) -> str:
         return job_id
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", job_id)[:80]
     return f"{plain}-{hashlib.sha256(job_id.encode(errors='backslashreplace')).hexdigest()[:12]}"
+
+
+def read_plain(path: Path, max_bytes: int) -> bytes:
+    """A file's bytes, at most `max_bytes` of them. Others can write to a volume, so nothing but a plain file is opened.
+
+    A link would lead elsewhere, and a pipe would be waited for without end. Raises OSError.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a plain file")
+        return file.read(max_bytes)
 
 
 def write_whole(path: Path, content: bytes | Path) -> None:

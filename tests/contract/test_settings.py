@@ -39,6 +39,7 @@ EXAMPLES = {
     "FP8": ("true", True),
     "EXPERIMENTAL_SPARSE_ATTENTION": ("0.2", 0.2),
     "COMPILE": ("false", False),
+    "CACHE_KEY": ("k" * 32, SecretStr("k" * 32)),
     "LOG_LEVEL": ("DEBUG", "DEBUG"),
 }
 
