@@ -1,5 +1,6 @@
 """What the environment sets. Read once, at start, from a mapping."""
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,12 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from infinitetalk.arithmetic import AUTO, Arithmetic
-from infinitetalk.contract.request import MediaKind, Output
+from infinitetalk.contract.request import MAX_DURATION_S, MediaKind, Output
+from infinitetalk.shapes import FPS
+
+# Numbers beyond these are mistakes, which would fail every job, and not as the setting's fault.
+WEEK_S = 604_800
+LEAST_MB, MOST_MB = 0.001, 1_000_000
 
 _SECRET = ("bucket_secret_access_key", "cache_key")
 _BUCKET = ("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_key")
@@ -35,6 +41,7 @@ class Settings(BaseModel):
     min_vram_gib: float | None = Field(
         None,
         ge=0,
+        le=100_000,
         description="Memory that the whole GPU must have, in GiB; the worker refuses to start on a smaller one.",
         json_schema_extra={"default": "the profile's: 90 for infinitetalk-14b"},
     )
@@ -52,6 +59,7 @@ class Settings(BaseModel):
     resume_hours: float = Field(
         24.0,
         ge=0,
+        le=8760,
         description="How long the finished windows of a broken-off job stay on the volume; 0: none are kept.",
     )
     output: Output | None = Field(
@@ -67,22 +75,27 @@ class Settings(BaseModel):
         description="Name of the bucket.",
         json_schema_extra={"default": "the SDK's: month and year"},
     )
-    upload_timeout_s: float = Field(300.0, gt=0, description="Longest time for the upload of a video, in seconds.")
+    upload_timeout_s: float = Field(
+        300.0, gt=0, le=WEEK_S, description="Longest time for the upload of a video, in seconds."
+    )
     execution_timeout_s: float | None = Field(
         None,
         gt=0,
+        le=WEEK_S,
         description="The endpoint's execution timeout, in seconds; a job past it is stopped and says so.",
         json_schema_extra={"default": "RunPod's 600, of which jobs are only warned"},
     )
     hardware_file: Path | None = Field(
         None, description="What `infinitetalk calibrate` measured on this GPU, for estimates of time and price."
     )
-    gpu_price_per_hour: float = Field(3.96, ge=0, description="US dollars per hour, for cost_usd.")
-    max_audio_s: float = Field(600.0, gt=0, description="Longest sound accepted, in seconds.")
-    max_image_mb: float = Field(50.0, gt=0, description="Largest picture file accepted, in MB (10^6 bytes).")
-    max_audio_mb: float = Field(500.0, gt=0, description="Largest sound file accepted, in MB.")
-    max_video_mb: float = Field(2000.0, gt=0, description="Largest video file accepted, in MB.")
-    download_timeout_s: float = Field(300.0, gt=0, description="Longest time for one download, in seconds.")
+    gpu_price_per_hour: float = Field(3.96, ge=0, le=1_000_000, description="US dollars per hour, for cost_usd.")
+    max_audio_s: float = Field(600.0, ge=1 / FPS, le=MAX_DURATION_S, description="Longest sound accepted, in seconds.")
+    max_image_mb: float = Field(
+        50.0, ge=LEAST_MB, le=MOST_MB, description="Largest picture file accepted, in MB (10^6 bytes)."
+    )
+    max_audio_mb: float = Field(500.0, ge=LEAST_MB, le=MOST_MB, description="Largest sound file accepted, in MB.")
+    max_video_mb: float = Field(2000.0, ge=LEAST_MB, le=MOST_MB, description="Largest video file accepted, in MB.")
+    download_timeout_s: float = Field(300.0, gt=0, le=WEEK_S, description="Longest time for one download, in seconds.")
     attention_backend: str = Field(
         AUTO,
         description="Attention kernel by diffusers' name, such as _native_cudnn or _flash_3; auto: the fastest of the "
@@ -119,6 +132,8 @@ class Settings(BaseModel):
             )
         if missing and self.output == "url":
             raise ValueError(f"OUTPUT is url, which needs {_variables(_BUCKET)}")
+        if not missing and not re.match(r"https?://[^/?#\s]+[^\s]*$", self.bucket_endpoint_url or ""):
+            raise ValueError("BUCKET_ENDPOINT_URL is not an http(s) URL, such as https://s3.eu-west-1.example.com")
         return self
 
     @classmethod

@@ -2,11 +2,13 @@
 
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
 
 import imageio_ffmpeg
+import numpy as np
 import torch
 
 from infinitetalk.contract.presets import Profile, load_profile
@@ -17,10 +19,17 @@ from infinitetalk.models.opening import load_models
 from infinitetalk.planning.estimate import basis_of, find_hardware
 from infinitetalk.startup.opening import dtype_of
 from infinitetalk.startup.weights import find_weights
+from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER
 
 FFMPEG_TIME_LIMIT_S = 60.0
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
 RESULT_MB = 1000.0  # room for the video that is made, beside the files that came in
+
+# Five red frames, and a tone of an eighth of full scale.
+_SAMPLE = (
+    *("-f", "lavfi", "-i", "color=red:size=64x64:rate=25:duration=0.2"),
+    *("-f", "lavfi", "-i", "sine=duration=0.2"),
+)
 
 _ARCH = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)(?P<exact>[af]?)$")
 
@@ -49,10 +58,13 @@ def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
     def model_files() -> str:
         return check_model_files(profile, settings)
 
+    def volume() -> str:
+        return check_volume(settings)
+
     def estimates() -> str:
         return check_estimates(profile, settings)
 
-    return gpu, ffmpeg, work_dir, estimates, model_files
+    return gpu, ffmpeg, work_dir, volume, estimates, model_files
 
 
 def check_gpu(profile: Profile, settings: Settings) -> str:
@@ -105,18 +117,31 @@ def has_code_for(capability: tuple[int, int], built_for: Iterable[str]) -> bool:
 
 
 def check_ffmpeg() -> str:
-    """ffmpeg starts and encodes what results are made of."""
-    source = ["-f", "lavfi", "-i", "color=size=64x64:rate=25:duration=0.2", "-f", "lavfi", "-i", "sine=duration=0.2"]
-    encoders = ["-c:v", "libx264", "-c:a", "aac", "-f", "null", "-"]
+    """ffmpeg makes H.264 and AAC, and reads them back as what they were made of."""
     try:
         binary = imageio_ffmpeg.get_ffmpeg_exe()
-        command = [binary, "-nostdin", "-hide_banner", "-loglevel", "error", *source, *encoders]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=FFMPEG_TIME_LIMIT_S, check=False)
+        made = _run_ffmpeg(binary, *_SAMPLE, "-c:v", "libx264", "-c:a", "aac", "-f", "matroska", "-")
+        frames = _run_ffmpeg(binary, "-i", "-", "-f", "rawvideo", "-pix_fmt", "rgb24", "-", content=made)
+        sound = _run_ffmpeg(binary, "-i", "-", "-f", "f32le", "-", content=made)
     except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
         raise Unfit(f"ffmpeg does not run ({error}); install imageio-ffmpeg again") from error
-    if done.returncode:
-        raise Unfit(f"ffmpeg cannot encode H.264 and AAC ({done.stderr.strip()}); install imageio-ffmpeg again")
+    pixels, samples = np.frombuffer(frames, np.uint8), np.frombuffer(sound[: len(sound) // 4 * 4], np.float32)
+    n_frames, rest = divmod(pixels.size, 64 * 64 * 3)
+    if rest or n_frames != 5:
+        raise Unfit(f"ffmpeg gives back {n_frames} of 5 frames that it was to encode; install imageio-ffmpeg again")
+    if np.abs(pixels.reshape(-1, 3).mean(0) - (255, 0, 0)).max() > 8 or not 0.05 < np.abs(samples).max(initial=0) < 0.5:
+        raise Unfit("ffmpeg gives back another picture or sound than it was to encode; install imageio-ffmpeg again")
     return f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}"
+
+
+def _run_ffmpeg(binary: str, *arguments: str, content: bytes = b"") -> bytes:
+    """What ffmpeg writes, given `content`. Raises Unfit where it reports a failure."""
+    command = [binary, "-nostdin", "-hide_banner", "-loglevel", "error", *arguments]
+    done = subprocess.run(command, input=content, capture_output=True, timeout=FFMPEG_TIME_LIMIT_S, check=False)
+    if done.returncode:
+        told = done.stderr.decode(errors="replace").strip()
+        raise Unfit(f"ffmpeg cannot encode H.264 and AAC ({told}); install imageio-ffmpeg again")
+    return done.stdout
 
 
 def check_work_dir(settings: Settings) -> str:
@@ -134,6 +159,33 @@ def check_work_dir(settings: Settings) -> str:
             "give the container a larger disk, or lower MAX_VIDEO_MB and MAX_AUDIO_MB"
         )
     return f"WORK_DIR {settings.work_dir} has {free_mb / 1e3:.1f} GB free"
+
+
+def check_volume(settings: Settings) -> str:
+    """Videos can be written to the volume, where OUTPUT sends them there; says what is there."""
+    place, output = settings.volume_dir, settings.volume_dir / OUTPUT_FOLDER
+    try:
+        if not stat.S_ISDIR(place.stat().st_mode):
+            raise Unfit(f"VOLUME_DIR {place} is not a folder; name the folder where the volume is mounted")
+    except FileNotFoundError:
+        if settings.output == "volume":
+            raise Unfit(
+                f"OUTPUT is volume, and there is no volume at {place}: attach one, or set VOLUME_DIR or OUTPUT"
+            ) from None
+        return f"none at {place}: videos go to a bucket or into answers, and no finished windows are kept"
+    except OSError as error:
+        raise Unfit(f"VOLUME_DIR {place} cannot be looked into ({error.strerror}); name another folder") from error
+    try:
+        output.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            return f"{place}, {shutil.disk_usage(place).free / 1e9:.1f} GB free"
+    except OSError as error:
+        if settings.output == "volume":
+            raise Unfit(
+                f"OUTPUT is volume, and {output} cannot be written to ({error.strerror}); give it to this user, or set "
+                "VOLUME_DIR or OUTPUT"
+            ) from error
+        return f"{place} cannot be written to ({error.strerror}): no videos and no finished windows are kept there"
 
 
 def check_estimates(profile: Profile, settings: Settings) -> str:
