@@ -7,6 +7,7 @@ import pytest
 
 from infinitetalk import cli
 from infinitetalk.cli import main
+from infinitetalk.cli_options import make_parser, request_of
 from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.request import Request
 from infinitetalk.media.ffmpeg import probe
@@ -159,7 +160,7 @@ def test_every_field_of_a_job_can_be_given() -> None:
     }
     files = {"video": "a.mp4", "audio": "a.wav", "audio_2": "b.wav"}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in (given | files).items()]
-    request = cli._request(cli._parser().parse_args(["plan", *words]))
+    request = request_of(make_parser(cli.COMMANDS).parse_args(["plan", *words]))
     boxes = ((0, 0, 0.5, 1), (0.5, 0, 1, 1))
     assert request.model_dump(include=set(given)) == given | {"speaker_boxes": boxes}
     assert [Path(url).name for url in (request.video_url, request.wav_url, request.wav_url_2)] == [*files.values()]

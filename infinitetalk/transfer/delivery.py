@@ -1,4 +1,4 @@
-"""How the finished video reaches the caller: as a URL, inside the answer, on the network volume, or as a local file.
+"""How the finished video reaches the caller: as a URL, inside the answer, or on the network volume.
 
 One small class a way; `choose_delivery` takes the one that a job asks for.
 """
@@ -146,24 +146,6 @@ class InAnswer:
         self.check_fits(video.stat().st_size)
         content = base64.b64encode(video.read_bytes()).decode("ascii")
         return Delivered(video=f"data:{MIME_TYPE};base64,{content}")
-
-
-@dataclass(frozen=True)
-class ToFile:
-    """A file on this machine, for the command line."""
-
-    path: Path
-
-    def check_fits(self, video_bytes: int, check_job: CheckJob = _unchecked) -> None:
-        """The file can be made: better known before the work than after it."""
-        if self.path.is_dir():
-            raise InvalidInput(f"{self.path} is a folder; name the file to write, such as {self.path / 'out.mp4'}")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-
-    def deliver(self, video: Path) -> Delivered:
-        """See `Delivery.deliver`."""
-        shutil.move(video, self.path)
-        return Delivered(video_path=str(self.path))
 
 
 @dataclass(frozen=True)
