@@ -1,7 +1,10 @@
 """A bucket that answers oddly, without end or not at all: how much of it is read, how long it takes, what is said."""
 
+import dataclasses
 import itertools
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,13 +30,17 @@ pause = threading.Event().wait  # boto3's own time.sleep is patched
 class Server:
     """Answers every request with `says`, or as `plays` does. Counts requests and the bytes that it could send."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.says = STORED
         self.plays: Play | None = None
         self.requests: list[str] = []
         self.sent_bytes = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.bucket = Bucket(f"http://127.0.0.1:{self._listener.getsockname()[1]}", "videos", "key", "SECRET")
+        address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        if tls is not None:
+            self._listener = tls.wrap_socket(self._listener, server_side=True)
+            address = address.replace("127.0.0.1", "localhost")
+        self.bucket = Bucket(f"http{'s' if tls else ''}://{address}", "videos", "key", "SECRET")
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -47,6 +54,8 @@ class Server:
         while True:
             try:
                 client, _ = self._listener.accept()
+            except ssl.SSLError:  # the other side does not like the certificate
+                continue
             except OSError:
                 return
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
@@ -360,3 +369,42 @@ def test_a_bucket_that_does_not_answer_the_removal_holds_nobody(
     with pytest.raises(DeliveryFailed, match="not done within"):
         upload(server, video, timeout_s=1.5)
     assert "An unfinished upload stays in the bucket" in caplog.text
+
+
+# ---- over TLS ----
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate that nobody vouches for, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", folder / "key", "-out", folder / "certificate"]
+    subprocess.run([*make, *names], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def secure(certificate: Path) -> Iterator[Server]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "certificate", certificate / "key")
+    server = Server(context)
+    yield server
+    server.close()
+
+
+def test_a_certificate_that_nobody_vouches_for_is_told_before_the_work(secure: Server) -> None:
+    with pytest.raises(DeliveryFailed, match="its certificate is not valid"):
+        check(secure)
+
+
+@pytest.mark.parametrize("of_job", [False, True])
+def test_a_certificate_that_is_vouched_for_is_good(
+    of_job: bool, secure: Server, certificate: Path, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate / "certificate"))
+    monkeypatch.setattr("infinitetalk.transfer.s3_line.public_addresses", lambda *_: ["127.0.0.1"])
+    secure.bucket = dataclasses.replace(secure.bucket, of_job=of_job)
+    check(secure)
+    assert upload(secure, video).startswith("https://localhost:")
+    assert [request.split()[0] for request in secure.requests] == ["PUT", "DELETE", "PUT"]
