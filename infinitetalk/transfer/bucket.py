@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -241,11 +241,11 @@ def _may_pass(error: Exception, line: S3Line | None) -> bool:
 
 def _is_gibberish(error: BaseException | None) -> bool:
     """Whether the server speaks, and not HTTP."""
-    return _is_caused_by(error, HTTPException) and not _is_caused_by(error, ConnectionError)
+    return _is_caused_by(error, HTTPException) and not _is_caused_by(error, ConnectionError, IncompleteRead)
 
 
-def _is_caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
-    while error is not None and not isinstance(error, kind):
+def _is_caused_by(error: BaseException | None, *kinds: type[BaseException]) -> bool:
+    while error is not None and not isinstance(error, kinds):
         error = error.__cause__ or error.__context__
     return error is not None
 
