@@ -5,9 +5,10 @@
 On RunPod, `python handler.py` waits for jobs. Elsewhere it runs one (`--test_input JSON`, or test_input.json in the
 current folder) or serves RunPod's API locally (`--rp_serve_api`).
 
-RunPod's stop signal cancels a job before its next step, and the worker goes on to the next job. On SIGTERM the SDK
-takes no further job, and the worker ends when the running one has been answered. If RunPod kills the worker before
-that, the next one goes on after the last finished window that it finds on the volume.
+RunPod's stop signal cancels a job before its next step, and the worker goes on to the next job. On SIGTERM no further
+job is asked for. The worker ends when the running job, and one that an open request still brings, have been answered.
+If RunPod kills the worker before that, the next one goes on after the last finished window that it finds on the volume.
+An answer that did not arrive waits there for the job to come back.
 """
 
 import os
@@ -23,7 +24,9 @@ from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import JobError
 from infinitetalk.logs import configure_logging
 from infinitetalk.models.opening import Models
+from infinitetalk.serving.answers import KeptAnswers
 from infinitetalk.serving.jobs import make_handler
+from infinitetalk.serving.loop import guard_job_loop
 from infinitetalk.serving.sdk_logs import limit_sdk_logs, redirect_sdk_logs
 from infinitetalk.serving.updates import log_progress, post_progress
 from infinitetalk.startup.fitness import worker_checks
@@ -59,9 +62,13 @@ def main() -> None:
         sys.exit(f"The worker cannot start: {' '.join(str(error).split())}")
     config: dict[str, Any] = {}
     send_progress = post_progress if on_runpod else log_progress
+    answers = None
+    if on_runpod:
+        answers = KeptAnswers(settings)
+        guard_job_loop(answers.arrived)
     # If this flag is set, the SDK ends the process after the job and asks RunPod for a new one.
     config["handler"] = make_handler(
-        load_models, settings, send_progress, retire=lambda: config.update(refresh_worker=True)
+        load_models, settings, send_progress, retire=lambda: config.update(refresh_worker=True), answers=answers
     )
     runpod.serverless.start(config)
 

@@ -124,7 +124,7 @@ def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Mod
     kernels, arithmetic = choose_kernels(transformer, settings.arithmetic)
     transformer.use_kernels(kernels)
     if settings.compile:
-        compile_transformer(transformer, arithmetic, settings.volume_dir)
+        compile_transformer(transformer, arithmetic)
     vae, text_encoder, image_encoder, audio_encoder = random_encoders(device, torch.bfloat16)
     optimise_vae(vae, settings.compile)
     return Models(

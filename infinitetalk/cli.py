@@ -3,12 +3,14 @@
 import argparse
 import json
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, get_args
+from io import BytesIO, TextIOWrapper
+from typing import get_args
 
 import torch
 from rich import box
@@ -16,11 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from infinitetalk import __version__
+from infinitetalk.cli_options import make_parser, request_of, settings_of
 from infinitetalk.contract.presets import load_mode, profile_of
-from infinitetalk.contract.request import MEDIA, Request, SpeakerOrder, SpeedModeName
+from infinitetalk.contract.request import Request, SpeedModeName
 from infinitetalk.contract.result import DryRun
-from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import JobError
 from infinitetalk.job.control import Control
 from infinitetalk.job.folder import job_folder
@@ -37,143 +38,64 @@ from infinitetalk.startup.calibration import measure as measure_trials
 from infinitetalk.startup.fitness import check_shapes, worker_checks
 from infinitetalk.startup.opening import open_models
 from infinitetalk.startup.weights import fetch_weights, volume_folder
-from infinitetalk.transfer.exchange import local_exchange, local_files
+from infinitetalk.transfer.exchange import check_local_output, local_exchange, local_files
+from infinitetalk.transfer.output_file import check_name, check_place
+from infinitetalk.transfer.volume import Volume
 
-FROM_FILES = ("input_type", "person_count")  # fields of a job that follow from the other options
-NOT_HERE = ("output", "dry_run")  # fields that mean nothing on the command line
+READER_LEFT = 128 + signal.SIGPIPE  # the exit status that shells know
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command `infinitetalk`."""
-    options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be text
+    with _while_somebody_reads():
+        options = make_parser(COMMANDS).parse_args(arguments)
+        try:
+            options.run(options)
+        except (JobError, ValueError, OSError) as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                raise
+            sys.exit(f"infinitetalk: {' '.join(str(error).split())}")
+        except KeyboardInterrupt:
+            sys.exit("infinitetalk: stopped")
+
+
+@contextmanager
+def _while_somebody_reads() -> Iterator[None]:
+    """End without a word where whoever read the output has left: `infinitetalk schema | head`."""
     try:
-        options.run(options)
-    except (JobError, ValueError, OSError) as error:
-        sys.exit(f"infinitetalk: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        sys.exit("infinitetalk: stopped")
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at exit
+        sys.exit(READER_LEFT)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="infinitetalk", description="Make a picture or a video talk.")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    generate = commands.add_parser("generate", help="make a video")
-    generate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.mp4")
-    generate.set_defaults(run=_generate)
-    plan = commands.add_parser("plan", help="show what would run, how long it would take and cost; loads no model")
-    plan.set_defaults(run=_plan)
-    schema = commands.add_parser("schema", help="print the JSON schema of a job's input")
-    schema.set_defaults(run=_schema)
-    fetch = commands.add_parser("fetch", help="download a profile's weights, for example onto a network volume")
-    fetch.add_argument(
-        "folder", type=Path, nargs="?", metavar="FOLDER", help="where to; VOLUME_DIR/models if not given"
-    )
-    fetch.set_defaults(run=_fetch)
-    check = commands.add_parser("check", help="check GPU, ffmpeg, disk, and the weights' files and shapes; runs no job")
-    check.set_defaults(run=_check)
-    calibrate = commands.add_parser(
-        "calibrate", help="measure this GPU by short jobs, for HARDWARE_FILE; takes minutes"
-    )
-    calibrate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.toml")
-    calibrate.set_defaults(run=_calibrate)
-    quality = commands.add_parser("quality", help="measure a video: lip sync, stillness, seams, drift, identity")
-    _add_quality_options(quality)
-    quality.set_defaults(run=_quality)
-    for command in (generate, plan):
-        _add_job_options(command)
-    for command in (generate, plan, check, fetch, calibrate):
-        command.add_argument("--profile", metavar="NAME", help="the model profile, instead of MODEL_PROFILE")
-    for command in (generate, plan, check, calibrate):
-        command.add_argument(
-            "--models-dir", type=Path, metavar="FOLDER", help="where the weights are, instead of MODELS_DIR"
-        )
-        command.add_argument(
-            "--device", choices=("auto", "cuda", "cpu"), help="where the model runs, instead of DEVICE"
-        )
-    return parser
-
-
-def _add_job_options(command: argparse.ArgumentParser) -> None:
-    """The job's fields as options: files in place of URLs, the others with their kinds and choices."""
-    properties = Request.json_schema()["properties"]
-    for field, media in MEDIA.items():
-        about = properties[field]["description"]
-        _add(command, media.option, type=Path, required=media.option == "audio", metavar="FILE", help=about)
-    for name in _plain_fields():
-        schema = properties[name]
-        schema |= next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), {})
-        if schema.get("type") == "boolean":
-            _add(command, name, action=argparse.BooleanOptionalAction, help=schema["description"])
-        elif "enum" in schema:
-            _add(command, name, choices=schema["enum"], help=schema["description"])
-        elif schema["type"] == "array":
-            _add(command, name, type=json.loads, metavar="JSON", help=schema["description"])
-        else:
-            kind = {"integer": int, "number": float, "string": str}[schema["type"]]
-            _add(command, name, type=kind, metavar="VALUE", help=schema["description"])
-
-
-def _add(command: argparse.ArgumentParser, name: str, **kwargs: Any) -> None:  # noqa: ANN401
-    command.add_argument(f"--{name.replace('_', '-')}", **kwargs)
-
-
-def _plain_fields() -> list[str]:
-    """The job's fields that are options of the same name."""
-    return [name for name in Request.model_fields if name not in (*MEDIA, *FROM_FILES, *NOT_HERE)]
-
-
-def _add_quality_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("video", type=Path, metavar="VIDEO")
-    command.add_argument("--against", type=Path, metavar="VIDEO", help="another rendering of the same job")
-    voice = "a voice, instead of the video's own sound; give it twice for two people, the left one's first"
-    command.add_argument("--audio", type=Path, action="append", default=[], metavar="FILE", help=voice)
-    command.add_argument(
-        "--speaker-order", choices=get_args(SpeakerOrder), default="together", help="how two voices follow each other"
-    )
-    command.add_argument(
-        "--people", type=int, choices=(1, 2), help="how many the video shows; if not given, those found"
-    )
-    joins = command.add_mutually_exclusive_group()
-    joins.add_argument("--result", type=Path, metavar="FILE.json", help="what the job printed; says where windows join")
-    joins.add_argument(
-        "--joins", type=_frame_numbers, default=(), metavar="49,89", help="first frames of the later windows"
-    )
-    command.add_argument(
-        "--picture", type=Path, metavar="FILE.png", help="where the picture goes; VIDEO.quality.png if not given"
-    )
-    command.add_argument("--json", action="store_true", help="print the numbers as JSON")
-
-
-def _frame_numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
-
-
-def _request(options: argparse.Namespace) -> Request:
-    files = {media.option: getattr(options, media.option) for media in MEDIA.values()}
-    given = {name: getattr(options, name) for name in _plain_fields()}
-    return Request.of_files(**files, **{name: value for name, value in given.items() if value is not None})
-
-
-def _settings(options: argparse.Namespace) -> Settings:
-    names = {"profile": "MODEL_PROFILE", "models_dir": "MODELS_DIR", "device": "DEVICE"}
-    given = {variable: getattr(options, name, None) for name, variable in names.items()}
-    return Settings.from_env(os.environ | {name: str(value) for name, value in given.items() if value is not None})
+def _nobody_reads() -> bool:
+    """Whether the pipe that the output goes to has lost its reader."""
+    pipe = select.poll()
+    pipe.register(sys.stdout, 0)
+    return any(events & select.POLLERR for _, events in pipe.poll(0))
 
 
 def _generate(options: argparse.Namespace) -> None:
-    request, settings = _request(options), _settings(options)
+    request, settings = request_of(options), settings_of(options)
+    check_local_output(request, options.output)
     configure_logging(settings.log_level, sys.stderr)
     for check in worker_checks(settings):
         check()
     with _progress_bar() as on_progress:
         control = Control(options.output.stem, on_progress)
-        result = run_job(request, open_models(settings), settings, local_exchange(options.output), control)
+        exchange = local_exchange(options.output, settings.work_dir)
+        result = run_job(request, open_models(settings), settings, exchange, control)
     print(json.dumps(result.to_json(), indent=2))
 
 
 def _plan(options: argparse.Namespace) -> None:
-    settings, request = _settings(options), _request(options)
+    settings, request = settings_of(options), request_of(options)
     profile, device = profile_of(settings), choose_device(settings.device)
     with job_folder(settings.work_dir, "plan") as folder:
         files, seed = local_files(request, folder), KeptWindows().seed(request.seed)
@@ -187,7 +109,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    settings = _settings(options)
+    settings = settings_of(options)
     configure_logging(settings.log_level, sys.stderr)
     profile = profile_of(settings)
     if profile.is_embedded:
@@ -200,7 +122,7 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    settings = _settings(options)
+    settings = settings_of(options)
     configure_logging("WARNING", sys.stderr)  # what is found is printed
     profile = profile_of(settings)
 
@@ -220,8 +142,10 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    settings = _settings(options)
+    settings = settings_of(options)
     configure_logging("WARNING", sys.stderr)
+    check_name(options.output, ".toml", {})
+    check_place(options.output)
     models, samples = open_models(settings), []
     for trial, sample in measure_trials(models, settings):
         samples.append(sample)
@@ -237,6 +161,9 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 
 def _quality(options: argparse.Namespace) -> None:
+    path = options.picture or options.video.with_suffix(".quality.png")
+    files = [options.video, options.against, options.result, *options.audio]
+    check_name(path, ".png", {str(file): file for file in files if file is not None})
     # scikit-image and scipy are slow to import, and only these measures need them.
     try:
         from infinitetalk.quality.measures import joins_of
@@ -256,16 +183,21 @@ def _quality(options: argparse.Namespace) -> None:
         )
     except ImportError as error:
         sys.exit(f"infinitetalk: {error}")
-    path = options.picture or options.video.with_suffix(".quality.png")
-    picture(measured).save(path, "PNG")
     if options.json:
         print(json.dumps(measured.report.to_json(), indent=2))
-        return
-    console = Console()
-    console.print(table(measured.report))
-    for note in measured.report.notes:
-        console.print(f"Note: {note}")
-    console.print(f"Picture: {path}")
+    else:
+        console = Console()
+        console.print(table(measured.report))
+        for note in measured.report.notes:
+            console.print(f"Note: {note}")
+    drawn = BytesIO()
+    picture(measured).save(drawn, "PNG")
+    try:
+        Volume(path.parent).write(path.name, drawn.getvalue())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}); name another place with --picture") from error
+    if not options.json:
+        print(f"Picture: {path}")
 
 
 def _schema(_options: argparse.Namespace) -> None:
@@ -318,6 +250,17 @@ def _print_plans(runs: dict[str, DryRun]) -> None:
     console.print(table)
     for warning in first.warnings:
         console.print(f"Note: {warning}")
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "generate": _generate,
+    "plan": _plan,
+    "schema": _schema,
+    "fetch": _fetch,
+    "check": _check,
+    "calibrate": _calibrate,
+    "quality": _quality,
+}
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ MAX_CAUSES = 4
 
 _PRIVATE = re.compile(r"data:[^\s,]{0,200},\S*|[a-z][a-z0-9+.-]{0,19}://[^\s\"'<>]+", re.IGNORECASE)
 _SERVER = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.-]+(:\d+)?(?=[/?#]|$)", re.IGNORECASE)
+_QUOTE = re.compile(r'"(?:[^"\\]|\\.)*"')
 _STACK = re.compile(r"Traceback \(most recent call last\).*", re.DOTALL)
 
 _job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
@@ -67,6 +68,11 @@ def job_logs(job_id: str) -> Iterator[None]:
 def log_event(logger: logging.Logger, level: int, message: str, **fields: object) -> None:
     """Log an event with its figures as fields of the line."""
     logger.log(level, message, extra={"fields": fields})
+
+
+def without_quotes(text: str) -> str:
+    """A message to a caller without what it quotes of their job: texts, as JSON."""
+    return _QUOTE.sub('"..."', text)
 
 
 def redact(text: str) -> str:

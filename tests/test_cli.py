@@ -7,6 +7,7 @@ import pytest
 
 from infinitetalk import cli
 from infinitetalk.cli import main
+from infinitetalk.cli_options import make_parser, request_of
 from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.settings import Settings
@@ -121,7 +122,7 @@ def test_check_says_what_it_found_and_fails_if_the_worker_would_not_start(
     main(["check"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [
-        [name, "ok"] for name in ("gpu", "ffmpeg", "work_dir", "estimates", "model_files", "shapes")
+        [name, "ok"] for name in ("gpu", "ffmpeg", "work_dir", "volume", "estimates", "model_files", "shapes")
     ]
     with pytest.raises(SystemExit, match="infinitetalk: 3 of the checks failed"):
         main(["check", "--profile", "infinitetalk-14b", "--models-dir", str(tmp_path), "--device", "cpu"])
@@ -173,7 +174,7 @@ def test_every_field_of_a_job_can_be_given() -> None:
     files = {"video": "a.mp4", "audio": "a.wav", "audio_2": "b.wav"}
     options = {name: value for name, value in (given | files).items() if value is not True}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()] + ["--isolate-vocals"]
-    request = cli._request(cli._parser().parse_args(["plan", *words]))
+    request = request_of(make_parser(cli.COMMANDS).parse_args(["plan", *words]))
     boxes = ((0, 0, 0.5, 1), (0.5, 0, 1, 1))
     assert request.model_dump(include=set(given)) == given | {"speaker_boxes": boxes}
     assert [Path(url).name for url in (request.video_url, request.wav_url, request.wav_url_2)] == [*files.values()]

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from infinitetalk.logs import MAX_TEXT_CHARS, configure_logging, job_logs, log_event, places, redact
+from infinitetalk.logs import MAX_TEXT_CHARS, configure_logging, job_logs, log_event, places, redact, without_quotes
 
 LOGGER = logging.getLogger("infinitetalk.test")
 
@@ -43,6 +43,18 @@ def test_an_event_is_one_json_line_with_the_jobs_id(stream):
         "timings_s": {"decode": 1.5},
     }
     assert second["requestId"] is None
+
+
+@pytest.mark.parametrize(
+    ("told", "logged"),
+    [
+        ('seed is "my secret": must be a whole number.', 'seed is "...": must be a whole number.'),
+        ('"a \\" b" and "" are no fields', '"..." and "..." are no fields'),
+        ("speed_mode is 5: must be turbo.", "speed_mode is 5: must be turbo."),
+    ],
+)
+def test_what_a_message_quotes_of_a_job_is_not_logged(told, logged):
+    assert without_quotes(told) == logged
 
 
 def test_as_text_an_event_is_one_line_too(stream):

@@ -1,6 +1,7 @@
 """What the environment sets. It is read once, at start, from a mapping."""
 
 import math
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,14 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from infinitetalk.arithmetic import AUTO, Arithmetic
-from infinitetalk.contract.request import MediaKind, Output
+from infinitetalk.contract.request import MAX_DURATION_S, MediaKind, Output
+from infinitetalk.shapes import FPS
 
+# Numbers beyond these are mistakes, which would fail every job, and not as the setting's fault.
+WEEK_S = 604_800
+LEAST_MB, MOST_MB = 0.001, 1_000_000
+
+_SECRET = ("bucket_secret_access_key", "cache_key")
 _BUCKET = ("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_key")
 
 
@@ -52,6 +59,7 @@ class Settings(BaseModel):
     min_vram_gib: float | None = Field(
         None,
         ge=0,
+        le=100_000,
         description="Memory in GiB that the whole GPU must have. The worker refuses to start on a smaller one.",
         json_schema_extra={"default": "the profile's: 90 for infinitetalk-14b"},
     )
@@ -69,6 +77,7 @@ class Settings(BaseModel):
     resume_hours: float = Field(
         24.0,
         ge=0,
+        le=8760,
         description="Hours that the finished windows of a broken-off job stay on the volume; 0 keeps none.",
     )
     output: Output | None = Field(
@@ -84,28 +93,35 @@ class Settings(BaseModel):
         description="Name of the bucket.",
         json_schema_extra={"default": "the SDK's: month and year"},
     )
-    upload_timeout_s: float = Field(300.0, gt=0, description="Longest time for the upload of a video, in seconds.")
+    upload_timeout_s: float = Field(
+        300.0, gt=0, le=WEEK_S, description="Longest time for the upload of a video, in seconds."
+    )
     execution_timeout_s: float | None = Field(
         None,
         gt=0,
+        le=WEEK_S,
         description="The endpoint's execution timeout, in seconds. A job stops itself just before it, and says so.",
         json_schema_extra={"default": "RunPod's 600, which only makes a warning"},
     )
     hardware_file: Path | None = Field(
         None, description="A file that `infinitetalk calibrate` wrote on this GPU. Estimates of time and price use it."
     )
-    gpu_price_per_hour: float = Field(3.96, ge=0, description="Price of the GPU in US dollars per hour, for cost_usd.")
+    gpu_price_per_hour: float = Field(
+        3.96, ge=0, le=1_000_000, description="Price of the GPU in US dollars per hour, for cost_usd."
+    )
     isolate_vocals: bool = Field(
         False,
         description="Whether the model hears only the vocals of the sound if the job does not say. The worker then "
         "needs the separator's weights to start.",
     )
-    max_audio_s: float = Field(600.0, gt=0, description="Longest sound accepted, in seconds.")
-    max_image_mb: float = Field(50.0, gt=0, description="Largest picture file accepted, in MB (10^6 bytes).")
-    max_audio_mb: float = Field(500.0, gt=0, description="Largest sound file accepted, in MB.")
-    max_video_mb: float = Field(2000.0, gt=0, description="Largest video file accepted, in MB.")
+    max_audio_s: float = Field(600.0, ge=1 / FPS, le=MAX_DURATION_S, description="Longest sound accepted, in seconds.")
+    max_image_mb: float = Field(
+        50.0, ge=LEAST_MB, le=MOST_MB, description="Largest picture file accepted, in MB (10^6 bytes)."
+    )
+    max_audio_mb: float = Field(500.0, ge=LEAST_MB, le=MOST_MB, description="Largest sound file accepted, in MB.")
+    max_video_mb: float = Field(2000.0, ge=LEAST_MB, le=MOST_MB, description="Largest video file accepted, in MB.")
     download_timeout_s: float = Field(
-        300.0, gt=0, description="Longest time for all downloads of a job together, in seconds."
+        300.0, gt=0, le=WEEK_S, description="Longest time for all downloads of a job together, in seconds."
     )
     attention_backend: str = Field(
         AUTO,
@@ -130,6 +146,12 @@ class Settings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The lowest level that is logged: DEBUG, INFO, WARNING or ERROR."
     )
+    cache_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="A secret of 32 characters or more that lies nowhere on the volume. With it, what was compiled is "
+        "kept on the volume, signed, and later workers start sooner.",
+    )
 
     @model_validator(mode="after")
     def _check_bucket(self) -> Self:
@@ -140,6 +162,8 @@ class Settings(BaseModel):
             )
         if missing and self.output == "url":
             raise ValueError(f"OUTPUT is url, which needs {_variables(_BUCKET)}")
+        if not missing and not re.match(r"https?://[^/?#\s]+[^\s]*$", self.bucket_endpoint_url or ""):
+            raise ValueError("BUCKET_ENDPOINT_URL is not an http(s) URL, such as https://s3.eu-west-1.example.com")
         return self
 
     @model_validator(mode="after")
@@ -212,5 +236,6 @@ def _problems(error: ValidationError, given: Mapping[str, str]) -> list[str]:
             problems.append(str(problem["ctx"]["error"]))
             continue
         name = str(problem["loc"][0])
-        problems.append(f"{name.upper()} is {given[name][:80]!r}: {problem['msg']}")
+        shown = "(not shown)" if name in _SECRET else repr(given[name][:80])
+        problems.append(f"{name.upper()} is {shown}: {problem['msg']}")
     return problems

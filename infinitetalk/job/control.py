@@ -21,12 +21,15 @@ class Control:
             frame that the autoencoder takes. True ends the job with Cancelled.
         time_limit: counts from the job's start. The job ends with TimedOut just before a certain limit. If it is
             expected to pass its limit, certain or not, its warnings say so.
+        is_answered_later: the answer may fail to arrive after the job has ended. What the next run needs then stays
+            until `resume.forget_job`.
     """
 
     job_id: str = "job"
     on_progress: Callable[[Progress], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
     time_limit: TimeLimit | None = None
+    is_answered_later: bool = False
 
     def start(self, synchronise: Callable[[], object]) -> "Monitor":
         """Start the job's clocks. synchronise: waits until the device has done its work."""

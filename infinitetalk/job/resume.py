@@ -2,6 +2,7 @@
 
     infinitetalk-unfinished/<job id>/seed           the seed drawn for a job that names none
                                      00000.window   a window's frames without loss, and what the next needs to know
+                                     answer         see serving/answers.py
 
 A window counts only for a job that would make the same bytes: the same plan, media, weights, code and device. Windows
 are written while the next one is made. Whatever goes wrong here costs time, never the job.
@@ -138,14 +139,20 @@ class KeptWindows:
         logger.warning("Job %r: no further window is kept: %s", self._name, reason)
 
 
+def forget_job(settings: Settings, job_id: str) -> None:
+    """Remove everything of a job that is done."""
+    KeptWindows(open_volume(settings), plain_name(job_id)).remove()
+
+
 @contextmanager
-def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
+def kept_windows(settings: Settings, job_id: str, *, stay: bool = False) -> Iterator[KeptWindows]:
     """The job's finished windows, on the volume if there is one.
 
-    They are removed when the `with` block ends. They stay if the process is killed, and if the job is stopped or fails
-    in a way that may pass. Those of other jobs are removed when they are older than settings.resume_hours.
+    They are removed when the `with` block ends, or by `forget_job` if they are to stay until the answer has arrived.
+    They stay if the process is killed, and if the job is stopped or fails in a way that may pass. Those of other jobs
+    are removed when they are older than settings.resume_hours.
     """
-    volume = _open(settings)
+    volume = open_volume(settings)
     if volume is None:
         yield KeptWindows()
         return
@@ -158,11 +165,12 @@ def kept_windows(settings: Settings, job_id: str) -> Iterator[KeptWindows]:
         if not error.retryable and not isinstance(error, Cancelled):
             kept.remove()
         raise
-    kept.remove()
+    if not stay:
+        kept.remove()
 
 
-def _open(settings: Settings) -> Volume | None:
-    """The volume, where there is one and windows are kept."""
+def open_volume(settings: Settings) -> Volume | None:
+    """The volume, if there is one and things of unfinished jobs are kept."""
     if settings.resume_hours > 0:
         with suppress(OSError):
             return Volume(settings.volume_dir)

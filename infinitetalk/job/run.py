@@ -59,7 +59,9 @@ def run_job(
     with (
         ended_by(monitor.check),
         job_folder(settings.work_dir, control.job_id) as folder,
-        nullcontext(KeptWindows()) if request.dry_run else kept_windows(settings, control.job_id) as kept,
+        nullcontext(KeptWindows())
+        if request.dry_run
+        else kept_windows(settings, control.job_id, stay=control.is_answered_later) as kept,
     ):
         with watch.stage("download"):
             files = exchange.fetch(request, folder)
@@ -69,7 +71,7 @@ def run_job(
             job = read_job(request, files, profile, settings, mode, kept.seed(request.seed))
             _check_separator(job.plan, models, profile)
         plan = job.plan
-        exchange.delivery.check_fits(estimate_video_bytes(plan.size, plan.n_frames))
+        exchange.delivery.check_fits(estimate_video_bytes(plan.size, plan.n_frames), monitor.check)
         expected = forecast(plan, profile, models.device, settings, models.arithmetic)
         warnings = [*job.warnings, *_long_prompts(models, plan), *time_warnings(expected, control.time_limit)]
         monitor.counter.planned(len(plan.windows), plan.mode.steps, warnings)

@@ -1,8 +1,10 @@
 """torch.compile for the transformer: its blocks' norms, gates, rotations and activations in fused kernels."""
 
 import hashlib
+import hmac
 import logging
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import diffusers
@@ -14,6 +16,7 @@ from infinitetalk.models.video_transformer import TEXT_TOKENS, Context
 from infinitetalk.transfer.volume import Volume
 
 FOLDER = "infinitetalk-compiled"  # on the volume
+MAX_KEPT_BYTES = 1 << 30  # 10 MB are kept
 
 # The warm-up's window: 25 video frames, 7 latent frames of 8x22 latents. If two sizes are equal in the first pass,
 # torch.compile assumes that they always are. So all of these differ from each other and from the masks' three rows.
@@ -21,11 +24,57 @@ _FRAMES, _LATENT_FRAMES, _HEIGHT, _WIDTH, _IMAGE_TOKENS = 25, 7, 8, 22, 13
 
 _CACHEABLE = {f"torch.nn.attention.{name}": torch.__version__ for name in ("_backend_from_string", "_sdpa_kernel")}
 
+_SIGNATURE_BYTES = hashlib.sha256().digest_size
+
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class CompiledFiles:
+    """What was compiled, on the volume, for the workers that start later.
+
+    torch unpickles such a file: whoever can write one runs code in every worker that reads it. So each is signed, with
+    its name, and one that this key has not signed is not touched.
+
+    Args:
+        key: secret, and nowhere on the volume.
+    """
+
+    volume: Volume
+    key: bytes = field(repr=False)
+
+    def load(self, name: str) -> bool:
+        """Hand torch.compile what another worker compiled. A file that is missing or not right costs time only."""
+        try:
+            content = self.volume.read(f"{FOLDER}/{name}", MAX_KEPT_BYTES)
+            signature, body = content[:_SIGNATURE_BYTES], content[_SIGNATURE_BYTES:]
+            if not hmac.compare_digest(signature, self._signature(name, body)):
+                logger.warning("%s is not used: it is damaged, or CACHE_KEY has not signed it", name)
+                return False
+            return torch.compiler.load_cache_artifacts(body) is not None
+        except FileNotFoundError:
+            return False
+        except Exception as error:  # of torch's, for what another version of it has written
+            logger.warning("%s is not used: %s", name, type(error).__name__)
+            return False
+
+    def save(self, name: str) -> None:
+        """Keep what torch.compile has compiled in this process."""
+        artifacts = torch.compiler.save_cache_artifacts()
+        if artifacts is None:
+            return
+        body = artifacts[0]
+        try:
+            self.volume.write(f"{FOLDER}/{name}", self._signature(name, body) + body)
+        except OSError as error:
+            logger.warning("%s is not kept: %s", name, error.strerror or error)
+
+    def _signature(self, name: str, body: bytes) -> bytes:
+        return hmac.digest(self.key, name.encode() + b"\0" + body, "sha256")
+
+
 def compile_transformer(
-    transformer: InfiniteTalkTransformer, arithmetic: Arithmetic, volume: Path | None = None
+    transformer: InfiniteTalkTransformer, arithmetic: Arithmetic, files: CompiledFiles | None = None
 ) -> None:
     """Compile the blocks for one person and for two, once for windows of all sizes and lengths.
 
@@ -34,15 +83,11 @@ def compile_transformer(
 
     Args:
         arithmetic: how the transformer computes; what was compiled holds for this alone.
-        volume: if it exists, what was compiled is kept there for the workers that start later.
+        files: where what was compiled is kept for the workers that start later.
     """
     started_s = time.monotonic()
-    kept = (
-        volume / FOLDER / f"{_fingerprint(transformer, arithmetic)}.bin"
-        if volume is not None and volume.is_dir()
-        else None
-    )
-    found = kept is not None and _load(kept)
+    name = f"{_fingerprint(transformer, arithmetic)}.bin"
+    found = files is not None and files.load(name)
     # The blocks' numbers (eps of the norms) never change. If they were left open, every graph would be traced twice.
     torch._dynamo.config.specialize_float = True
     # The function that chooses cuDNN's attention is recorded in the graph. Unless marked, it prevents keeping the
@@ -51,8 +96,8 @@ def compile_transformer(
     transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
     _warm_up(transformer)
     logger.info("transformer compiled in %.1f s%s", time.monotonic() - started_s, ", from the volume" if found else "")
-    if kept is not None and not found:
-        _save(kept)
+    if files is not None and not found:
+        files.save(name)
 
 
 @torch.inference_mode()
@@ -83,24 +128,3 @@ def _fingerprint(transformer: InfiniteTalkTransformer, arithmetic: Arithmetic) -
         [(name, tensor.dtype) for name, tensor in transformer.blocks[0].state_dict().items()],
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-
-
-def _load(kept: Path) -> bool:
-    """Hand torch.compile what another worker compiled. If the file is missing or damaged, that only costs time."""
-    try:
-        return torch.compiler.load_cache_artifacts(kept.read_bytes()) is not None
-    except FileNotFoundError:
-        return False
-    except (OSError, RuntimeError) as error:
-        logger.warning("%s is not used: %s", kept.name, error)
-        return False
-
-
-def _save(kept: Path) -> None:
-    artifacts = torch.compiler.save_cache_artifacts()
-    if artifacts is None:
-        return
-    try:
-        Volume(kept.parents[1]).write(f"{FOLDER}/{kept.name}", artifacts[0])
-    except OSError as error:
-        logger.warning("%s is not kept: %s", kept.name, error.strerror or error)

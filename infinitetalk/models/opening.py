@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from infinitetalk.arithmetic import Arithmetic
-from infinitetalk.models.compiling import compile_transformer
+from infinitetalk.models.compiling import CompiledFiles, compile_transformer
 from infinitetalk.models.encoder_loading import load_audio_encoder, load_image_encoder, load_text_encoder, load_vae
 from infinitetalk.models.fast_vae import optimise_vae
 from infinitetalk.models.fp8 import check_fp8
@@ -150,19 +150,19 @@ def open_models(
     arithmetic: Arithmetic = DEFAULT,
     *,
     compiled: bool = False,
-    volume: Path | None = None,
+    compiled_files: CompiledFiles | None = None,
 ) -> Models:
     """Read the models and make them fast. The first arguments and the errors are those of `load_models`.
 
     Args:
         compiled: on a GPU, compile the transformer's blocks and parts of the autoencoder.
-        volume: the folder in which what was compiled is kept for the workers that start later.
+        compiled_files: where what was compiled is kept for the workers that start later.
     """
     started_s = time.monotonic()
     models = load_models(files, device, dtype, arithmetic)
     logger.info("The models are on %s after %.1f s", device, time.monotonic() - started_s)
     if device.type == "cuda":
         if compiled:
-            compile_transformer(cast(InfiniteTalkTransformer, models.transformer), models.arithmetic, volume)
+            compile_transformer(cast(InfiniteTalkTransformer, models.transformer), models.arithmetic, compiled_files)
         optimise_vae(models.vae, compiled)
     return models

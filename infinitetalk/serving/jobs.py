@@ -9,15 +9,16 @@ from contextlib import suppress
 from typing import Any
 
 from infinitetalk.contract.request import Request
-from infinitetalk.contract.result import Failure
+from infinitetalk.contract.result import Failure, Result
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Cancelled, InvalidInput, JobError
 from infinitetalk.job.control import Control
 from infinitetalk.job.faults import classify_failure
 from infinitetalk.job.run import run_job
-from infinitetalk.logs import job_logs, log_event, places
+from infinitetalk.logs import job_logs, log_event, places, without_quotes
 from infinitetalk.models.opening import Models
 from infinitetalk.progress import TimeLimit
+from infinitetalk.serving.answers import KeptAnswers
 from infinitetalk.serving.updates import ProgressUpdates
 from infinitetalk.transfer.exchange import network_exchange
 
@@ -47,23 +48,34 @@ def answer(
     settings: Settings,
     send_progress: Callable[[Json, Json], None],
     stop: threading.Event,
+    answers: KeptAnswers | None = None,
 ) -> Json:
-    """Run a job to its end. Returns the result, or `error` (which makes it FAILED), `error_code` and `retryable`."""
+    """Run a job to its end. Returns the result, or `error` (which makes it FAILED), `error_code` and `retryable`.
+
+    Args:
+        answers: where an answer is kept until it has arrived, and where one of an earlier run is looked for.
+    """
     with job_logs(job["id"]):
         updates = ProgressUpdates(job, send_progress)
         try:
             request = Request.parse(job.get("input"))
             log_event(logger, logging.INFO, "job started", speed_mode=request.speed_mode, dry_run=request.dry_run)
-            control = Control(job["id"], updates, stop.is_set, time_limit(job, settings))
+            if answers is not None and (kept := answers.find(job)) is not None:
+                log_event(logger, logging.INFO, "job answered from what an earlier run has kept")
+                return kept
+            control = Control(job["id"], updates, stop.is_set, time_limit(job, settings), answers is not None)
             exchange = network_exchange(request, settings, job["id"], stop.is_set, job.get("s3Config"))
             result = run_job(request, load_models(), settings, exchange, control)
+            if answers is not None and isinstance(result, Result):
+                answers.keep(job, result)
             figures = result.model_dump(include={"timings_s", "gpu_seconds", "cost_usd"})
             log_event(logger, logging.INFO, "job finished", **figures)
             return result.to_json()
         except Exception as error:  # whatever it is, the caller gets an answer, without internal details
             failure = error if isinstance(error, JobError) else classify_failure(error)
             level = logging.INFO if isinstance(failure, Cancelled | InvalidInput) else logging.WARNING
-            log_event(logger, level, "job failed", code=failure.code, error=str(failure), cause=places(error))
+            told = without_quotes(str(failure))
+            log_event(logger, level, "job failed", code=failure.code, error=told, cause=places(error))
             return Failure.of(failure).to_json()
         finally:
             updates.finish()
@@ -74,19 +86,22 @@ def make_handler(
     settings: Settings,
     send_progress: Callable[[Json, Json], None],
     retire: Callable[[], None],
+    answers: KeptAnswers | None = None,
 ) -> Callable[[Json], Awaitable[Json]]:
     """The function that the SDK calls with each job. Jobs run in a thread, one at a time.
 
     Args:
         load_models: gives the models; called for each job.
+        settings: the worker's.
         send_progress: takes a job and a report of its progress; returns when the report has arrived.
         retire: called when this process can run no further job.
+        answers: where answers are kept until they have arrived.
     """
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job")  # the local API takes several jobs at once
 
     async def handler(job: Json) -> Json:
         stop = threading.Event()
-        queued = thread.submit(answer, job, load_models, settings, send_progress, stop)
+        queued = thread.submit(answer, job, load_models, settings, send_progress, stop, answers)
         running = asyncio.wrap_future(queued)
         try:
             reply = await asyncio.shield(running)

@@ -14,6 +14,7 @@ from runpod.serverless.modules.rp_http import send_result
 
 from infinitetalk.logs import log_event
 from infinitetalk.progress import Progress
+from infinitetalk.serving.job_ids import id_in_address
 
 Json = dict[str, Any]
 
@@ -68,7 +69,7 @@ def post_progress(job: Json, progress: Json) -> None:
 
     async def post() -> None:
         async with AsyncClientSession() as session:
-            await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
+            await send_result(session, {"status": "IN_PROGRESS", "output": progress}, {"id": id_in_address(job["id"])})
 
     with suppress(TimeoutError):
         asyncio.run(asyncio.wait_for(post(), PROGRESS_POST_S))

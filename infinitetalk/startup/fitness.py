@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 
 import imageio_ffmpeg
+import numpy as np
 import torch
 
 from infinitetalk.contract.presets import Profile, profile_of
@@ -18,10 +19,18 @@ from infinitetalk.planning.estimate import basis_of, find_hardware
 from infinitetalk.startup.opening import dtype_of
 from infinitetalk.startup.release import compare_with_release
 from infinitetalk.startup.weights import find_weights, other_commits
+from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER
+from infinitetalk.transfer.volume import Volume
 
 FFMPEG_TIME_LIMIT_S = 60.0
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".pth", ".bin")
 RESULT_MB = 1000.0  # room for the video that is made, beside the files that came in
+
+# Five red frames, and a tone of an eighth of full scale.
+_SAMPLE = (
+    *("-f", "lavfi", "-i", "color=red:size=64x64:rate=25:duration=0.2"),
+    *("-f", "lavfi", "-i", "sine=duration=0.2"),
+)
 
 _ARCH = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)(?P<exact>[af]?)$")
 
@@ -50,10 +59,13 @@ def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
     def model_files() -> str:
         return check_model_files(profile, settings)
 
+    def volume() -> str:
+        return check_volume(settings)
+
     def estimates() -> str:
         return check_estimates(profile, settings)
 
-    return gpu, ffmpeg, work_dir, estimates, model_files
+    return gpu, ffmpeg, work_dir, volume, estimates, model_files
 
 
 def check_gpu(profile: Profile, settings: Settings) -> str:
@@ -106,18 +118,31 @@ def has_code_for(capability: tuple[int, int], built_for: Iterable[str]) -> bool:
 
 
 def check_ffmpeg() -> str:
-    """ffmpeg starts, and encodes H.264 and AAC, which results are made of."""
-    source = ["-f", "lavfi", "-i", "color=size=64x64:rate=25:duration=0.2", "-f", "lavfi", "-i", "sine=duration=0.2"]
-    encoders = ["-c:v", "libx264", "-c:a", "aac", "-f", "null", "-"]
+    """ffmpeg makes H.264 and AAC, and reads them back as what they were made of."""
     try:
         binary = imageio_ffmpeg.get_ffmpeg_exe()
-        command = [binary, "-nostdin", "-hide_banner", "-loglevel", "error", *source, *encoders]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=FFMPEG_TIME_LIMIT_S, check=False)
+        made = _run_ffmpeg(binary, *_SAMPLE, "-c:v", "libx264", "-c:a", "aac", "-f", "matroska", "-")
+        frames = _run_ffmpeg(binary, "-i", "-", "-f", "rawvideo", "-pix_fmt", "rgb24", "-", content=made)
+        sound = _run_ffmpeg(binary, "-i", "-", "-f", "f32le", "-", content=made)
     except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
         raise Unfit(f"ffmpeg does not run ({error}); install imageio-ffmpeg again") from error
-    if done.returncode:
-        raise Unfit(f"ffmpeg cannot encode H.264 and AAC ({done.stderr.strip()}); install imageio-ffmpeg again")
+    pixels, samples = np.frombuffer(frames, np.uint8), np.frombuffer(sound[: len(sound) // 4 * 4], np.float32)
+    n_frames, rest = divmod(pixels.size, 64 * 64 * 3)
+    if rest or n_frames != 5:
+        raise Unfit(f"ffmpeg gives back {n_frames} of 5 frames that it was to encode; install imageio-ffmpeg again")
+    if np.abs(pixels.reshape(-1, 3).mean(0) - (255, 0, 0)).max() > 8 or not 0.05 < np.abs(samples).max(initial=0) < 0.5:
+        raise Unfit("ffmpeg gives back another picture or sound than it was to encode; install imageio-ffmpeg again")
     return f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}"
+
+
+def _run_ffmpeg(binary: str, *arguments: str, content: bytes = b"") -> bytes:
+    """What ffmpeg writes, given `content`. Raises Unfit where it reports a failure."""
+    command = [binary, "-nostdin", "-hide_banner", "-loglevel", "error", *arguments]
+    done = subprocess.run(command, input=content, capture_output=True, timeout=FFMPEG_TIME_LIMIT_S, check=False)
+    if done.returncode:
+        told = done.stderr.decode(errors="replace").strip()
+        raise Unfit(f"ffmpeg cannot encode H.264 and AAC ({told}); install imageio-ffmpeg again")
+    return done.stdout
 
 
 def check_work_dir(settings: Settings) -> str:
@@ -135,6 +160,33 @@ def check_work_dir(settings: Settings) -> str:
             "give the container a larger disk, or lower MAX_VIDEO_MB and MAX_AUDIO_MB"
         )
     return f"WORK_DIR {settings.work_dir} has {free_mb / 1e3:.1f} GB free"
+
+
+def check_volume(settings: Settings) -> str:
+    """Videos can be written to the volume if OUTPUT sends them there. The line says what is there."""
+    place, is_needed = settings.volume_dir, settings.output == "volume"
+    try:
+        volume = Volume(place)
+    except FileNotFoundError:
+        if is_needed:
+            raise Unfit(
+                f"OUTPUT is volume, and there is no volume at {place}: attach one, or set VOLUME_DIR or OUTPUT"
+            ) from None
+        return f"none at {place}: videos go to a bucket or into answers, and no finished windows are kept"
+    except NotADirectoryError:
+        raise Unfit(f"VOLUME_DIR {place} is not a folder; name the folder where the volume is mounted") from None
+    except OSError as error:
+        raise Unfit(f"VOLUME_DIR {place} cannot be looked into ({error.strerror}); name another folder") from error
+    try:
+        volume.probe(f"{OUTPUT_FOLDER}/probe")
+        return f"{place}, {volume.free_bytes() / 1e9:.1f} GB free"
+    except OSError as error:
+        if is_needed:
+            raise Unfit(
+                f"OUTPUT is volume, and {place / OUTPUT_FOLDER} cannot be written to ({error.strerror}); give it to "
+                "this user, or set VOLUME_DIR or OUTPUT"
+            ) from error
+        return f"{place} cannot be written to ({error.strerror}): no videos and no finished windows are kept there"
 
 
 def check_estimates(profile: Profile, settings: Settings) -> str:

@@ -5,9 +5,11 @@ import torch
 from infinitetalk.contract.presets import Profile, profile_of
 from infinitetalk.contract.settings import Settings
 from infinitetalk.models import opening
+from infinitetalk.models.compiling import CompiledFiles
 from infinitetalk.models.device import choose_device
 from infinitetalk.models.opening import Models
 from infinitetalk.startup.weights import find_weights
+from infinitetalk.transfer.volume import Volume
 
 
 def open_models(settings: Settings) -> Models:
@@ -19,8 +21,15 @@ def open_models(settings: Settings) -> Models:
         dtype_of(profile),
         settings.arithmetic,
         compiled=settings.compile,
-        volume=settings.volume_dir,
+        compiled_files=_compiled_files(settings),
     )
+
+
+def _compiled_files(settings: Settings) -> CompiledFiles | None:
+    """None without a volume, and without a key: what lies on the volume is not trusted then."""
+    if settings.cache_key is None or not settings.volume_dir.is_dir():
+        return None
+    return CompiledFiles(Volume(settings.volume_dir), settings.cache_key.get_secret_value().encode())
 
 
 def dtype_of(profile: Profile) -> torch.dtype:

@@ -1,34 +1,30 @@
 """An S3 bucket for finished videos: the worker's own, or one that came with a job.
 
-boto3 signs, divides large files into parts, and repeats what may succeed. This file adds the rest: an address that came
-with a job is dialled only if it is public; an upload ends in time, and when the job is stopped; no message holds a key.
+boto3 signs, divides large files into parts and repeats what may succeed. What is ours: whatever a bucket does ends
+in time and with its job, and is told in one sentence without keys; nothing unfinished stays in the bucket.
 """
 
 import logging
 import re
-import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
-from botocore.awsrequest import AWSHTTPConnection, AWSHTTPConnectionPool, AWSHTTPSConnection, AWSHTTPSConnectionPool
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from runpod.serverless.utils.rp_ssrf import SSRFError
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
-from urllib3.util.connection import create_connection
 
-from infinitetalk.errors import Cancelled, DeliveryFailed, InvalidInput
-from infinitetalk.transfer.safe_http import public_addresses
+from infinitetalk.errors import Cancelled, DeliveryFailed, InvalidInput, JobError
+from infinitetalk.transfer.s3_line import BadAnswer, S3Line
 
 URL_LIFETIME_S = 604_800  # a week, the longest that S3 signs
 PART_BYTES = 16 << 20  # larger files go in parts, and each part is repeated by itself
@@ -36,16 +32,19 @@ PART_BYTES = 16 << 20  # larger files go in parts, and each part is repeated by 
 TRIES = 8  # with pauses of up to 1, 2, 4, 8, 16, 20 and 20 s between them
 CONNECT_LIMIT_S = 10.0
 IDLE_LIMIT_S = 60.0  # longest wait for the server to take or send a byte
-CHECK_LIMIT_S = 5.0
+CHECK_LIMIT_S = 5.0  # for the whole check
+ABORT_LIMIT_S = 5.0  # for the removal of an unfinished upload
 POLL_S = 0.1
 
-# S3's codes for what no later try changes. AccessDenied is not among them: keys that may only write are good.
-_HOPELESS = {"NoSuchBucket", "InvalidBucketName", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidSecurity"}
-_NOT_DELIVERED = (Boto3Error, BotoCoreError, ClientError, OSError, ValueError)  # ValueError: not an endpoint
+_MAY_PASS = {408, 425, 429, *range(500, 600)}  # answers after which a later try may succeed
 
-_Key = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,256}$")]  # what can stand in a header
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+
+class _NotInTime(Exception):
+    """A time limit has passed. The message completes a sentence."""
 
 
 @dataclass(frozen=True)
@@ -62,80 +61,80 @@ class Bucket:
     secret_access_key: str = field(repr=False)
     of_job: bool = False
 
-    def check(self) -> None:
-        """Find out, before a video is made, whether it could be uploaded.
+    def check(self, key: str, check_job: Callable[[], object] = lambda: None) -> None:
+        """Find out, before a video is made, that it could not be uploaded: write a small file and remove it.
 
-        A server that does not answer only makes a warning: it may be back by then.
+        A server that cannot be reached or is in trouble may be back by then, and passes; so do keys that may write and
+        not remove.
+
+        Args:
+            key: the small file's name in the bucket.
+            check_job: called now and then; what it raises ends the check.
 
         Raises:
-            InvalidInput, DeliveryFailed: the bucket is missing, the keys are wrong, or the address is not an endpoint.
-                InvalidInput if these came with the job.
+            InvalidInput: the bucket came with the job and takes no file.
+            DeliveryFailed: the worker's own bucket takes none.
         """
+        line = None
         try:
-            client = self._client(CHECK_LIMIT_S, CHECK_LIMIT_S, tries=1)
-            client.list_objects_v2(Bucket=self.name, MaxKeys=1)
-        except ClientError as error:
-            if _reason(error) in _HOPELESS:
-                raise self._refusal(_reason(error)) from error
-        except ValueError as error:
-            raise self._refusal("not an endpoint") from error
-        except BotoCoreError as error:
-            logger.warning("The bucket did not answer the check before the job: %s", _reason(error))
+            client, line = self._connect(CHECK_LIMIT_S, CHECK_LIMIT_S, tries=1)
+            _watched(lambda: self._write_and_remove(client, key), line, CHECK_LIMIT_S, check_job)
+        except JobError:  # of check_job
+            raise
+        except Exception as error:  # whatever the server made of it
+            if not _may_pass(error, line):
+                raise self._refusal(_reason(error, line)) from error
+            logger.warning("The bucket could not be checked before the job: %s", _reason(error, line))
 
     def upload(self, file: Path, key: str, mime_type: str, timeout_s: float, should_stop: Callable[[], bool]) -> str:
         """Upload a file; returns a signed URL. Connection errors, throttling and answers of 5xx are tried again.
 
-        Raises:
-            DeliveryFailed: the upload failed or was not done within `timeout_s`.
-            Cancelled: `should_stop` returned True.
+        Raises DeliveryFailed, or Cancelled when `should_stop` says so; parts of a large file are removed then.
         """
-        deadline_s = time.monotonic() + timeout_s
-        given_up, result = threading.Event(), Future[str]()
-        # A server that takes a byte now and then runs into no socket timeout, so the limit is watched from outside. The
-        # thread then ends with the next byte or try; since that may take a moment, it is a daemon.
-        arguments = (file, key, mime_type, given_up, result)
-        threading.Thread(target=self._run, args=arguments, name="upload", daemon=True).start()
+        unfinished: list[str] = []
+
+        def check_job() -> None:
+            if should_stop():
+                raise Cancelled("The job was cancelled.")
+
+        line = None
         try:
-            while True:
-                try:
-                    return result.result(POLL_S)
-                except TimeoutError:
-                    if result.done():  # the upload itself timed out
-                        raise
-                if should_stop():
-                    raise Cancelled("The job was cancelled.")
-                if time.monotonic() > deadline_s:
-                    raise self._failure(f"not done within {timeout_s:g} s")
-        except _NOT_DELIVERED as error:
-            raise self._failure(_reason(error)) from error
-        finally:
-            given_up.set()
+            client, line = self._connect(CONNECT_LIMIT_S, IDLE_LIMIT_S, TRIES)
+            _note_unfinished(client, unfinished)
+            work = lambda: self._send(client, file, key, mime_type)  # noqa: E731
+            return _watched(work, line, timeout_s, check_job)
+        except BaseException as error:
+            for upload_id in unfinished:
+                self._abort(key, upload_id)
+            if isinstance(error, JobError) or not isinstance(error, Exception):
+                raise
+            raise self._failure(_reason(error, line)) from error
 
-    def _run(self, file: Path, key: str, mime_type: str, given_up: threading.Event, result: Future[str]) -> None:
-        def watch(*_: object, **__: object) -> None:
-            if given_up.is_set():
-                raise TimeoutError("the upload was given up")
-
+    def _write_and_remove(self, client: Any, key: str) -> None:  # noqa: ANN401  boto3 is not annotated
+        client.put_object(Bucket=self.name, Key=key, Body=b"Written to see whether videos can be.")
         try:
-            client = self._client(CONNECT_LIMIT_S, IDLE_LIMIT_S, TRIES)
-            client.meta.events.register("before-send.s3", watch)
-            client.upload_file(
-                str(file),
-                self.name,
-                key,
-                ExtraArgs={"ContentType": mime_type},
-                Config=TransferConfig(
-                    multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, use_threads=False
-                ),
-                Callback=watch,
-            )
-            parameters = {"Bucket": self.name, "Key": key}
-            url: str = client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=URL_LIFETIME_S)
-            result.set_result(url)
-        except Exception as error:  # whatever it is, the caller of upload gets it
-            result.set_exception(error)
+            client.delete_object(Bucket=self.name, Key=key)
+        except Exception as error:  # keys that may only write are good ones
+            logger.info("%s stays in the bucket: %s", key, _reason(error, None))
 
-    def _client(self, connect_s: float, idle_s: float, tries: int) -> Any:  # noqa: ANN401  boto3 is not annotated
+    def _send(self, client: Any, file: Path, key: str, mime_type: str) -> str:  # noqa: ANN401
+        config = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, use_threads=False)
+        client.upload_file(str(file), self.name, key, ExtraArgs={"ContentType": mime_type}, Config=config)
+        parameters = {"Bucket": self.name, "Key": key}
+        url: str = client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=URL_LIFETIME_S)
+        return url
+
+    def _abort(self, key: str, upload_id: str) -> None:
+        """Remove the parts of a large file that was given up."""
+        try:
+            client, line = self._connect(ABORT_LIMIT_S, ABORT_LIMIT_S, tries=1)
+            work = lambda: client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)  # noqa: E731
+            _watched(work, line, ABORT_LIMIT_S, lambda: None)
+        except Exception as error:
+            logger.warning("An unfinished upload stays in the bucket: %s", _reason(error, None))
+
+    def _connect(self, connect_s: float, idle_s: float, tries: int) -> tuple[Any, S3Line]:
+        """A boto3 client and its line. Raises ValueError for what is not an endpoint."""
         client = boto3.session.Session().client(
             "s3",
             endpoint_url=self.endpoint_url,
@@ -153,10 +152,9 @@ class Bucket:
                 proxies={} if self.of_job else None,  # a proxy would do its own look-up
             ),
         )
-        if self.of_job:
-            pools = {"http": _PinnedHttpPool, "https": _PinnedHttpsPool}
-            client._endpoint.http_session._manager.pool_classes_by_scheme = pools  # boto3 has no other way in
-        return client
+        for operation in ("PutObject", "CompleteMultipartUpload"):
+            client.meta.events.register(f"after-call.s3.{operation}", _expect_tag)
+        return client, S3Line(client, public_only=self.of_job)
 
     def _refusal(self, reason: str) -> InvalidInput | DeliveryFailed:
         if self.of_job:
@@ -175,49 +173,57 @@ class Bucket:
         )
 
 
-class _S3Config(BaseModel):
-    """What RunPod passes on beside a job's input."""
+def _watched(work: Callable[[], T], line: S3Line, limit_s: float, check_job: Callable[[], object]) -> T:
+    """What `work` returns. It is given up, and its line cut, when the limit has passed or `check_job` raises.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
-
-    endpoint_url: str = Field(alias="endpointUrl", max_length=2048)
-    bucket_name: str = Field(alias="bucketName", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$")
-    access_id: _Key = Field(alias="accessId")
-    access_secret: _Key = Field(alias="accessSecret")
-
-
-def job_bucket(s3_config: object) -> Bucket:
-    """The bucket of a job's s3Config: endpointUrl, bucketName, accessId, accessSecret.
-
-    Raises InvalidInput if one of them is wrong, or the endpoint has no public address.
+    A server that takes or sends a byte now and then runs into no socket timeout, so the limit is watched from outside.
+    The thread may take a moment to notice (a name being looked up, and a pause between tries, cannot be cut off), which
+    is why it is a daemon.
     """
+    result = Future[T]()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # raised again in the caller's thread
+            result.set_exception(error)
+
+    deadline_s = time.monotonic() + limit_s
+    threading.Thread(target=run, name="upload", daemon=True).start()
     try:
-        config = _S3Config.model_validate(s3_config)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(["s3Config", *map(str, problem["loc"])])[:80]
-        raise InvalidInput(
-            f"{place} is wrong ({problem['msg']}); s3Config has endpointUrl, bucketName, accessId and accessSecret."
-        ) from None
-    try:
-        parts = urlsplit(config.endpoint_url)
-        port = parts.port
-    except ValueError:
-        raise _not_public() from None
-    secure = parts.scheme == "https"
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-        raise _not_public()
-    try:
-        public_addresses(parts.hostname, port or (443 if secure else 80))
-    except (SSRFError, ValueError):  # ValueError: no name at all
-        raise _not_public() from None
-    return Bucket(config.endpoint_url, config.bucket_name, config.access_id, config.access_secret, of_job=True)
+        while True:
+            try:
+                return result.result(POLL_S)
+            except TimeoutError:
+                if result.done():  # it was the work's own
+                    raise
+            check_job()
+            if time.monotonic() > deadline_s:
+                raise _NotInTime(f"not done within {limit_s:g} s")
+    finally:
+        line.cut()
 
 
-def _not_public() -> InvalidInput:
-    return InvalidInput(
-        "s3Config.endpointUrl is refused: it must be a public http(s) address, such as https://s3.eu-west-1.example.com."
-    )
+def _expect_tag(http_response: Any, parsed: dict[str, Any], **_: object) -> None:  # noqa: ANN401
+    """Whoever has stored a file names its state: a server that answers all alike (a portal, a proxy) has not."""
+    if http_response.status_code < 300 and not parsed.get("ETag"):
+        raise BadAnswer("an answer that is not S3's")
+
+
+def _note_unfinished(client: Any, unfinished: list[str]) -> None:  # noqa: ANN401
+    """Have the id of an upload in parts stand in the list for as long as its parts lie in the bucket."""
+
+    def begun(parsed: dict[str, Any], **_: object) -> None:
+        if upload_id := parsed.get("UploadId"):
+            unfinished.append(upload_id)
+
+    def ended(http_response: Any, **_: object) -> None:  # noqa: ANN401
+        if http_response.status_code < 300:
+            unfinished.clear()
+
+    client.meta.events.register("after-call.s3.CreateMultipartUpload", begun)
+    client.meta.events.register("after-call.s3.CompleteMultipartUpload", ended)
+    client.meta.events.register("after-call.s3.AbortMultipartUpload", ended)
 
 
 def _region(host: str) -> str | None:
@@ -226,44 +232,44 @@ def _region(host: str) -> str | None:
     return (found[1] or found[2]) if found else None
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong in one word, without addresses: S3's code, such as NoSuchBucket, or the error's name."""
-    cause = error.__context__ if isinstance(error, Boto3Error) else error
+def _may_pass(error: Exception, line: S3Line | None) -> bool:
+    """Whether a later try may succeed where this one failed."""
+    if isinstance(error, _NotInTime):
+        return True
+    if line is None or _is_caused_by(error, ssl.SSLCertVerificationError):
+        return False
+    if line.status is None:  # no answer, or not one of HTTP
+        return isinstance(error, BotoCoreError) and not _is_gibberish(error)
+    return line.status in _MAY_PASS
+
+
+def _is_gibberish(error: BaseException | None) -> bool:
+    """Whether the server speaks, and not HTTP."""
+    return _is_caused_by(error, HTTPException) and not _is_caused_by(error, ConnectionError, IncompleteRead)
+
+
+def _is_caused_by(error: BaseException | None, *kinds: type[BaseException]) -> bool:
+    while error is not None and not isinstance(error, kinds):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _reason(error: BaseException, line: S3Line | None) -> str:
+    """What went wrong in a word or two, without addresses: S3's own word, such as NoSuchBucket, or the error's kind."""
+    cause = error.__context__ or error if isinstance(error, Boto3Error) else error
+    if isinstance(cause, BadAnswer | _NotInTime):
+        return str(cause)
     if isinstance(cause, ClientError):
-        return str(cause.response["Error"]["Code"])[:80]
-    return type(cause or error).__name__
-
-
-class _Pinned:
-    """Dials only addresses that it has looked up and found to be public."""
-
-    host: str
-    port: int
-    timeout: float | None
-    socket_options: Any
-
-    def _new_conn(self) -> socket.socket:
-        for address in public_addresses(self.host, self.port):
-            try:
-                return create_connection((address, self.port), self.timeout, socket_options=self.socket_options)
-            except TimeoutError:
-                failure: Exception = ConnectTimeoutError(self, "no connection in time")
-            except OSError:
-                failure = NewConnectionError(self, "no connection")  # type: ignore[arg-type]  # a mixin of one
-        raise failure
-
-
-class _PinnedHttpConnection(_Pinned, AWSHTTPConnection):  # type: ignore[misc]  # botocore is not annotated
-    pass
-
-
-class _PinnedHttpsConnection(_Pinned, AWSHTTPSConnection):  # type: ignore[misc]
-    pass
-
-
-class _PinnedHttpPool(AWSHTTPConnectionPool):  # type: ignore[misc]
-    ConnectionCls = _PinnedHttpConnection
-
-
-class _PinnedHttpsPool(AWSHTTPSConnectionPool):  # type: ignore[misc]
-    ConnectionCls = _PinnedHttpsConnection
+        code = cause.response.get("Error", {}).get("Code")
+        if isinstance(code, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9.]{0,63}", code):  # a stranger may say anything
+            return code
+    elif _is_caused_by(cause, ssl.SSLCertVerificationError):
+        return "its certificate is not valid"
+    elif _is_gibberish(cause):
+        return "an answer that is not HTTP"
+    elif isinstance(cause, BotoCoreError | OSError):
+        return type(cause).__name__
+    elif isinstance(cause, ValueError) and (line is None or line.status is None):
+        return "not an endpoint"
+    status = line.status if line is not None else None
+    return f"HTTP {status}" if status is not None and status >= 300 else "an answer that is not S3's"

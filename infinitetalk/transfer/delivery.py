@@ -1,4 +1,4 @@
-"""How the finished video reaches the caller: as a URL, inside the answer, on the network volume, or as a local file.
+"""How the finished video reaches the caller: as a URL, inside the answer, or on the network volume.
 
 Each way is a small class. `choose_delivery` takes the one that a job asks for.
 """
@@ -6,7 +6,6 @@ Each way is a small class. `choose_delivery` takes the one that a job asks for.
 import base64
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,10 +16,12 @@ from infinitetalk.contract.request import Output
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import DeliveryFailed, InvalidInput, TooLarge
 from infinitetalk.shapes import FPS
-from infinitetalk.transfer.bucket import Bucket, job_bucket
+from infinitetalk.transfer.bucket import Bucket
+from infinitetalk.transfer.s3_config import job_bucket
 from infinitetalk.transfer.volume import Volume, plain_name
 
 FOLDER = "infinitetalk-output"  # on the volume and in the bucket
+CHECK_NAME = ".write-check"  # in the bucket, always the same one: keys that may not remove it leave one file
 MIME_TYPE = "video/mp4"
 
 # RunPod drops answers over 10 MB (/run) or 20 MB (/runsync); a worker is not told which one was called.
@@ -34,7 +35,13 @@ _BUCKET_VARIABLES = "BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID and BUCKET_SECRET
 _LEAST_BITS_PER_PIXEL = 0.02
 _LEAST_AUDIO_BITS_PER_S = 64_000
 
+CheckJob = Callable[[], object]  # raises where the job has to end
+
 logger = logging.getLogger(__name__)
+
+
+def _unchecked() -> None:
+    """The job need not end."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,15 @@ class Delivered:
 class Delivery(Protocol):
     """A way to hand over a finished video."""
 
-    def check_fits(self, video_bytes: int) -> None:
+    def check_fits(self, video_bytes: int, check_job: CheckJob = _unchecked) -> None:
         """Find out, before the work, whether a video of about that size could be handed over.
 
-        Raises TooLarge, DeliveryFailed, or InvalidInput if the job chose a way that does not work.
+        Args:
+            check_job: called now and then while this takes a moment; what it raises ends it.
+
+        Raises:
+            TooLarge, DeliveryFailed: it could not.
+            InvalidInput: the job chose a way that does not work.
         """
         ...
 
@@ -77,9 +89,9 @@ class ToBucket:
     timeout_s: float
     should_stop: Callable[[], bool]
 
-    def check_fits(self, video_bytes: int) -> None:
-        """Ask the bucket once, so that a missing one and wrong keys are known before the work."""
-        self.bucket.check()
+    def check_fits(self, video_bytes: int, check_job: CheckJob = _unchecked) -> None:
+        """Write a small file and remove it: a missing bucket and keys that may not write are known before the work."""
+        self.bucket.check(f"{FOLDER}/{CHECK_NAME}", check_job)
 
     def deliver(self, video: Path) -> Delivered:
         """See `Delivery.deliver`."""
@@ -93,7 +105,7 @@ class ToVolume:
     volume: Volume
     name: str
 
-    def check_fits(self, video_bytes: int) -> None:
+    def check_fits(self, video_bytes: int, check_job: CheckJob = _unchecked) -> None:
         """The volume can be written to, and has room."""
         try:
             self.volume.probe(self.name)
@@ -130,7 +142,7 @@ class InAnswer:
 
     advice: str
 
-    def check_fits(self, video_bytes: int) -> None:
+    def check_fits(self, video_bytes: int, check_job: CheckJob = _unchecked) -> None:
         """RunPod passes on an answer of that size."""
         if video_bytes > MAX_BASE64_VIDEO_BYTES:
             raise TooLarge(
@@ -147,33 +159,15 @@ class InAnswer:
 
 
 @dataclass(frozen=True)
-class ToFile:
-    """A file on this machine, for the command line."""
-
-    path: Path
-
-    def check_fits(self, video_bytes: int) -> None:
-        """The file can be made. This is better known before the work than after it."""
-        if self.path.is_dir():
-            raise InvalidInput(f"{self.path} is a folder; name the file to write, such as {self.path / 'out.mp4'}")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-
-    def deliver(self, video: Path) -> Delivered:
-        """See `Delivery.deliver`."""
-        shutil.move(video, self.path)
-        return Delivered(video_path=str(self.path))
-
-
-@dataclass(frozen=True)
 class OrVolume:
     """Another way, and the volume if that fails in the end, since the video has cost GPU time."""
 
     way: Delivery
     volume: ToVolume
 
-    def check_fits(self, video_bytes: int) -> None:
+    def check_fits(self, video_bytes: int, check_job: CheckJob = _unchecked) -> None:
         """See `Delivery.check_fits`. A way that is known not to work fails even if there is a volume."""
-        self.way.check_fits(video_bytes)
+        self.way.check_fits(video_bytes, check_job)
 
     def deliver(self, video: Path) -> Delivered:
         """See `Delivery.deliver`. A video that is left on the volume comes with a warning."""
@@ -208,7 +202,7 @@ def choose_delivery(
         InvalidInput: s3_config is wrong, or the worker is not set up for the way that the job chose.
         DeliveryFailed: the worker is not set up for its own way.
     """
-    name = f"{FOLDER}/{plain_name(job_id)}.mp4"
+    name = _name(job_id)
     bucket = None
     chosen: Output = output or settings.default_output
     if s3_config:
@@ -231,6 +225,15 @@ def choose_delivery(
         message = f"output is {chosen}, but {problem}; or choose another output ({others})."
         raise InvalidInput(message) if output else DeliveryFailed(message)
     return way if volume is None else OrVolume(way, ToVolume(volume, name))
+
+
+def volume_path(settings: Settings, job_id: str) -> Path:
+    """Where a job's video lies on the volume, if it is there."""
+    return settings.volume_dir / _name(job_id)
+
+
+def _name(job_id: str) -> str:
+    return f"{FOLDER}/{plain_name(job_id)}.mp4"
 
 
 def estimate_video_bytes(size: tuple[int, int], n_frames: int) -> int:

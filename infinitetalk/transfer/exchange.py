@@ -1,16 +1,19 @@
 """Where a job's files come from and where its video goes: the network on RunPod, this machine on the command line."""
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from infinitetalk.contract.request import MEDIA, MediaField, Request
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import InvalidInput
-from infinitetalk.transfer.delivery import Delivery, ToFile, choose_delivery
+from infinitetalk.transfer.delivery import Delivery, choose_delivery
 from infinitetalk.transfer.downloads import Source, fetch_all
+from infinitetalk.transfer.output_file import ToFile, check_name, check_place
 
 Files = dict[MediaField, Path]
 
@@ -48,23 +51,48 @@ def network_exchange(
     return Exchange(partial(_download, settings, should_stop), delivery)
 
 
-def local_exchange(output: Path | str) -> Exchange:
-    """Reads file: URLs, and moves the video to `output`."""
-    return Exchange(local_files, ToFile(Path(output)))
+def local_exchange(output: Path | str, refuge: Path | None = None) -> Exchange:
+    """Reads file: URLs and moves the video to `output`.
+
+    Args:
+        refuge: the folder where the video is left if `output` cannot be written in the end. If not given, it is the
+            system's temporary folder.
+    """
+    delivery = ToFile(Path(output), refuge or Path(tempfile.gettempdir()))
+
+    def fetch(request: Request, folder: Path) -> Files:
+        check_local_output(request, delivery.path)
+        return local_files(request, folder)
+
+    return Exchange(fetch, delivery)
+
+
+def check_local_output(request: Request, output: Path) -> None:
+    """Find out before the work that `output` cannot be written, or is one of the request's own files.
+
+    Raises InvalidInput.
+    """
+    check_name(output, ".mp4", dict(_local_sources(request)))
+    check_place(output)
 
 
 def local_files(request: Request, folder: Path) -> Files:
     """Links in `folder` to the files of the file: URLs. Raises InvalidInput for a file that is not there."""
     files: Files = {}
+    for field, source in _local_sources(request):
+        if not source.is_file():
+            raise InvalidInput(f"{field}: there is no file {source}")
+        files[field] = folder / field
+        files[field].symlink_to(source)
+    return files
+
+
+def _local_sources(request: Request) -> Iterator[tuple[MediaField, Path]]:
+    """The files of the file: URLs, whose names need not be text."""
     for field in MEDIA:
         url = getattr(request, field)
         if url is not None:
-            source = Path(unquote(urlsplit(url).path))
-            if not source.is_file():
-                raise InvalidInput(f"{field}: there is no file {source}")
-            files[field] = folder / field
-            files[field].symlink_to(source)
-    return files
+            yield field, Path(os.fsdecode(unquote_to_bytes(urlsplit(url).path)))
 
 
 def _download(settings: Settings, should_stop: Callable[[], bool], request: Request, folder: Path) -> Files:

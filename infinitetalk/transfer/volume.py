@@ -37,8 +37,11 @@ class Volume:
 
     def __init__(self, root: Path) -> None:
         """Look at the volume. Raises OSError where there is no folder."""
+        status = root.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(root))
         self.root = root
-        self._identity = _identity(root.stat())
+        self._identity = _identity(status)
 
     def write(self, name: str, content: bytes | Path) -> Path:
         """Write bytes, or copy a file, to `name`; its folders are made where they are missing.

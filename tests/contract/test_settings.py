@@ -41,6 +41,7 @@ EXAMPLES = {
     "FP8": ("true", True),
     "EXPERIMENTAL_SPARSE_ATTENTION": ("0.2", 0.2),
     "COMPILE": ("false", False),
+    "CACHE_KEY": ("k" * 32, SecretStr("k" * 32)),
     "LOG_LEVEL": ("DEBUG", "DEBUG"),
 }
 
@@ -109,8 +110,9 @@ def test_settings_do_not_change_and_know_no_other_field():
     [
         ({"DEVICE": "tpu"}, ["DEVICE", "'tpu'", "'auto', 'cuda' or 'cpu'"]),
         ({"MAX_AUDIO_S": "ten"}, ["MAX_AUDIO_S", "'ten'", "valid number"]),
-        ({"MAX_AUDIO_S": "0"}, ["MAX_AUDIO_S", "'0'", "greater than 0"]),
+        ({"MAX_AUDIO_S": "0"}, ["MAX_AUDIO_S", "'0'", "greater than or equal to 0.04"]),
         ({"MAX_AUDIO_S": "inf"}, ["MAX_AUDIO_S", "'inf'", "finite"]),
+        ({"MAX_AUDIO_S": "1e300"}, ["MAX_AUDIO_S", "'1e300'", "less than or equal to 86400"]),
         ({"GPU_PRICE_PER_HOUR": "-1"}, ["GPU_PRICE_PER_HOUR", "'-1'", "greater than or equal to 0"]),
         ({"OUTPUT": "s3"}, ["OUTPUT", "'s3'", "'url', 'base64' or 'volume'"]),
         ({"OUTPUT": "url"}, ["OUTPUT", "BUCKET_ENDPOINT_URL"]),
@@ -122,6 +124,32 @@ def test_a_wrong_variable_is_named_with_what_came_and_what_is_allowed(env, expec
         Settings.from_env(env)
     for part in expected:
         assert part in str(raised.value)
+
+
+NUMBERS = [name for name, _, _ in Settings.variables() if name != "EXPERIMENTAL_SPARSE_ATTENTION"]
+NUMBERS = [name for name in NUMBERS if "float" in str(Settings.model_fields[name.lower()].annotation)]
+
+
+@pytest.mark.parametrize("value", ["1e300", "nan", "inf", "-1"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_is_absurd(name, value):
+    """Such a one would start, and fail every job with something else."""
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_env({name: value})
+
+
+@pytest.mark.parametrize(
+    "url", ["not a url", "http://", "s3.example.com", "ftp://s3.example.com", "https:// x", "https://a b"]
+)
+def test_a_buckets_endpoint_is_an_address(url):
+    with pytest.raises(SettingsError, match="BUCKET_ENDPOINT_URL is not an http"):
+        Settings.from_env(BUCKET | {"BUCKET_ENDPOINT_URL": url})
+
+
+def test_a_secret_that_is_too_short_is_not_shown():
+    with pytest.raises(SettingsError, match=r"CACHE_KEY is \(not shown\): .*at least 32") as raised:
+        Settings.from_env({"CACHE_KEY": "hush"})
+    assert "hush" not in str(raised.value)
 
 
 @pytest.mark.parametrize("left_out", BUCKET)

@@ -1,6 +1,7 @@
 """Whole jobs on the miniature, from files to an mp4: what comes out, and that every field is honoured."""
 
 import hashlib
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -30,7 +31,8 @@ from infinitetalk.media.probe import probe
 from infinitetalk.models.opening import Models
 from infinitetalk.progress import Progress, TimeLimit
 from infinitetalk.startup.opening import open_models
-from infinitetalk.transfer.exchange import local_exchange
+from infinitetalk.transfer.delivery import Delivered
+from infinitetalk.transfer.exchange import Exchange, local_exchange, local_files
 from tests.support.media_samples import read_frames, write_picture, write_talking_video, write_tone
 
 SETTINGS = Settings.from_env({})
@@ -296,6 +298,31 @@ def test_a_job_past_its_time_stops_before_the_next_step(
         )
         run(on_progress=seen.append, time_limit=TimeLimit(50.0, is_certain=True))
     assert (seen[-1].stage, seen[-1].step) == ("denoise", 2)
+
+
+@pytest.mark.parametrize("end", [Cancelled, TimedOut])
+def test_a_job_that_has_to_end_ends_the_look_at_where_its_video_goes(
+    end: type[JobError], models: Models, media: dict[str, str], tmp_path: Path
+) -> None:
+    """A bucket that came with the job may answer as slowly as it likes."""
+    stop = threading.Event()
+
+    class Slow:
+        def check_fits(self, video_bytes: int, check_job: Callable[[], object] = lambda: None) -> None:
+            if end is Cancelled:
+                stop.set()
+            while True:
+                check_job()
+                time.sleep(0.01)
+
+        def deliver(self, video: Path) -> Delivered:
+            raise AssertionError("it goes on")
+
+    limit = TimeLimit(5.0 if end is TimedOut else 600.0, is_certain=True)
+    request = Request.parse({name: media[name] for name in ("image_url", "wav_url")} | {"dry_run": True}, LOCAL_FILES)
+    control = Control("job", should_stop=stop.is_set, time_limit=limit)
+    with pytest.raises(end):
+        run_job(request, models, SETTINGS, Exchange(local_files, Slow()), control)
 
 
 def test_an_uncertain_time_limit_stops_nothing(run: Callable[..., tuple[Result, Path]]) -> None:

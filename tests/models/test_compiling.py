@@ -1,21 +1,28 @@
 """The compiled transformer against the eager one."""
 
 import functools
+import hmac
+import os
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache, check_cacheable
+from torch.compiler._cache import CacheArtifactFactory, _serialize_single_cache
 from torch.nn.attention import SDPBackend
+from torch.utils._appending_byte_serializer import AppendingByteSerializer
 
 from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.settings import Settings
 from infinitetalk.models import compiling
 from infinitetalk.models.attention import sdpa_attention
+from infinitetalk.models.compiling import CompiledFiles
 from infinitetalk.models.fp8 import quantise_block
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.video_transformer import Context
+from infinitetalk.startup import opening
 from infinitetalk.startup.opening import open_models
 from tests.models.test_transformer import Case
 from tests.support.golden import info, load_golden_transformer, wan_folder
@@ -131,40 +138,137 @@ def test_choosing_an_attention_kernel_does_not_keep_a_graph_from_being_kept(monk
     check_cacheable(graphs[0])
 
 
-def test_what_one_worker_compiled_the_next_one_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler, model = Compiler(monkeypatch), small_model()
-    compiling.compile_transformer(model, EXACT, tmp_path)
-    assert compiler.loads == []
-    (kept,) = (tmp_path / compiling.FOLDER).iterdir()
-    assert kept.read_bytes() == b"kernels"
+@pytest.fixture
+def files(tmp_path: Path) -> CompiledFiles:
+    return CompiledFiles(tmp_path, b"a key")
 
-    compiling.compile_transformer(model, EXACT, tmp_path)
+
+def kept_files(files: CompiledFiles) -> list[Path]:
+    return list((files.volume / compiling.FOLDER).iterdir())
+
+
+def test_what_one_worker_compiled_the_next_one_loads(files: CompiledFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, model = Compiler(monkeypatch), small_model()
+    compiling.compile_transformer(model, EXACT, files)
+    assert compiler.loads == []
+    (kept,) = kept_files(files)
+    assert b"kernels" in kept.read_bytes()
+    assert b"a key" not in kept.read_bytes()
+
+    compiling.compile_transformer(model, EXACT, files)
     assert compiler.loads == [b"kernels"]
 
-    compiler.intact = False
-    kept.write_bytes(b"damaged")
-    compiling.compile_transformer(model, EXACT, tmp_path)
-    assert compiler.loads[1:] == [b"damaged"]
-    assert kept.read_bytes() == b"kernels"
+    compiler.intact = False  # written by another version of torch, say
+    compiling.compile_transformer(model, EXACT, files)
+    assert compiler.loads == [b"kernels", b"kernels"]
 
 
-def test_other_kernels_and_types_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+PLANTED = {
+    "without a signature": lambda signed: b"kernels",
+    "empty": lambda signed: b"",
+    "changed": lambda signed: signed[:-1] + b"!",
+    "of another key": lambda signed: hmac.digest(b"another", b"kernels", "sha256") + b"kernels",
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_what_this_key_has_not_signed_is_not_handed_to_torch_and_is_replaced(
+    planted: str, files: CompiledFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch would unpickle it."""
+    compiler, model = Compiler(monkeypatch), small_model()
+    compiling.compile_transformer(model, EXACT, files)
+    (kept,) = kept_files(files)
+    signed = kept.read_bytes()
+    kept.write_bytes(PLANTED[planted](signed))
+    compiling.compile_transformer(model, EXACT, files)
+    assert compiler.loads == []
+    assert kept.read_bytes() == signed
+
+
+def test_a_signed_file_under_another_name_is_not_loaded(files: CompiledFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = Compiler(monkeypatch)
+    files.save("one.bin")
+    (files.volume / compiling.FOLDER / "one.bin").rename(files.volume / compiling.FOLDER / "other.bin")
+    assert not files.load("other.bin")
+    assert compiler.loads == []
+
+
+class Planted:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_planted_file_of_torchs_own_format_runs_nothing(
+    files: CompiledFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))
+    serializer = AppendingByteSerializer(serialize_fn=_serialize_single_cache)
+    mark = tmp_path / "ran"
+    artifact = CacheArtifactFactory.create("inductor", "fplanted", pickle.dumps(Planted(mark)))
+    serializer.append(("inductor", [artifact]))
+    planted = serializer.to_bytes()
+    folder = tmp_path / compiling.FOLDER
+    folder.mkdir()
+    (folder / "planted.bin").write_bytes(planted)
+    assert not files.load("planted.bin")
+    assert not mark.exists()
+    (folder / "planted.bin").write_bytes(files._signature("planted.bin", planted) + planted)
+    files.load("planted.bin")
+    assert mark.exists(), "torch does not unpickle it: this test shows nothing then"
+
+
+def test_whatever_torch_makes_of_a_file_the_worker_starts(
+    files: CompiledFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Compiler(monkeypatch)
+    files.save("kept.bin")
+
+    def fail(_: bytes) -> None:
+        raise AttributeError("'int' object has no attribute '_triton_bundle'")
+
+    monkeypatch.setattr(torch.compiler, "load_cache_artifacts", fail)
+    assert not files.load("kept.bin")
+    assert "kept.bin is not used: AttributeError" in caplog.text
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(files: CompiledFiles) -> None:
+    (files.volume / compiling.FOLDER).mkdir()
+    os.mkfifo(files.volume / compiling.FOLDER / "kept.bin")
+    assert not files.load("kept.bin")
+
+
+def test_other_kernels_and_types_are_kept_apart(files: CompiledFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     Compiler(monkeypatch)
     model = small_model()
-    compiling.compile_transformer(model, EXACT, tmp_path)
-    compiling.compile_transformer(model, Arithmetic("_flash_3"), tmp_path)
+    compiling.compile_transformer(model, EXACT, files)
+    compiling.compile_transformer(model, Arithmetic("_flash_3"), files)
     quantise_block(model, 0)
     monkeypatch.setattr(compiling, "_warm_up", lambda _: None)  # 8-bit layers give bfloat16, the others are float32
-    compiling.compile_transformer(model, EXACT, tmp_path)
-    assert len(list((tmp_path / compiling.FOLDER).iterdir())) == 3
+    compiling.compile_transformer(model, EXACT, files)
+    assert len(kept_files(files)) == 3
 
 
-def test_without_a_volume_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = Compiler(monkeypatch)
-    compiling.compile_transformer(small_model(), EXACT, tmp_path / "volume")
-    compiling.compile_transformer(small_model(), EXACT)
-    assert compiler.loads == []
-    assert list(tmp_path.iterdir()) == []
+KEY = "k" * 32
+
+
+@pytest.mark.parametrize(
+    ("env", "is_kept"), [({}, False), ({"CACHE_KEY": KEY, "VOLUME_DIR": "none"}, False), ({"CACHE_KEY": KEY}, True)]
+)
+def test_without_a_volume_or_a_key_nothing_is_kept_and_nothing_read(
+    env: dict[str, str], is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(opening.opening, "open_models", lambda *_, compiled_files, **__: given.append(compiled_files))
+    volume = tmp_path / env.get("VOLUME_DIR", "")
+    open_models(Settings.from_env(env | {"VOLUME_DIR": str(volume)}))
+    assert given == ([CompiledFiles(volume, KEY.encode())] if is_kept else [None])
+    assert KEY not in repr(given)
 
 
 def test_only_a_gpu_is_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,9 @@ def started(monkeypatch, keep_process):
         ({"OUTPUT": "fax"}, "OUTPUT"),
         ({"MODEL_PROFILE": "no-such-model"}, "no-such-model"),
         ({"MODEL_PROFILE": "infinitetalk-14b", "MIN_VRAM_GIB": "0"}, "MODELS_DIR"),
+        ({"OUTPUT": "volume", "VOLUME_DIR": "/nowhere"}, "no volume at /nowhere"),
+        ({"VOLUME_DIR": "/dev/null"}, "not a folder"),
+        ({"MAX_AUDIO_S": "1e300"}, "MAX_AUDIO_S"),
     ],
 )
 def test_a_worker_that_cannot_start_says_why_in_one_line(monkeypatch, env, named):

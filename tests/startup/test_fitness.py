@@ -4,6 +4,7 @@ import subprocess
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from infinitetalk.startup.fitness import (
     check_gpu,
     check_model_files,
     check_shapes,
+    check_volume,
     check_work_dir,
     has_code_for,
     worker_checks,
@@ -110,7 +112,7 @@ def test_the_large_model_needs_a_gpu_and_the_miniature_none() -> None:
 
 def test_ffmpeg_is_run_and_its_absence_or_fault_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_ffmpeg().startswith("ffmpeg ")
-    broken = subprocess.CompletedProcess([], 1, "", "Unknown encoder 'libx264'\n")
+    broken = subprocess.CompletedProcess([], 1, b"", b"Unknown encoder 'libx264'\n")
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "run", lambda *_, **__: broken)
         with pytest.raises(Unfit, match=r"cannot encode H\.264 and AAC .Unknown encoder"):
@@ -118,6 +120,62 @@ def test_ffmpeg_is_run_and_its_absence_or_fault_is_named(monkeypatch: pytest.Mon
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     with pytest.raises(Unfit, match="ffmpeg does not run"):
         check_ffmpeg()
+
+
+@pytest.mark.parametrize(
+    ("does", "problem"),
+    [
+        ("exit 0", "gives back 0 of 5 frames"),
+        ("echo nonsense", "gives back 0 of 5 frames"),
+        ("head -c 61440 /dev/zero", "another picture or sound"),
+        ("head -c 99999 /dev/zero", "gives back 8 of 5 frames"),
+    ],
+)
+def test_an_ffmpeg_that_does_something_else_is_found_out(
+    does: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "ffmpeg"
+    fake.write_text(f"#!/bin/sh\ncat > /dev/null\n{does}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(fake))
+    with pytest.raises(Unfit, match=rf"^ffmpeg .*{problem}.*install imageio-ffmpeg again"):
+        check_ffmpeg()
+
+
+def test_a_silent_soundtrack_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = [part.replace("sine=", "anullsrc=") for part in fitness._SAMPLE]
+    monkeypatch.setattr(fitness, "_SAMPLE", silent)
+    with pytest.raises(Unfit, match="another picture or sound"):
+        check_ffmpeg()
+
+
+def test_the_volume_is_said_to_be_there_or_not(tmp_path: Path) -> None:
+    assert "GB free" in check_volume(Settings(volume_dir=tmp_path))
+    assert list((tmp_path / "infinitetalk-output").iterdir()) == []
+    assert "none at" in check_volume(Settings(volume_dir=tmp_path / "none"))
+
+
+def test_output_volume_needs_a_volume_that_can_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Unfit, match=r"OUTPUT is volume, and there is no volume at .*none"):
+        check_volume(Settings(output="volume", volume_dir=tmp_path / "none"))
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(fitness.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(
+        Unfit, match=r"OUTPUT is volume, and .*infinitetalk-output cannot be written to \(Permission denied"
+    ):
+        check_volume(Settings(output="volume", volume_dir=tmp_path))
+    assert "cannot be written to" in check_volume(Settings(volume_dir=tmp_path))
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "n" * 300])
+@pytest.mark.parametrize("output", [None, "volume"])
+def test_a_volume_that_is_no_folder_is_refused(place: str, output: Literal["volume"] | None, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unfit, match=r"VOLUME_DIR .*folder"):
+        check_volume(Settings(output=output, volume_dir=tmp_path / place))
 
 
 def test_the_work_folder_is_made_and_must_be_writable(tmp_path: Path) -> None:
@@ -139,7 +197,7 @@ def test_the_largest_accepted_job_must_fit_on_the_disk(tmp_path: Path, monkeypat
 
 def test_all_checks_pass_with_the_miniature() -> None:
     checks = worker_checks(Settings())
-    assert [check.__name__ for check in checks] == ["gpu", "ffmpeg", "work_dir", "estimates", "model_files"]
+    assert [check.__name__ for check in checks] == ["gpu", "ffmpeg", "work_dir", "volume", "estimates", "model_files"]
     assert all(check() for check in checks)
     assert check_shapes(MINIATURE, Settings())
 

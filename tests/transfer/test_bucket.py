@@ -1,5 +1,6 @@
 """The bucket against a real S3 server on loopback: what arrives, what is tried again, and what is not."""
 
+import json
 import socket
 import threading
 import time
@@ -16,9 +17,10 @@ from moto.server import ThreadedMotoServer
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Cancelled, DeliveryFailed, InvalidInput
 from infinitetalk.transfer import bucket as bucket_module
-from infinitetalk.transfer import safe_http
-from infinitetalk.transfer.bucket import Bucket, job_bucket
+from infinitetalk.transfer import s3_line, safe_http
+from infinitetalk.transfer.bucket import Bucket
 from infinitetalk.transfer.delivery import ToBucket, choose_delivery
+from infinitetalk.transfer.s3_config import job_bucket
 
 KEYS = {"aws_access_key_id": "test-key", "aws_secret_access_key": "test-SECRET", "region_name": "us-east-1"}
 TYPE = "video/mp4"
@@ -270,12 +272,13 @@ def test_a_stopped_job_stops_its_upload(proxy: Proxy, video: Path) -> None:
 
 
 @pytest.fixture
-def guarded(s3: Any, server_url: str) -> Iterator[tuple[str, str]]:
-    """A server that checks keys; returns keys that may use the bucket."""
+def guarded(s3: Any, server_url: str, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """A server that checks keys; returns keys that may use the bucket, or do there what the parameter allows."""
     iam = boto3.client("iam", endpoint_url=server_url, **KEYS)
     iam.create_user(UserName="worker")
-    everything = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}'
-    iam.put_user_policy(UserName="worker", PolicyName="all", PolicyDocument=everything)
+    allowed = {"Effect": "Allow", "Action": getattr(request, "param", "s3:*"), "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    iam.put_user_policy(UserName="worker", PolicyName="some", PolicyDocument=policy)
     keys = iam.create_access_key(UserName="worker")["AccessKey"]
     requests.post(f"{server_url}/moto-api/reset-auth", data=b"0", timeout=5)
     yield keys["AccessKeyId"], keys["SecretAccessKey"]
@@ -283,8 +286,27 @@ def guarded(s3: Any, server_url: str) -> Iterator[tuple[str, str]]:
 
 def test_good_keys_pass(guarded: tuple[str, str], server_url: str, video: Path) -> None:
     bucket = Bucket(server_url, "videos", *guarded)
-    bucket.check()
+    bucket.check("folder/.write-check")
     upload(bucket, video)
+
+
+def test_the_check_leaves_nothing(bucket: Bucket, s3: Any) -> None:
+    bucket.check("folder/.write-check")
+    assert "Contents" not in s3.list_objects_v2(Bucket="videos")
+
+
+@pytest.mark.parametrize("guarded", [["s3:PutObject"]], indirect=True)
+def test_keys_that_may_only_write_pass(guarded: tuple[str, str], server_url: str, video: Path) -> None:
+    bucket = Bucket(server_url, "videos", *guarded)
+    for _ in range(3):
+        bucket.check("folder/.write-check")  # always under one name: it cannot remove what it has written
+    upload(bucket, video)
+
+
+@pytest.mark.parametrize("guarded", [["s3:Get*", "s3:List*"]], indirect=True)
+def test_keys_that_may_only_read_are_told_before_the_work(guarded: tuple[str, str], server_url: str) -> None:
+    with pytest.raises(DeliveryFailed, match="AccessDenied"):
+        Bucket(server_url, "videos", *guarded).check("folder/.write-check")
 
 
 @pytest.mark.parametrize("wrong", ["access_key_id", "secret_access_key"])
@@ -295,7 +317,7 @@ def test_wrong_keys_are_told_before_the_work_and_never_tried_again(
     bucket = Bucket(server_url, "videos", **keys)
     code = "InvalidAccessKeyId" if wrong == "access_key_id" else "SignatureDoesNotMatch"
     with pytest.raises(DeliveryFailed, match=code) as before:
-        bucket.check()
+        bucket.check("folder/.write-check")
     with pytest.raises(DeliveryFailed, match=code) as after:
         upload(bucket, video)
     assert quick == []
@@ -309,7 +331,7 @@ def test_a_missing_bucket_is_told_before_the_work_and_never_tried_again(
 ) -> None:
     bucket = Bucket(server_url, "elsewhere", "test-key", "test-SECRET")
     with pytest.raises(DeliveryFailed, match="NoSuchBucket"):
-        bucket.check()
+        bucket.check("folder/.write-check")
     with pytest.raises(DeliveryFailed, match="NoSuchBucket"):
         upload(bucket, video)
     assert quick == []
@@ -317,7 +339,7 @@ def test_a_missing_bucket_is_told_before_the_work_and_never_tried_again(
 
 def test_a_server_that_is_down_before_the_work_may_be_up_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket_module, "CHECK_LIMIT_S", 0.5)
-    Bucket(f"http://127.0.0.1:{free_port()}", "videos", "test-key", "test-SECRET").check()
+    Bucket(f"http://127.0.0.1:{free_port()}", "videos", "test-key", "test-SECRET").check("k")
 
 
 # ---- a bucket that came with a job ----
@@ -425,13 +447,13 @@ def test_a_jobs_bucket_is_dialled_at_the_address_that_was_checked(
 ) -> None:
     port = int(server_url.rsplit(":", 1)[1])
     dialled: list[tuple[str, int]] = []
-    connect = bucket_module.create_connection
+    connect = s3_line.create_connection
 
     def to_loopback(address: tuple[str, int], *args: Any, **kwargs: Any) -> socket.socket:
         dialled.append(address)
         return connect(("127.0.0.1", port), *args, **kwargs)
 
-    monkeypatch.setattr(bucket_module, "create_connection", to_loopback)
+    monkeypatch.setattr(s3_line, "create_connection", to_loopback)
     monkeypatch.setattr(safe_http, "resolve_and_validate", lambda *_: ["93.184.215.14"])
     config = {**S3_CONFIG, "endpointUrl": f"http://localhost:{port}"}  # moto takes other names for buckets' names
     way = choose_delivery("url", Settings(), "job-1", s3_config=config)

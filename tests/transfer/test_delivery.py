@@ -120,7 +120,7 @@ def test_a_video_too_large_for_base64_is_refused_before_and_after_it_is_made(tmp
 
 
 def test_other_ways_have_no_size_limit(volume, monkeypatch):
-    monkeypatch.setattr(Bucket, "check", lambda _: None)
+    monkeypatch.setattr(Bucket, "check", lambda *_: None)
     monkeypatch.setattr(delivery.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**13, 0, 10**13))
     for way in ("url", "volume"):
         choose_delivery(way, Settings.from_env(BUCKET | {"VOLUME_DIR": str(volume)}), "job-1").check_fits(10**12)
@@ -217,7 +217,7 @@ def test_the_key_is_the_jobs_id(video, monkeypatch):
 
 
 def test_the_bucket_is_asked_before_the_work(monkeypatch):
-    def refuse(self):
+    def refuse(*_):
         raise DeliveryFailed("NoSuchBucket")
 
     monkeypatch.setattr(Bucket, "check", refuse)
@@ -225,13 +225,13 @@ def test_the_bucket_is_asked_before_the_work(monkeypatch):
         choose_delivery("url", Settings.from_env(BUCKET), "job-1").check_fits(1)
 
 
-@pytest.mark.parametrize("bucket_name", ["not a url", "http://"])
-def test_an_endpoint_that_is_no_url_is_a_failed_delivery(bucket_name, video):
-    settings = Settings.from_env(BUCKET | {"BUCKET_ENDPOINT_URL": bucket_name})
-    with pytest.raises(DeliveryFailed, match=r"^output url: "):
-        choose_delivery("url", settings, "job-1").check_fits(1)
-    with pytest.raises(DeliveryFailed, match=r"^output url: "):
-        choose_delivery("url", settings, "job-1").deliver(video)
+@pytest.mark.parametrize("endpoint_url", ["not a url", "http://"])
+def test_an_endpoint_that_is_no_url_is_a_failed_delivery(endpoint_url, video):
+    bucket = Bucket(endpoint_url, "videos", "test-key", "test-SECRET")
+    with pytest.raises(DeliveryFailed, match=r"^output url: .*not an endpoint"):
+        bucket.check("key")
+    with pytest.raises(DeliveryFailed, match=r"^output url: .*not an endpoint"):
+        bucket.upload(video, "key", "video/mp4", 5.0, lambda: False)
 
 
 # ---- what has been made is not thrown away ----

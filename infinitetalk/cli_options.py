@@ -1,0 +1,124 @@
+"""The command line's options, and the request and the settings that they stand for."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from infinitetalk import __version__
+from infinitetalk.contract.request import MEDIA, Request, SpeakerOrder
+from infinitetalk.contract.settings import Settings
+
+# Fields of a job that follow from the other options, or that mean nothing here.
+FROM_FILES = ("input_type", "person_count")
+NOT_HERE = ("output", "dry_run")
+
+
+def make_parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:
+    """The parser of the command line. Its options' `run` is the one of `commands` that was asked for."""
+    parser = argparse.ArgumentParser(prog="infinitetalk", description="Make a picture or a video talk.")
+    parser.add_argument("--version", action="version", version=__version__)
+    add = parser.add_subparsers(required=True, metavar="COMMAND").add_parser
+    generate = add("generate", help="make a video")
+    generate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.mp4")
+    generate.set_defaults(run=commands["generate"])
+    plan = add("plan", help="show what would run, how long it would take and cost; loads no model")
+    plan.set_defaults(run=commands["plan"])
+    schema = add("schema", help="print the JSON schema of a job's input")
+    schema.set_defaults(run=commands["schema"])
+    fetch = add("fetch", help="download a profile's weights, for example onto a network volume")
+    fetch.add_argument(
+        "folder", type=Path, nargs="?", metavar="FOLDER", help="where to; VOLUME_DIR/models if not given"
+    )
+    fetch.set_defaults(run=commands["fetch"])
+    check = add("check", help="check GPU, ffmpeg, disk, and the weights' files and shapes; runs no job")
+    check.set_defaults(run=commands["check"])
+    calibrate = add("calibrate", help="measure this GPU by short jobs, for HARDWARE_FILE; takes minutes")
+    calibrate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.toml")
+    calibrate.set_defaults(run=commands["calibrate"])
+    quality = add("quality", help="measure a video: lip sync, stillness, seams, drift, identity")
+    _add_quality_options(quality)
+    quality.set_defaults(run=commands["quality"])
+    for command in (generate, plan):
+        _add_job_options(command)
+    for command in (generate, plan, check, fetch, calibrate):
+        command.add_argument("--profile", metavar="NAME", help="the model profile, instead of MODEL_PROFILE")
+    for command in (generate, plan, check, calibrate):
+        command.add_argument(
+            "--models-dir", type=Path, metavar="FOLDER", help="where the weights are, instead of MODELS_DIR"
+        )
+        command.add_argument(
+            "--device", choices=("auto", "cuda", "cpu"), help="where the model runs, instead of DEVICE"
+        )
+    return parser
+
+
+def _add_job_options(command: argparse.ArgumentParser) -> None:
+    """The job's fields as options: files in place of URLs, the others with their kinds and choices."""
+    properties = Request.json_schema()["properties"]
+    for field, media in MEDIA.items():
+        about = properties[field]["description"]
+        _add(command, media.option, type=Path, required=media.option == "audio", metavar="FILE", help=about)
+    for name in _plain_fields():
+        schema = properties[name]
+        schema |= next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), {})
+        if schema.get("type") == "boolean":
+            _add(command, name, action=argparse.BooleanOptionalAction, help=schema["description"])
+        elif "enum" in schema:
+            _add(command, name, choices=schema["enum"], help=schema["description"])
+        elif schema["type"] == "array":
+            _add(command, name, type=json.loads, metavar="JSON", help=schema["description"])
+        else:
+            kind = {"integer": int, "number": float, "string": str}[schema["type"]]
+            _add(command, name, type=kind, metavar="VALUE", help=schema["description"])
+
+
+def _add(command: argparse.ArgumentParser, name: str, **kwargs: Any) -> None:  # noqa: ANN401
+    command.add_argument(f"--{name.replace('_', '-')}", **kwargs)
+
+
+def _plain_fields() -> list[str]:
+    """The job's fields that are options of the same name."""
+    return [name for name in Request.model_fields if name not in (*MEDIA, *FROM_FILES, *NOT_HERE)]
+
+
+def _add_quality_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("video", type=Path, metavar="VIDEO")
+    command.add_argument("--against", type=Path, metavar="VIDEO", help="another rendering of the same job")
+    voice = "a voice, instead of the video's own sound; give it twice for two people, the left one's first"
+    command.add_argument("--audio", type=Path, action="append", default=[], metavar="FILE", help=voice)
+    command.add_argument(
+        "--speaker-order", choices=get_args(SpeakerOrder), default="together", help="how two voices follow each other"
+    )
+    command.add_argument(
+        "--people", type=int, choices=(1, 2), help="how many the video shows; if not given, those found"
+    )
+    joins = command.add_mutually_exclusive_group()
+    joins.add_argument("--result", type=Path, metavar="FILE.json", help="what the job printed; says where windows join")
+    joins.add_argument(
+        "--joins", type=_frame_numbers, default=(), metavar="49,89", help="first frames of the later windows"
+    )
+    command.add_argument(
+        "--picture", type=Path, metavar="FILE.png", help="where the picture goes; VIDEO.quality.png if not given"
+    )
+    command.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+def _frame_numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """The job that the options describe. Raises InvalidInput."""
+    files = {media.option: getattr(options, media.option) for media in MEDIA.values()}
+    given = {name: getattr(options, name) for name in _plain_fields()}
+    return Request.of_files(**files, **{name: value for name, value in given.items() if value is not None})
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The environment's settings, with the options in their places. Raises SettingsError."""
+    names = {"profile": "MODEL_PROFILE", "models_dir": "MODELS_DIR", "device": "DEVICE"}
+    given = {variable: getattr(options, name, None) for name, variable in names.items()}
+    return Settings.from_env(os.environ | {name: str(value) for name, value in given.items() if value is not None})
