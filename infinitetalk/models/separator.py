@@ -69,7 +69,10 @@ def load_separator(file: Path, device: torch.device) -> nn.Module:
     names = {name: released_name(name) for name in separator.state_dict()}
     expected = {names[name]: tuple(tensor.shape) for name, tensor in separator.state_dict().items()}
     check_shapes(str(file), expected, checkpoint.shapes)
-    weights = {name: checkpoint.read(released).to(device, torch.float32) for name, released in names.items()}
+    weights = {
+        name: checkpoint.decode(released, checkpoint.read(released, device).to(device)).float()
+        for name, released in names.items()
+    }
     separator.load_state_dict(weights, assign=True)
     return separator.to(device).requires_grad_(False)
 

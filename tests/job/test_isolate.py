@@ -317,5 +317,5 @@ def test_silence_stays_silence(read: Callable[..., Job]) -> None:
 
 def test_the_video_keeps_the_whole_song(run: Callable[..., tuple[Result, Path]], models: Models) -> None:
     _, path = run(models=dataclasses.replace(models, separator=LowPass()), isolate_vocals=True)
-    sound = load_audio(path, "video", None, 600.0)[2_000:-500]
+    sound = load_audio(path, "video", None, 600.0, path.parent).wave[2_000:-500]
     assert amplitude(sound, 5_000) > amplitude(sound, 200)

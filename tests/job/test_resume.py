@@ -67,7 +67,7 @@ def run(
 ) -> Callable[..., tuple[Result, str, list[int]]]:
     """Runs job-1; returns its result, its video's digest, and which of the windows 1 to 3 it made."""
     monkeypatch.setattr(job, "load_mode", lambda _: MODE)
-    monkeypatch.setattr(job, "load_profile", lambda _: SMALL)
+    monkeypatch.setattr(job, "profile_of", lambda _: SMALL)
     media = {
         "image_url": write_picture(tmp_path / "face.png").as_uri(),
         "wav_url": write_tone(tmp_path / "voice.wav", seconds=N_FRAMES / 25, frequency_hz=180).as_uri(),

@@ -319,7 +319,7 @@ def test_a_job_that_has_to_end_ends_the_look_at_where_its_video_goes(
             raise AssertionError("it goes on")
 
     limit = TimeLimit(5.0 if end is TimedOut else 600.0, is_certain=True)
-    request = Request.parse({name: media[name] for name in ("image_url", "wav_url")} | {"dry_run": True}, LOCAL_FILES)
+    request = Request.parse({name: media[name] for name in ("image_url", "wav_url")}, LOCAL_FILES)
     control = Control("job", should_stop=stop.is_set, time_limit=limit)
     with pytest.raises(end):
         run_job(request, models, SETTINGS, Exchange(local_files, Slow()), control)

@@ -48,7 +48,7 @@ def test_what_is_being_read_is_ended_with_the_job(name, reason, tmp_path, reques
         control = Control(should_stop=lambda: time.monotonic() - started_s > 0.5)
     else:
         control = Control(time_limit=TimeLimit(0.5, is_certain=True))
-    with ended_by(control.start()), pytest.raises(reason):
+    with ended_by(control.start(lambda: None).check), pytest.raises(reason):
         read()
     assert 0.4 < time.monotonic() - started_s < 1.5
 

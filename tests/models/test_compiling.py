@@ -24,6 +24,7 @@ from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.video_transformer import Context
 from infinitetalk.startup import opening
 from infinitetalk.startup.opening import open_models
+from infinitetalk.transfer.volume import Volume
 from tests.models.test_transformer import Case
 from tests.support.golden import info, load_golden_transformer, wan_folder
 
@@ -140,11 +141,11 @@ def test_choosing_an_attention_kernel_does_not_keep_a_graph_from_being_kept(monk
 
 @pytest.fixture
 def files(tmp_path: Path) -> CompiledFiles:
-    return CompiledFiles(tmp_path, b"a key")
+    return CompiledFiles(Volume(tmp_path), b"a key")
 
 
 def kept_files(files: CompiledFiles) -> list[Path]:
-    return list((files.volume / compiling.FOLDER).iterdir())
+    return list((files.volume.root / compiling.FOLDER).iterdir())
 
 
 def test_what_one_worker_compiled_the_next_one_loads(files: CompiledFiles, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +190,7 @@ def test_what_this_key_has_not_signed_is_not_handed_to_torch_and_is_replaced(
 def test_a_signed_file_under_another_name_is_not_loaded(files: CompiledFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = Compiler(monkeypatch)
     files.save("one.bin")
-    (files.volume / compiling.FOLDER / "one.bin").rename(files.volume / compiling.FOLDER / "other.bin")
+    (files.volume.root / compiling.FOLDER / "one.bin").rename(files.volume.root / compiling.FOLDER / "other.bin")
     assert not files.load("other.bin")
     assert compiler.loads == []
 
@@ -238,8 +239,8 @@ def test_whatever_torch_makes_of_a_file_the_worker_starts(
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(files: CompiledFiles) -> None:
-    (files.volume / compiling.FOLDER).mkdir()
-    os.mkfifo(files.volume / compiling.FOLDER / "kept.bin")
+    (files.volume.root / compiling.FOLDER).mkdir()
+    os.mkfifo(files.volume.root / compiling.FOLDER / "kept.bin")
     assert not files.load("kept.bin")
 
 
@@ -263,11 +264,14 @@ KEY = "k" * 32
 def test_without_a_volume_or_a_key_nothing_is_kept_and_nothing_read(
     env: dict[str, str], is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[object] = []
+    given: list[CompiledFiles | None] = []
     monkeypatch.setattr(opening.opening, "open_models", lambda *_, compiled_files, **__: given.append(compiled_files))
     volume = tmp_path / env.get("VOLUME_DIR", "")
     open_models(Settings.from_env(env | {"VOLUME_DIR": str(volume)}))
-    assert given == ([CompiledFiles(volume, KEY.encode())] if is_kept else [None])
+    (files,) = given
+    assert (files is not None) == is_kept
+    if files is not None:
+        assert (files.volume.root, files.key) == (volume, KEY.encode())
     assert KEY not in repr(given)
 
 

@@ -159,10 +159,10 @@ def test_output_volume_needs_a_volume_that_can_be_written_to(tmp_path: Path, mon
     with pytest.raises(Unfit, match=r"OUTPUT is volume, and there is no volume at .*none"):
         check_volume(Settings(output="volume", volume_dir=tmp_path / "none"))
 
-    def refuse(**_: object) -> None:
+    def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(fitness.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(fitness.Volume, "probe", refuse)
     with pytest.raises(
         Unfit, match=r"OUTPUT is volume, and .*infinitetalk-output cannot be written to \(Permission denied"
     ):
