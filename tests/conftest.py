@@ -1,5 +1,6 @@
 """What all tests share: an environment without this machine's settings, the miniature, a web server that misbehaves."""
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -46,6 +47,20 @@ def clean_environ(monkeypatch):
     ours = [name for name, _, _ in Settings.variables()]
     for name in (*ours, *OTHER_VARIABLES, *(name.lower() for name in OTHER_VARIABLES)):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def clean_logging():
+    """What a test, or a command that it runs, changes in the logging of this process is put back."""
+    root, ours, hook = logging.getLogger(), logging.getLogger("infinitetalk"), threading.excepthook
+    handlers, level, our_level = root.handlers[:], root.level, ours.level
+    yield
+    logging.captureWarnings(False)
+    logging.disable(logging.NOTSET)
+    threading.excepthook = hook
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    ours.setLevel(our_level)
 
 
 @pytest.fixture(scope="session")

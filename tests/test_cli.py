@@ -178,6 +178,9 @@ def test_every_field_of_a_job_can_be_given() -> None:
     boxes = ((0, 0, 0.5, 1), (0.5, 0, 1, 1))
     assert request.model_dump(include=set(given)) == given | {"speaker_boxes": boxes}
     assert [Path(url).name for url in (request.video_url, request.wav_url, request.wav_url_2)] == [*files.values()]
-    assert cli._request(cli._parser().parse_args(["plan", *words, "--no-isolate-vocals"])).isolate_vocals is False
+    assert (
+        request_of(make_parser(cli.COMMANDS).parse_args(["plan", *words, "--no-isolate-vocals"])).isolate_vocals
+        is False
+    )
     left = {"image_url", "video_url", "wav_url", "wav_url_2", "input_type", "person_count", "output", "dry_run"}
     assert given.keys() | left == Request.model_fields.keys()

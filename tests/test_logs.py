@@ -13,15 +13,8 @@ LOGGER = logging.getLogger("infinitetalk.test")
 
 @pytest.fixture
 def stream():
-    """Where the log goes. What configure_logging changes for the process is put back."""
-    root, ours, hook = logging.getLogger(), logging.getLogger("infinitetalk"), threading.excepthook
-    handlers, level, our_level = root.handlers[:], root.level, ours.level
-    yield io.StringIO()
-    logging.captureWarnings(False)
-    threading.excepthook = hook
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    ours.setLevel(our_level)
+    """Where the log goes."""
+    return io.StringIO()
 
 
 def lines(stream):

@@ -176,7 +176,7 @@ class Request(BaseModel):
     isolate_vocals: bool | None = Field(
         None,
         description="Take the vocals out of a song for the model to hear; the video keeps the whole sound. "
-        "What the worker is set up for if not given.",
+        "If not given, the worker's ISOLATE_VOCALS decides.",
     )
     color_correction: Fraction = Field(
         0.0, description="How far each window's colours are matched to the reference frame's."

@@ -33,7 +33,7 @@ from infinitetalk.models.tokenizer import tokenizer_from_spiece
 from tests.models.test_formats import relative_error
 from tests.models.test_loading import same_weights, to_original_clip, to_original_t5
 from tests.support.golden import CPU, tensors, wan_folder
-from tests.support.tokenizers import train_sentencepiece
+from tests.support.umt5_tokenizer import train_sentencepiece
 
 MINIATURE = Path(infinitetalk.__file__).parent / "miniature"
 TEXTS = ("A person talking naturally.", "ﬁne naïve café ½", "日本語 😀 text", "two  spaces", "", "x")

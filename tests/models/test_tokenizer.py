@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from infinitetalk.errors import ModelMissing
 from infinitetalk.models.encoder_loading import load_tokenizer
 from infinitetalk.models.text_encoder import count_tokens
-from tests.support.tokenizers import SPECIAL, TEXTS, write_umt5_tokenizer
+from tests.support.umt5_tokenizer import SPECIAL, TEXTS, write_umt5_tokenizer
 
 PAD, END, BEGIN, UNKNOWN = range(len(SPECIAL))
 UNKNOWN_TO_IT = ("他在说话", "A person 話 talking 🦊", "🦊", "Ж", "quick ☃☃ fox", "two   spaces\tand 語\n", "Ⅳ №①")

@@ -136,7 +136,7 @@ def test_the_forms_defaults_are_settings() -> None:
 
 
 def test_every_choice_of_the_form_is_a_setting() -> None:
-    bucket = dict.fromkeys(("BUCKET_ENDPOINT_URL", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY"), "x")
+    bucket = dict.fromkeys(("BUCKET_ENDPOINT_URL", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY"), "https://x")
     for variable in HUB.config.env:
         for option in (variable.input and variable.input.options) or []:
             Settings.from_env(bucket | {variable.key: option.value})
@@ -246,7 +246,7 @@ def pins(name: str) -> dict[str, str]:
         first, *hashes = [line.strip().removesuffix(" \\") for line in entry.strip().splitlines()]
         package, version = first.split("==")
         assert hashes and all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", line) for line in hashes), first
-        result[package] = version
+        result[package.partition("[")[0]] = version
     return result
 
 

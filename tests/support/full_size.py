@@ -24,7 +24,7 @@ from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.startup.release import KnownFile
 from tests.support.layouts import release_class
 from tests.support.separator import RELEASED, released_shapes
-from tests.support.tokenizers import write_umt5_tokenizer
+from tests.support.umt5_tokenizer import write_umt5_tokenizer
 
 MINIATURE = Path(infinitetalk.__file__).parent / "miniature"
 FORMAT_NAMES = {

@@ -22,7 +22,7 @@ from tests.models.test_loading import to_original_t5
 from tests.support.full_size import LAYERS, lora_shapes, release_modules, shapes_of, write_hollow_safetensors
 from tests.support.golden import tensors
 from tests.support.separator import RELEASED, released_shapes
-from tests.support.tokenizers import train_sentencepiece, write_umt5_tokenizer
+from tests.support.umt5_tokenizer import train_sentencepiece, write_umt5_tokenizer
 
 Shapes = dict[str, tuple[int, ...]]
 SPIECE_BYTES = 4_548_313  # of google/umt5-xxl/spiece.model

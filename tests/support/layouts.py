@@ -13,7 +13,7 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from transformers import CLIPVisionConfig, PreTrainedTokenizerFast, UMT5Config
 
-from tests.support.tokenizers import write_umt5_tokenizer
+from tests.support.umt5_tokenizer import write_umt5_tokenizer
 
 MODEL_INDEX = {
     "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),

@@ -1,7 +1,6 @@
 import base64
 import json
 import re
-import shutil
 
 import pytest
 
@@ -20,6 +19,7 @@ from infinitetalk.transfer.delivery import (
     choose_delivery,
     estimate_video_bytes,
 )
+from infinitetalk.transfer.volume import Volume
 
 BUCKET = {
     "BUCKET_ENDPOINT_URL": "https://s3.example.com",
@@ -121,14 +121,14 @@ def test_a_video_too_large_for_base64_is_refused_before_and_after_it_is_made(tmp
 
 def test_other_ways_have_no_size_limit(volume, monkeypatch):
     monkeypatch.setattr(Bucket, "check", lambda *_: None)
-    monkeypatch.setattr(delivery.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**13, 0, 10**13))
+    monkeypatch.setattr(Volume, "free_bytes", lambda _: 10**13)
     for way in ("url", "volume"):
         choose_delivery(way, Settings.from_env(BUCKET | {"VOLUME_DIR": str(volume)}), "job-1").check_fits(10**12)
 
 
 def test_a_full_volume_is_told_before_the_work(volume, monkeypatch):
     way = choose_delivery("volume", Settings.from_env({"VOLUME_DIR": str(volume)}), "job-1")
-    monkeypatch.setattr(delivery.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 2_000_000))
+    monkeypatch.setattr(Volume, "free_bytes", lambda _: 2_000_000)
     way.check_fits(2_000_000)
     with pytest.raises(DeliveryFailed, match=r"^output volume: .* 3.0 MB or more .* 2.0 MB left"):
         way.check_fits(3_000_000)
