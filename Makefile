@@ -1,6 +1,6 @@
 # make demo    one job on the bundled samples, run by handler.py as on RunPod; leaves out/infinitetalk-output/demo.mp4
 # make test    the tests, on up to four cores, one thread each
-# make test-long    the few that kill real workers or need processes of their own
+# make test-long    the few that kill real workers, render seconds of talking or need processes of their own
 # make check   ruff, mypy and the tests
 # make lock    the image's pins, made anew from pyproject.toml with `uv`: what is pinned stays unless it has to change;
 #              extras stay in them, since pip would look for a newer release of a package that is asked for with one

@@ -137,6 +137,7 @@ def test_passes_of_a_small_transformer_are_measured(run: Callable[..., str], tmp
     assert set(lanes_of(measured)) == {row["lane"] for row in measured["passes"]} - {"eager"}
 
 
+@pytest.mark.long  # eight talking videos
 def test_lanes_are_compared_by_the_pictures_they_make(
     run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,6 +142,7 @@ def test_importing_the_package_reads_and_makes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long  # a whole installation's way, in a process of its own
 def test_the_demo_prints_its_result_and_leaves_a_video_as_long_as_the_voice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,8 @@ from training.data import SIZES
 from training.held_out import HeldOutJob, held_out_job
 from training.speech import Corpus, load_corpus
 
+pytestmark = pytest.mark.long  # each clip is seconds of talking
+
 WIDE, TALL = SIZES[:2]
 SETTINGS = Settings.from_env({})
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.runpod_platform import Platform, data_uri, is_final, is_progress, serve, small_job, start_worker
 
+pytestmark = pytest.mark.long  # real workers, which wait for seconds as RunPod's do
+
 SHORT_S = 0.12  # one window of five frames
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.runpod_platform import Platform, serve, small_job, start_worker
 
+pytestmark = pytest.mark.long  # two workers, and waits of seconds
+
 SHORT_S = 0.12  # one window of five frames
 
 
