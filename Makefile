@@ -1,5 +1,5 @@
 # make demo    one job on the bundled samples, run by handler.py as on RunPod; leaves out/infinitetalk-output/demo.mp4
-# make test    the tests, on up to four cores, one thread each
+# make test    the tests, in up to five processes of one thread each
 # make test-long    the few that kill real workers, render seconds of talking or need processes of their own
 # make check   ruff, mypy and the tests
 # make lock    the image's pins, made anew from pyproject.toml with `uv`: what is pinned stays unless it has to change;
@@ -28,7 +28,7 @@ LOCK := uv pip compile --python-version 3.12 --python-platform x86_64-manylinux_
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not long"

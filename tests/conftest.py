@@ -1,6 +1,7 @@
 """What all tests share: an environment without this machine's settings, the miniature, a web server that misbehaves."""
 
 import logging
+import os
 import threading
 import time
 from collections import Counter
@@ -32,6 +33,11 @@ OTHER_VARIABLES = (
 def pytest_configure(config):
     config.addinivalue_line("markers", "requires_cuda: needs an NVIDIA GPU; skipped where there is none")
     config.addinivalue_line("markers", "long: starts many processes or whole jobs; run by make test-long alone")
+
+
+def pytest_xdist_auto_num_workers():
+    """One process more than cores, since tests also wait for programs and time limits. Each takes up to 2 GB."""
+    return min((os.cpu_count() or 1) + 1, 5)
 
 
 def pytest_collection_modifyitems(items):

@@ -225,6 +225,7 @@ def test_names_need_not_be_text(tmp_path: Path, capsysbinary: pytest.CaptureFixt
         main(["generate", "--image", str(output), "--audio", str(voice), "-o", str(output)])
 
 
+@pytest.mark.long  # in a process of its own
 def test_a_reader_who_leaves_ends_the_command_without_a_word() -> None:
     command = [sys.executable, "-m", "infinitetalk.cli", "schema"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -200,6 +200,7 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.long  # in a process of its own
 def test_a_file_larger_than_the_memory_is_read_tensor_by_tensor(tmp_path: Path) -> None:
     """6 GB in a process that may take 1 GiB more than it has: neither library maps them, one tensor does not fit."""
     shapes = {"large": (2**30, 2), **{f"w{index}": (2**25,) for index in range(30)}}

@@ -355,6 +355,7 @@ def test_a_dry_run_reads_the_media_too(caller):
 # ---- weights ----
 
 
+@pytest.mark.long  # in a process of its own
 def test_a_worker_with_broken_weights_ends_in_one_line(tmp_path):
     """`python handler.py` on a folder whose transformer is cut off; what else can be wrong is in test_loading."""
     base = tmp_path / "Wan2.1-I2V-14B-480P"

@@ -204,6 +204,7 @@ def run_fetch(site, profile: str, folder: Path) -> subprocess.CompletedProcess[s
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.long  # in a process of its own
 def test_a_fetch_fills_comfyuis_folders_with_what_is_not_there(site, tmp_path: Path) -> None:
     sources = [source for source in GGUF.sources if source.name in ("vae", "diffusion_models")]
     for source in sources:
@@ -222,6 +223,7 @@ def test_a_fetch_fills_comfyuis_folders_with_what_is_not_there(site, tmp_path: P
     assert run_fetch(site, GGUF.name, tmp_path).returncode == 0
 
 
+@pytest.mark.long  # in a process of its own
 def test_a_source_without_a_commit_is_not_fetched_and_says_what_to_do(site, tmp_path: Path) -> None:
     path = altered(tmp_path, ('revision = "b4b6b3b3f0f64975fb33b1d5d1a46ca24e065f03"\n', ""))
     profile = load_profile(str(path))

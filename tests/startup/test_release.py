@@ -69,6 +69,7 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1
 """
 
 
+@pytest.mark.long  # in a process of its own
 def test_the_whole_release_is_checked_within_a_gigabyte(
     release: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -258,6 +258,7 @@ fetch_weights(profile, Path(sys.argv[1]))
 """
 
 
+@pytest.mark.long  # in a process of its own
 def test_a_fetch_brings_the_wanted_files_and_takes_a_broken_one_up_where_it_broke(
     site, hub: Hub, tmp_path: Path
 ) -> None:
