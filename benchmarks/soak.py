@@ -3,9 +3,10 @@
     python -m benchmarks.soak [--jobs 200] [--settled 20] [--seconds 0.4]
 
 Runs the handler's own function on the miniature, with all speed modes, one and two people, pictures and videos mixed.
-Every tenth job is cancelled while it runs, and sent again. Prints resident memory, threads and open files after the job
-number `settled` and after the last one, and what is left in the folders. Exits 1 if memory grew by more than 2 % or
-anything was left.
+Every third job is hostile: it has damaged or enormous media, addresses of a private network, a bucket that is none, or
+fields that make no sense, and has to be refused by a named error. Every tenth of the others is cancelled while it runs,
+and sent again. Prints resident memory, threads and open files after the job number `settled` and after the last one,
+and what is left in the folders. Exits 1 if memory grew by more than 2 % or anything was left.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import soundfile
+from PIL import Image
 
 from infinitetalk.contract.request import SpeakerOrder, SpeedModeName
 from infinitetalk.contract.settings import Settings
@@ -35,6 +37,7 @@ from infinitetalk.startup.opening import open_models
 SAMPLES = Path(__file__).parents[1] / "samples"
 MAX_GROWTH = 1.02
 CANCEL_EVERY = 10
+HOSTILE_EVERY = 3
 
 Json = dict[str, Any]
 
@@ -85,6 +88,33 @@ def inputs(seconds: float) -> Iterator[Json]:
         yield {"speed_mode": mode, "wav_url": voices[0]} | kinds[number // 4 % 2] | people[number // 8 % 4]
 
 
+def hostile_jobs(seconds: float) -> Iterator[Json]:
+    """Endless jobs without ids, each of which has to be refused."""
+    good = next(inputs(seconds))
+    png = (SAMPLES / "portrait.png").read_bytes()
+    sound = base64.b64decode(good["wav_url"].partition(",")[2])
+    video = (SAMPLES / "talking_head.mp4").read_bytes()
+    bomb = BytesIO()
+    Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
+    of_video = good | {"image_url": None, "input_type": "video"}
+    bucket = {"endpointUrl": "http://127.0.0.1:9", "bucketName": "videos", "accessId": "a", "accessSecret": "b"}
+    jobs: list[Json] = [
+        {"input": good | {"image_url": data_uri("image/png", png[: len(png) // 2])}},
+        {"input": good | {"image_url": data_uri("image/png", bomb.getvalue())}},
+        {"input": good | {"image_url": data_uri("image/png", b"<svg onload='x'>" * 1000)}},
+        {"input": good | {"wav_url": data_uri("audio/wav", sound[: len(sound) // 2])}},
+        {"input": good | {"wav_url": data_uri("audio/wav", bytes(100_000))}},
+        {"input": of_video | {"video_url": data_uri("video/mp4", video[: len(video) // 2])}},
+        {"input": good | {"wav_url": "http://127.0.0.1:9/voice.wav"}},
+        {"input": good | {"wav_url": "file:///etc/passwd"}},
+        {"input": good, "s3Config": bucket},
+        {"input": good | {"seed": 1e308, "aspect_ratio": ["16:9"] * 1000, "nonsense": {"a": "b" * 100_000}}},
+        {"input": good | {"person_count": "multi", "wav_url_2": good["wav_url"], "speaker_boxes": [[0, 0, 9, 9]] * 2}},
+        {"input": [good]},
+    ]
+    return itertools.cycle(jobs)
+
+
 def run(work: Callable[[Json], Any], job: Json, cancel: bool) -> Json | None:
     """A job's answer, or None if it was cancelled."""
 
@@ -111,9 +141,18 @@ def soak(n_jobs: int, settled: int, seconds: float) -> list[str]:
         models = open_models(settings)
         work = make_handler(lambda: models, settings, lambda *_: None, lambda: problems.append("it retired"))
         before, threads = State.now(), set(threading.enumerate())
-        cancelled = 0
+        cancelled, refused, hostile = 0, 0, hostile_jobs(seconds)
         started_s = time.monotonic()
         for number, job_input in enumerate(itertools.islice(inputs(seconds), n_jobs), 1):
+            if number == settled + 1:
+                before, threads = State.now(), set(threading.enumerate())
+                print(f"after job {settled}: {before}", flush=True)
+            if number % HOSTILE_EVERY == 0:
+                reply = run(work, {"id": f"soak-{number}"} | next(hostile), cancel=False)
+                if reply is None or reply.get("error_code") in (None, "internal"):
+                    problems.append(f"hostile job {number}: {reply}")
+                refused += 1
+                continue
             job = {"id": f"soak-{number}", "input": job_input}
             reply = run(work, job, cancel=number % CANCEL_EVERY == 0)
             if reply is None:
@@ -121,20 +160,19 @@ def soak(n_jobs: int, settled: int, seconds: float) -> list[str]:
                 reply = run(work, job, cancel=False)
             if reply is None or "video_path" not in reply:
                 problems.append(f"job {number}: {reply}")
-            if number == settled:
-                before, threads = State.now(), set(threading.enumerate())
-                print(f"after job {number}: {before}", flush=True)
         after = State.now()
         videos = list((root / "infinitetalk-output").iterdir())
         others = [path for path in root.rglob("*") if path.is_file() and path not in videos]
         left = [*others, *(root / "work").iterdir()]
         print(f"after job {n_jobs}: {after}, {after.rss_mib / before.rss_mib:.4f} times the memory")
-        print(f"{len(videos)} videos, {cancelled} jobs cancelled and sent again, {time.monotonic() - started_s:.0f} s")
+        print(
+            f"{len(videos)} videos, {refused} hostile jobs, {cancelled} jobs cancelled and sent again, {time.monotonic() - started_s:.0f} s"
+        )
         print(f"left behind: {len(left)} files, {len(set(threading.enumerate()) - threads)} threads")
         if after.rss_mib > before.rss_mib * MAX_GROWTH:
             problems.append("memory grew")
-        if left or len(videos) != n_jobs:
-            problems.append(f"{len(videos)} videos of {n_jobs} jobs, and {left}")
+        if left or len(videos) != n_jobs - refused:
+            problems.append(f"{len(videos)} videos of {n_jobs - refused} jobs, and {left}")
         if set(threading.enumerate()) - threads or after.threads > before.threads or after.files > before.files:
             problems.append("threads or open files were left")
     return problems

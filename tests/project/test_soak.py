@@ -1,9 +1,13 @@
 """A very short run of benchmarks/soak.py."""
 
+import itertools
+
 import pytest
 
 from benchmarks import soak
+from infinitetalk.contract.settings import Settings
 from infinitetalk.models.opening import Models
+from infinitetalk.serving.jobs import make_handler
 
 
 def test_jobs_in_a_row_leave_nothing_behind(
@@ -14,8 +18,15 @@ def test_jobs_in_a_row_leave_nothing_behind(
     monkeypatch.setattr(soak, "CANCEL_EVERY", 3)
     assert soak.soak(n_jobs=4, settled=2, seconds=0.12) == []
     printed = capsys.readouterr().out
-    assert "4 videos" in printed
+    assert "3 videos, 1 hostile jobs" in printed
     assert "left behind: 0 files, 0 threads" in printed
+
+
+def test_the_hostile_jobs_are_all_refused_by_name(models: Models) -> None:
+    work = make_handler(lambda: models, Settings(), lambda *_: None, lambda: None)
+    jobs = itertools.islice(soak.hostile_jobs(0.12), 12)
+    codes = [soak.run(work, {"id": "job"} | job, cancel=False)["error_code"] for job in jobs]
+    assert set(codes) == {"invalid_input", "media_unreadable", "too_large"}, codes
 
 
 def test_the_jobs_are_every_mode_with_every_number_of_people() -> None:
