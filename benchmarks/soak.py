@@ -165,8 +165,9 @@ def soak(n_jobs: int, settled: int, seconds: float) -> list[str]:
         others = [path for path in root.rglob("*") if path.is_file() and path not in videos]
         left = [*others, *(root / "work").iterdir()]
         print(f"after job {n_jobs}: {after}, {after.rss_mib / before.rss_mib:.4f} times the memory")
+        took_s = time.monotonic() - started_s
         print(
-            f"{len(videos)} videos, {refused} hostile jobs, {cancelled} jobs cancelled and sent again, {time.monotonic() - started_s:.0f} s"
+            f"{len(videos)} videos, {refused} hostile jobs, {cancelled} jobs cancelled and sent again, {took_s:.0f} s"
         )
         print(f"left behind: {len(left)} files, {len(set(threading.enumerate()) - threads)} threads")
         if after.rss_mib > before.rss_mib * MAX_GROWTH:
