@@ -4,6 +4,7 @@ import logging
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from infinitetalk.contract.presets import Profile, SpeedMode, load_mode, profile_of
 from infinitetalk.contract.request import Request
@@ -24,6 +25,7 @@ from infinitetalk.models.opening import Models
 from infinitetalk.models.text_encoder import count_tokens
 from infinitetalk.models.video_transformer import TEXT_TOKENS
 from infinitetalk.planning.plan import Plan
+from infinitetalk.progress import Stopwatch
 from infinitetalk.transfer.delivery import estimate_video_bytes
 from infinitetalk.transfer.exchange import Exchange
 
@@ -84,7 +86,6 @@ def run_job(
         with watch.stage("deliver"):
             delivered = exchange.delivery.deliver(video.path)
     warnings += [*_resumed(video.resumed, plan), *delivered.warnings]
-    total_s = watch.total()
     return Result(
         video_url=delivered.video_url,
         video=delivered.video,
@@ -92,11 +93,19 @@ def run_job(
         seed=plan.seed,
         speed_mode=request.speed_mode,
         settings=plan.resolved(profile, models.arithmetic),
-        timings_s={name: round(seconds, 3) for name, seconds in watch.seconds.items()},
-        gpu_seconds=round(total_s, 3),
-        cost_usd=round(total_s / 3600 * settings.gpu_price_per_hour, 6),
         warnings=warnings,
+        **_times(watch, settings),
     )
+
+
+def _times(watch: Stopwatch, settings: Settings) -> dict[str, Any]:
+    """What the job has taken, by the fields of the result."""
+    total_s = watch.total()
+    return {
+        "timings_s": {name: round(seconds, 3) for name, seconds in watch.seconds.items()},
+        "gpu_seconds": round(total_s, 3),
+        "cost_usd": round(total_s / 3600 * settings.gpu_price_per_hour, 6),
+    }
 
 
 def _check_speakers(request: Request, models: Models) -> None:

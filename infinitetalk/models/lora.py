@@ -50,6 +50,13 @@ class _Change:
     alpha: str | None = None
     diff: str | None = None
 
+    @property
+    def incomplete(self) -> str | None:
+        """An entry that lacks its counterpart."""
+        if bool(self.down) != bool(self.up) or (self.alpha and not self.down):
+            return next(filter(None, (self.down, self.up, self.alpha)))
+        return None
+
     def delta(self, shape: torch.Size, device: torch.device) -> Tensor:
         total = torch.zeros(shape, device=device)
         if self.down and self.up:
@@ -63,6 +70,17 @@ class _Change:
 
     def _read(self, name: str, device: torch.device) -> Tensor:
         return self.source.decode(name, self.source.read(name, device).to(device)).float()
+
+
+def _check_method(path: Path, source: Checkpoint) -> None:
+    """Raise ModelMissing for a file of another method than LoRA."""
+    for entry in source.shapes:
+        for part, method in _OTHER_METHODS.items():
+            if part in entry:
+                raise ModelMissing(
+                    f"{path.name} is a {method} ({entry}), which is not merged here; take a plain LoRA, with "
+                    "lora_down and lora_up."
+                )
 
 
 @dataclass
@@ -94,6 +112,7 @@ class LoraSet:
             ModelMissing: an entry is of an unknown kind, changes an unknown weight or lacks its counterpart.
         """
         source, dotted = Checkpoint([path]), _by_underscores(modules)
+        _check_method(path, source)
         found: dict[str, _Change] = {}
         unknown: list[str] = []
         for entry in source.shapes:
@@ -112,18 +131,7 @@ class LoraSet:
                 change = found.setdefault(target, _Change(scale, source))
                 slot = {"lora_down": "down", "lora_up": "up", "alpha": "alpha"}.get(kind, "diff")
                 setattr(change, slot, entry)
-        for entry in source.shapes:
-            for part, method in _OTHER_METHODS.items():
-                if part in entry:
-                    raise ModelMissing(
-                        f"{path.name} is a {method} ({entry}), which is not merged here; take a plain LoRA, with "
-                        "lora_down and lora_up."
-                    )
-        unknown += [
-            next(filter(None, (change.down, change.up, change.alpha)))
-            for change in found.values()
-            if bool(change.down) != bool(change.up) or (change.alpha and not change.down)
-        ]
+        unknown += filter(None, (change.incomplete for change in found.values()))
         if unknown:
             raise ModelMissing(f"{path.name}: nothing to apply these entries to: {listed(unknown)}.")
         for target, change in found.items():

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -25,6 +25,9 @@ READERS = 4
 
 OUTSIDE = -1  # the number of the block for what belongs to none
 HEAD_DIM = 128  # of every Wan2.1 model; a file alone does not say it
+
+Source = tuple[Checkpoint, str]
+"""Where a weight is, and its name there."""
 
 
 def load_transformer(
@@ -48,30 +51,12 @@ def load_transformer(
     Raises:
         ModelMissing: a file is missing or cut off, or its tensors are not this model's.
     """
-    config, checkpoint = _open_base(base)
-    names = layouts.transformer_names(checkpoint.shapes)
-    sources = {new: (checkpoint, name) for new, name in names.items()}
-    base_shapes = {new: checkpoint.shapes[name] for new, name in names.items()}
-
-    sizes = {}
-    for adapter, path in adapters.items():
-        file = Checkpoint([path])
-        sizes[adapter] = _adapter_sizes(path, file, audio_layers)
-        sources |= {
-            f"adapters.{adapter}.{new}": (file, name) for new, name in layouts.without_prefix(file.shapes).items()
-        }
-    with init_empty_weights():
-        transformer = InfiniteTalkTransformer(
-            **_transformer_config(config, base, base_shapes),
-            **next(iter(sizes.values())),
-            adapter_names=list(adapters),
-        )
+    transformer, sources = _without_weights(base, adapters, audio_layers)
     expected = {name: tuple(parameter.shape) for name, parameter in transformer.state_dict().items()}
     found = {new: layouts.unfolded(new, source.shapes[name], expected) for new, (source, name) in sources.items()}
     check_shapes(f"{base.name} with {' and '.join(path.name for path in adapters.values())}", expected, found)
 
-    changes = LoraSet()
-    modules = _lora_modules(expected, adapters)
+    changes, modules = LoraSet(), _lora_modules(expected, adapters)
     for path, scale in loras:
         changes.add(path, scale, lambda name: _lora_targets(name, tuple(adapters)), expected.keys(), modules)
     keep_float32 = set(transformer._keep_in_fp32_modules)
@@ -91,7 +76,31 @@ def load_transformer(
         if fp8 and index != OUTSIDE:
             quantise_block(transformer, index)
     transformer.to(device).eval().requires_grad_(False)
-    return cast(InfiniteTalkTransformer, transformer)
+    return transformer
+
+
+def _without_weights(
+    base: Path, adapters: Mapping[str, Path], audio_layers: int
+) -> tuple[InfiniteTalkTransformer, dict[str, Source]]:
+    """The transformer on the meta device, and where each of its weights is. Arguments as in `load_transformer`."""
+    config, checkpoint = _open_base(base)
+    names = layouts.transformer_names(checkpoint.shapes)
+    sources = {new: (checkpoint, name) for new, name in names.items()}
+    base_shapes = {new: checkpoint.shapes[name] for new, name in names.items()}
+    sizes = {}
+    for adapter, path in adapters.items():
+        file = Checkpoint([path])
+        sizes[adapter] = _adapter_sizes(path, file, audio_layers)
+        sources |= {
+            f"adapters.{adapter}.{new}": (file, name) for new, name in layouts.without_prefix(file.shapes).items()
+        }
+    with init_empty_weights():
+        transformer = InfiniteTalkTransformer(
+            **_transformer_config(config, base, base_shapes),
+            **next(iter(sizes.values())),
+            adapter_names=list(adapters),
+        )
+    return transformer, sources
 
 
 def _lora_targets(name: str, adapters: tuple[str, ...]) -> list[str]:
