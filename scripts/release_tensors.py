@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 from transformers import (
@@ -25,8 +26,9 @@ from transformers import (
     Wav2Vec2ForPreTraining,
 )
 
-from benchmarks.random_models import CLIP_VIT_H, UMT5_XXL
+from benchmarks.random_models import CLIP_VIT_H, MEL_BAND_ROFORMER, UMT5_XXL
 from infinitetalk.models import original
+from infinitetalk.models.separator import new_separator, released_name
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.weight_file import META, TYPES
 
@@ -179,6 +181,12 @@ def adapter() -> Shapes:
     return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
+def separator() -> Shapes:
+    """The separator of vocals, whose class is newer than the names in the released file."""
+    with torch.device("cpu"), init_empty_weights():  # its bands are computed when it is made
+        return {released_name(name): shape for name, shape in shapes_of(new_separator(**MEL_BAND_ROFORMER)).items()}
+
+
 def release() -> dict[tuple[str, str], tuple[str, str, Shapes]]:
     """By part and layout: a description, the type, the shapes."""
     transformer = shapes_of(WanTransformer3DModel(in_channels=36, image_dim=1280, added_kv_proj_dim=5120))
@@ -198,6 +206,7 @@ def release() -> dict[tuple[str, str], tuple[str, str, Shapes]]:
         ("vae", "diffusers"): ("Wan2.1's autoencoder", "F32", vae),
         ("audio_encoder", "transformers"): ("wav2vec2-base with its pretraining heads", "F32", audio_encoder()),
         ("adapter", "original"): ("InfiniteTalk's adapter, for one person or for several", "F32", adapter()),
+        ("separator", "original"): ("the Mel-Band RoFormer of vocals", "F16", separator()),
     }
 
 

@@ -79,6 +79,8 @@ def release_parts(files: WeightFiles) -> Iterator[tuple[str, list[Path]]]:
         yield "audio_encoder", weight_files(files.audio_encoder, "model")
     for path in files.adapters.values():
         yield "adapter", [path]
+    if files.separator is not None:
+        yield "separator", [files.separator]
 
 
 def _one(base: Path, name: str) -> list[Path]:

@@ -26,6 +26,7 @@ from tests.support.full_size import (
     write_hollow_safetensors,
     write_release,
 )
+from tests.support.separator import RELEASED, released_shapes
 
 ROOT = Path(__file__).parents[2]
 PROFILE = load_profile("infinitetalk-14b")
@@ -57,6 +58,7 @@ def test_the_table_counts_what_the_release_holds() -> None:
     assert counts["image_encoder", "original"] == 784
     assert counts["vae", "original"] == counts["vae", "diffusers"] == 194
     assert counts["adapter", "original"] == 330
+    assert {file.part: file.shapes for file in KNOWN}["separator"] == released_shapes(**RELEASED)
 
 
 # The peak is not getrusage's, which begins with the parent's.
