@@ -45,6 +45,11 @@ def frames_of_samples(samples: int, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int
     return max(1, (2 * samples * FPS + sample_rate_hz) // (2 * sample_rate_hz))
 
 
+def whole_frames_of_samples(samples: int, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
+    """Video frames that a sound fills, at least 1: the authors' code cuts what is over a whole frame."""
+    return max(1, samples * FPS // sample_rate_hz)
+
+
 def separator_chunk_starts(samples: int) -> range:
     """Where the separator's chunks begin in a sound of `samples` samples at 44.1 kHz: the first half before it."""
     return range(-SEPARATOR_STEP_SAMPLES, samples, SEPARATOR_STEP_SAMPLES)

@@ -133,9 +133,7 @@ class Request(BaseModel):
     video_url: Url | None = Field(
         None, repr=False, description="The video; required with input_type video, refused otherwise."
     )
-    wav_url: Url = Field(
-        repr=False, description="The (first) voice, in any audio or video container that ffmpeg reads."
-    )
+    wav_url: Url = Field(repr=False, description="The (first) voice, in any common audio or video container.")
     wav_url_2: Url | None = Field(
         None, repr=False, description="The second voice; required with person_count multi, refused otherwise."
     )

@@ -23,6 +23,7 @@ from infinitetalk.shapes import (
     SEPARATOR_RATE_HZ,
     frames_of_samples,
     separator_chunk_starts,
+    whole_frames_of_samples,
 )
 
 Files = Mapping[MediaField, Path]
@@ -73,7 +74,9 @@ def read_job(request: Request, files: Files, profile: Profile, settings: Setting
                 f"{speaker.voice} is not heard: the video ends after {duration_s:.2f} s, before its turn comes."
             )
     chunks = _separated_chunks(request, tracks, profile, settings)
-    plan = make_plan(request, profile, mode, frames_of_samples(len(waves[0])), seed, chunks)
+    # The scheduler that is there for comparison with the authors' code comes with its length.
+    frames_of = whole_frames_of_samples if mode.scheduler == "infinitetalk" else frames_of_samples
+    plan = make_plan(request, profile, mode, frames_of(len(waves[0])), seed, chunks)
     masks = _place_speakers(request, footage, size)
     return Job(plan, waves, tracks, footage, masks, tuple(warnings))
 

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Rendered:
+class Video:
     """A finished video file.
 
     Args:
@@ -40,7 +40,7 @@ class Rendered:
     resumed: int
 
 
-def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: Monitor) -> Rendered:
+def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: Monitor) -> Video:
     """Make a job's video in `folder`: take what an earlier run has finished, and make the rest window by window."""
     plan, watch = job.plan, monitor.watch
     path, soundtrack = folder / "result.mp4", folder / "soundtrack.m4a"
@@ -76,7 +76,7 @@ def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: M
             with watch.stage("encode"):
                 queue.wait()
                 writer.finish(plan.n_frames)
-    return Rendered(path, start.windows)
+    return Video(path, start.windows)
 
 
 def _take_finished(kept: KeptWindows, file: VideoFile, device: torch.device, check: Callable[[], None]) -> Start:

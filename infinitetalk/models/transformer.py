@@ -224,7 +224,7 @@ class InfiniteTalkTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """See `VideoTransformer.embed_audio`."""
         people = audio.shape[1]
         if (people > 1) != (person_masks is not None):
-            raise ValueError(f"person_masks are needed with two people and only then, not with {people}")
+            raise ValueError(f"person_masks are needed with several people and only then, not with {people}")
         weights = cast(AudioAdapter, self.adapters[adapter])
         tokens = weights.audio_proj(audio)
         layers = tuple(block.audio_cross_attn.keys_values(tokens) for block in weights.blocks)  # type: ignore[union-attr,operator]

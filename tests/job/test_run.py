@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from infinitetalk.contract.presets import load_mode
 from infinitetalk.contract.request import LOCAL_FILES, Request
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
@@ -298,6 +299,21 @@ def test_a_job_past_its_time_stops_before_the_next_step(
         )
         run(on_progress=seen.append, time_limit=TimeLimit(50.0, is_certain=True))
     assert (seen[-1].stage, seen[-1].step) == ("denoise", 2)
+
+
+@pytest.mark.parametrize(("scheduler", "frames"), [("euler", 3), ("infinitetalk", 2)])
+def test_half_a_frame_of_sound_is_a_frame_but_with_the_authors_scheduler(
+    scheduler: str, frames: int, models: Models, media: dict[str, str], tmp_path: Path
+) -> None:
+    job = {
+        "image_url": media["image_url"],
+        "wav_url": write_tone(tmp_path / "voice.wav", 0.1).as_uri(),
+        "dry_run": True,
+    }
+    mode = load_mode("turbo").model_copy(update={"scheduler": scheduler})
+    exchange = local_exchange(tmp_path / "out.mp4")
+    planned = run_job(Request.parse(job, LOCAL_FILES), models, SETTINGS, exchange, mode=mode)
+    assert planned.settings.frames == frames
 
 
 @pytest.mark.parametrize("end", [Cancelled, TimedOut])
