@@ -11,6 +11,12 @@ If RunPod kills the worker before that, the next one goes on after the last fini
 An answer that did not arrive waits there for the job to come back.
 """
 
+# ruff: noqa: E402  one thing comes first
+
+from infinitetalk.temporary_folder import require_temporary_folder
+
+require_temporary_folder()
+
 import os
 import signal
 import sys

@@ -1,5 +1,11 @@
 """The command line: arguments become a Request, and what comes back becomes text. The rooms do the work."""
 
+# ruff: noqa: E402  one thing comes first
+
+from infinitetalk.temporary_folder import require_temporary_folder
+
+require_temporary_folder()
+
 import argparse
 import json
 import os

@@ -21,8 +21,8 @@ from infinitetalk.contract.settings import Settings
 from infinitetalk.job.resume import FOLDER, forget_job, open_volume
 from infinitetalk.logs import log_event
 from infinitetalk.transfer.bucket import URL_LIFETIME_S
-from infinitetalk.transfer.delivery import ANSWER_LIMIT_BYTES, volume_path
-from infinitetalk.transfer.volume import plain_name
+from infinitetalk.transfer.delivery import ANSWER_LIMIT_BYTES, video_name
+from infinitetalk.transfer.volume import Volume, plain_name
 
 Json = dict[str, Any]
 
@@ -30,13 +30,18 @@ logger = logging.getLogger(__name__)
 
 
 class _Kept(BaseModel):
-    """What the file holds: the job's digest, when it was answered (seconds since 1970), and the answer."""
+    """What the file holds: the job's digest, when it was answered (seconds since 1970), and the answer.
+
+    Args:
+        video_bytes: the size of the video on the volume; None if it is elsewhere.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     job: str
     time_s: float
     answer: Result
+    video_bytes: int | None = None
 
 
 class KeptAnswers:
@@ -61,7 +66,7 @@ class KeptAnswers:
             with suppress(OSError):
                 volume.remove(name)
             return None
-        return kept.answer.to_json() if self._has_video(kept, job["id"]) else None
+        return kept.answer.to_json() if _has_video(kept, volume, video_name(job["id"])) else None
 
     def keep(self, job: Mapping[str, Any], answer: Result) -> None:
         """Keep a finished video's answer. A failure is logged: the windows are there still."""
@@ -69,8 +74,9 @@ class KeptAnswers:
         if volume is None:
             return
         try:
-            content = _Kept(job=_digest(job), time_s=time.time(), answer=answer).model_dump_json(exclude_none=True)
-            volume.write(_name(job["id"]), content.encode())
+            size = None if answer.video_path is None else volume.size(video_name(job["id"]))
+            kept = _Kept(job=_digest(job), time_s=time.time(), answer=answer, video_bytes=size)
+            volume.write(_name(job["id"]), kept.model_dump_json(exclude_none=True).encode())
         except OSError as error:
             log_event(logger, logging.WARNING, "answer is not kept", cause=error.strerror or type(error).__name__)
 
@@ -80,13 +86,17 @@ class KeptAnswers:
         if "error" not in result and isinstance(output, Mapping) and not output.get("dry_run"):
             forget_job(self._settings, job_id)
 
-    def _has_video(self, kept: _Kept, job_id: str) -> bool:
-        answer = kept.answer
-        if answer.video_path is not None:
-            path = volume_path(self._settings, job_id)
-            return answer.video_path == str(path) and path.is_file()
-        # A signed URL is good for a week; the caller needs a part of it.
-        return answer.video_url is None or 0 <= time.time() - kept.time_s < URL_LIFETIME_S / 2
+
+def _has_video(kept: _Kept, volume: Volume, name: str) -> bool:
+    """Whether the video that was answered is still there."""
+    answer = kept.answer
+    if answer.video_path is not None:
+        try:
+            return answer.video_path == str(volume.root / name) and volume.size(name) == kept.video_bytes
+        except OSError:
+            return False
+    # A signed URL is good for a week; the caller needs a part of it.
+    return answer.video_url is None or 0 <= time.time() - kept.time_s < URL_LIFETIME_S / 2
 
 
 def _name(job_id: str) -> str:

@@ -25,6 +25,7 @@ from infinitetalk.transfer.exchange import network_exchange
 Json = dict[str, Any]
 
 RUNPOD_TIME_LIMIT_S = 600.0  # if neither the job nor the endpoint sets another
+MOST_MS = 604_800_000  # a week, the longest that RunPod lets a job run
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ def time_limit(job: Json, settings: Settings) -> TimeLimit:
     policy = job.get("policy")
     limit_ms = policy.get("executionTimeout") if isinstance(policy, Mapping) else None
     if limit_ms:
-        if isinstance(limit_ms, bool) or not isinstance(limit_ms, int | float) or not 0 < limit_ms < float("inf"):
-            raise InvalidInput("policy.executionTimeout must be a number of milliseconds above 0.")
+        if isinstance(limit_ms, bool) or not isinstance(limit_ms, int | float) or not 0 < limit_ms <= MOST_MS:
+            raise InvalidInput(f"policy.executionTimeout must be milliseconds, above 0 and at most {MOST_MS} (a week).")
         return TimeLimit(limit_ms / 1000, is_certain=True)
     if settings.execution_timeout_s is not None:
         return TimeLimit(settings.execution_timeout_s, is_certain=True)

@@ -1,8 +1,8 @@
 """Whether this machine can run the worker. The checks take seconds and come before the weights are read."""
 
 import re
+import resource
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
 
@@ -12,6 +12,7 @@ import torch
 
 from infinitetalk.contract.presets import Profile, profile_of
 from infinitetalk.contract.settings import Settings
+from infinitetalk.media.ffmpeg import FfmpegError, run
 from infinitetalk.models.checkpoint import Checkpoint
 from infinitetalk.models.device import choose_device, gpu_name
 from infinitetalk.models.opening import load_models
@@ -22,7 +23,6 @@ from infinitetalk.startup.weights import find_weights, other_commits
 from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER
 from infinitetalk.transfer.volume import Volume
 
-FFMPEG_TIME_LIMIT_S = 60.0
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".pth", ".bin")
 RESULT_MB = 1000.0  # room for the video that is made, beside the files that came in
 
@@ -51,7 +51,7 @@ def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
         return check_gpu(profile, settings)
 
     def ffmpeg() -> str:
-        return check_ffmpeg()
+        return check_ffmpeg(settings)
 
     def work_dir() -> str:
         return check_work_dir(settings)
@@ -117,14 +117,18 @@ def has_code_for(capability: tuple[int, int], built_for: Iterable[str]) -> bool:
     return False
 
 
-def check_ffmpeg() -> str:
-    """ffmpeg makes H.264 and AAC, and reads them back as what they were made of."""
+def check_ffmpeg(settings: Settings) -> str:
+    """ffmpeg makes H.264 and AAC, bounded as in a job, and reads them back as what they were made of."""
     try:
-        binary = imageio_ffmpeg.get_ffmpeg_exe()
-        made = _run_ffmpeg(binary, *_SAMPLE, "-c:v", "libx264", "-c:a", "aac", "-f", "matroska", "-")
-        frames = _run_ffmpeg(binary, "-i", "-", "-f", "rawvideo", "-pix_fmt", "rgb24", "-", content=made)
-        sound = _run_ffmpeg(binary, "-i", "-", "-f", "f32le", "-", content=made)
-    except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+        settings.work_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=settings.work_dir) as folder:
+            made = f"file:{folder}/made.mkv"
+            run(*_SAMPLE, "-c:v", "libx264", "-c:a", "aac", made)
+            frames = run("-i", made, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+            sound = run("-i", made, "-f", "f32le", "-")
+    except FfmpegError as error:
+        raise Unfit(f"ffmpeg cannot encode H.264 and AAC ({error}); install imageio-ffmpeg again") from error
+    except (RuntimeError, OSError) as error:
         raise Unfit(f"ffmpeg does not run ({error}); install imageio-ffmpeg again") from error
     pixels, samples = np.frombuffer(frames, np.uint8), np.frombuffer(sound[: len(sound) // 4 * 4], np.float32)
     n_frames, rest = divmod(pixels.size, 64 * 64 * 3)
@@ -135,22 +139,14 @@ def check_ffmpeg() -> str:
     return f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}"
 
 
-def _run_ffmpeg(binary: str, *arguments: str, content: bytes = b"") -> bytes:
-    """What ffmpeg writes, given `content`. Raises Unfit where it reports a failure."""
-    command = [binary, "-nostdin", "-hide_banner", "-loglevel", "error", *arguments]
-    done = subprocess.run(command, input=content, capture_output=True, timeout=FFMPEG_TIME_LIMIT_S, check=False)
-    if done.returncode:
-        told = done.stderr.decode(errors="replace").strip()
-        raise Unfit(f"ffmpeg cannot encode H.264 and AAC ({told}); install imageio-ffmpeg again")
-    return done.stdout
-
-
 def check_work_dir(settings: Settings) -> str:
     """A job's folder can be made in WORK_DIR, and there is room for the largest job that is accepted."""
     needed_mb = RESULT_MB + 2 * settings.max_audio_mb + max(settings.max_image_mb, settings.max_video_mb)
     try:
         settings.work_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=settings.work_dir):
+        with tempfile.TemporaryFile(dir=settings.work_dir) as probe:
+            probe.write(b"probe")
+            probe.flush()
             free_mb = shutil.disk_usage(settings.work_dir).free / 1e6
     except OSError as error:
         raise Unfit(f"WORK_DIR {settings.work_dir} cannot be written to ({error}); name another folder") from error
@@ -158,6 +154,13 @@ def check_work_dir(settings: Settings) -> str:
         raise Unfit(
             f"WORK_DIR {settings.work_dir} has {free_mb:.0f} MB free; the largest job takes {needed_mb:.0f}: "
             "give the container a larger disk, or lower MAX_VIDEO_MB and MAX_AUDIO_MB"
+        )
+    largest_mb = max(RESULT_MB, settings.max_audio_mb, settings.max_image_mb, settings.max_video_mb)
+    allowed_bytes, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if 0 <= allowed_bytes < largest_mb * 1e6:  # below 0: no limit
+        raise Unfit(
+            f"this process may write files of {allowed_bytes / 1e6:.4g} MB at most (ulimit -f), and the largest one "
+            f"takes {largest_mb:.0f}: raise the limit, or lower MAX_VIDEO_MB and MAX_AUDIO_MB"
         )
     return f"WORK_DIR {settings.work_dir} has {free_mb / 1e3:.1f} GB free"
 

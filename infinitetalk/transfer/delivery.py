@@ -202,7 +202,7 @@ def choose_delivery(
         InvalidInput: s3_config is wrong, or the worker is not set up for the way that the job chose.
         DeliveryFailed: the worker is not set up for its own way.
     """
-    name = _name(job_id)
+    name = video_name(job_id)
     bucket = None
     chosen: Output = output or settings.default_output
     if s3_config:
@@ -227,12 +227,8 @@ def choose_delivery(
     return way if volume is None else OrVolume(way, ToVolume(volume, name))
 
 
-def volume_path(settings: Settings, job_id: str) -> Path:
-    """Where a job's video lies on the volume, if it is there."""
-    return settings.volume_dir / _name(job_id)
-
-
-def _name(job_id: str) -> str:
+def video_name(job_id: str) -> str:
+    """Of a job's video, on the volume and in the bucket."""
     return f"{FOLDER}/{plain_name(job_id)}.mp4"
 
 

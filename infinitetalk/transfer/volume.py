@@ -67,6 +67,15 @@ class Volume:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             return file.read()
 
+    def size(self, name: str) -> int:
+        """Bytes of a regular file. OSError for anything else."""
+        path = PurePosixPath(name)
+        with self._folder(str(path.parent)) as folder:
+            status = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            return status.st_size
+
     def remove(self, name: str) -> None:
         """Remove a folder with all that it holds, or whatever else is there. Nothing happens if nothing is."""
         path = PurePosixPath(name)

@@ -12,7 +12,7 @@ from infinitetalk.contract.settings import Settings
 from infinitetalk.job.resume import FOLDER, kept_windows
 from infinitetalk.serving import answers as answers_module
 from infinitetalk.serving.answers import KeptAnswers
-from infinitetalk.transfer.delivery import volume_path
+from infinitetalk.transfer.delivery import video_name
 
 RESOLVED = ResolvedSettings(
     profile="miniature", window=49, overlap=5, windows=1, steps=3, forwards=3, scheduler="euler", shift=11.0, width=96,
@@ -40,7 +40,7 @@ def result(**place: str) -> Result:
 @pytest.fixture
 def on_volume(settings: Settings) -> Result:
     """The answer of JOB, whose video lies on the volume."""
-    path = volume_path(settings, "job-1")
+    path = settings.volume_dir / video_name("job-1")
     path.parent.mkdir()
     path.write_bytes(b"video")
     return result(video_path=str(path))
@@ -89,7 +89,22 @@ def test_an_answer_whose_video_is_gone_does_not_count(
     answers: KeptAnswers, on_volume: Result, settings: Settings
 ) -> None:
     answers.keep(JOB, on_volume)
-    volume_path(settings, "job-1").unlink()
+    (settings.volume_dir / video_name("job-1")).unlink()
+    assert answers.find(JOB) is None
+
+
+@pytest.mark.parametrize("what", ["another", "empty", "link"])
+def test_an_answer_whose_video_is_another_does_not_count(
+    what: str, answers: KeptAnswers, on_volume: Result, settings: Settings, tmp_path: Path
+) -> None:
+    answers.keep(JOB, on_volume)
+    video = settings.volume_dir / video_name("job-1")
+    video.unlink()
+    if what == "link":
+        (tmp_path / "same size").write_bytes(b"video")
+        video.symlink_to(tmp_path / "same size")
+    else:
+        video.write_bytes(b"another" if what == "another" else b"")
     assert answers.find(JOB) is None
 
 

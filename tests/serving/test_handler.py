@@ -411,7 +411,7 @@ def test_the_time_limit_is_the_jobs_or_the_endpoints_or_runpods(play, policy, ti
     assert play.calls[0][1]["time_limit"] == expected
 
 
-@pytest.mark.parametrize("value", ["1000", True, -5, float("nan"), [1]])
+@pytest.mark.parametrize("value", ["1000", True, -5, float("nan"), [1], 10**400])
 def test_a_time_limit_that_is_no_number_is_refused(handler, play, value):
     answer = ask(handler, policy={"executionTimeout": value})
     assert answer["error_code"] == "invalid_input"

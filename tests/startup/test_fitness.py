@@ -1,6 +1,5 @@
 """The checks at start: each finds what it looks for, and says it in one sentence."""
 
-import subprocess
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import torch
 from infinitetalk.contract.presets import PresetError, load_profile
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import ModelMissing
+from infinitetalk.media.ffmpeg import FfmpegError
 from infinitetalk.startup import fitness
 from infinitetalk.startup.fitness import (
     Unfit,
@@ -111,15 +111,18 @@ def test_the_large_model_needs_a_gpu_and_the_miniature_none() -> None:
 
 
 def test_ffmpeg_is_run_and_its_absence_or_fault_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check_ffmpeg().startswith("ffmpeg ")
-    broken = subprocess.CompletedProcess([], 1, b"", b"Unknown encoder 'libx264'\n")
+    assert check_ffmpeg(Settings()).startswith("ffmpeg ")
+
+    def fail(*_: str) -> None:
+        raise FfmpegError("exit status 1: Unknown encoder 'libx264'")
+
     with monkeypatch.context() as patch:
-        patch.setattr(subprocess, "run", lambda *_, **__: broken)
-        with pytest.raises(Unfit, match=r"cannot encode H\.264 and AAC .Unknown encoder"):
-            check_ffmpeg()
+        patch.setattr(fitness, "run", fail)
+        with pytest.raises(Unfit, match=r"cannot encode H\.264 and AAC .exit status 1: Unknown encoder"):
+            check_ffmpeg(Settings())
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     with pytest.raises(Unfit, match="ffmpeg does not run"):
-        check_ffmpeg()
+        check_ffmpeg(Settings())
 
 
 @pytest.mark.parametrize(
@@ -139,14 +142,14 @@ def test_an_ffmpeg_that_does_something_else_is_found_out(
     fake.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(fake))
     with pytest.raises(Unfit, match=rf"^ffmpeg .*{problem}.*install imageio-ffmpeg again"):
-        check_ffmpeg()
+        check_ffmpeg(Settings())
 
 
 def test_a_silent_soundtrack_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = [part.replace("sine=", "anullsrc=") for part in fitness._SAMPLE]
     monkeypatch.setattr(fitness, "_SAMPLE", silent)
     with pytest.raises(Unfit, match="another picture or sound"):
-        check_ffmpeg()
+        check_ffmpeg(Settings())
 
 
 def test_the_volume_is_said_to_be_there_or_not(tmp_path: Path) -> None:
@@ -193,6 +196,15 @@ def test_the_largest_accepted_job_must_fit_on_the_disk(tmp_path: Path, monkeypat
     with pytest.raises(Unfit, match="has 3500 MB free; the largest job takes 4000"):
         check_work_dir(Settings.from_env({"WORK_DIR": str(tmp_path)}))
     assert check_work_dir(Settings.from_env({"WORK_DIR": str(tmp_path), "MAX_VIDEO_MB": "1400"}))
+
+
+def test_the_largest_file_must_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(work_dir=tmp_path)
+    monkeypatch.setattr(fitness.resource, "getrlimit", lambda _: (20_480, 20_480))
+    with pytest.raises(Unfit, match=r"files of 0\.02048 MB at most \(ulimit -f\), and the largest one takes 2000"):
+        check_work_dir(settings)
+    monkeypatch.setattr(fitness.resource, "getrlimit", lambda _: (2_000_000_000, 2_000_000_000))
+    assert "GB free" in check_work_dir(settings)
 
 
 def test_all_checks_pass_with_the_miniature() -> None:
