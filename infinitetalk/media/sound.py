@@ -183,6 +183,7 @@ def decode_sound(path: Path, field: str, target: Path, wanted_s: float) -> Answe
             "lead_s": line.lead_s,
             "gaps": asdict(line.gaps),
             "lost": asdict(line.lost),
+            "has_end_mark": line.is_full or name != "ogg" or ogg_layout(path).has_end_mark,
             "cancelling_channel": line.cancelling_channel(),
         }
     )

@@ -256,6 +256,20 @@ def test_what_is_really_truncated_is_refused(name, tmp_path):
             read(path)
 
 
+@pytest.mark.parametrize(("suffix", "links"), [("opus", 1), ("ogg", 1), ("ogg", 2)])
+def test_an_ogg_without_an_end_mark_is_told(suffix, links, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    ffmpeg("-i", write(tmp_path / "voice.wav", noise(3.0)), path)
+    data = path.read_bytes() * links
+    path.write_bytes(data)
+    assert read(path).warnings == ()
+    last = data.rindex(b"OggS")
+    for size in (last, last + 1):  # at a page's end, and in the next one's header
+        path.write_bytes(data[:size])
+        assert read(path).warnings == ("wav_url has no end mark; if it was cut off, its end is missing.",)
+        assert read(path, max_duration_s=1.0).warnings == ()
+
+
 # ---- headers and what stands behind ----
 
 
