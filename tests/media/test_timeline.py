@@ -313,6 +313,21 @@ def test_placeholders_of_other_headers_mean_until_the_end(tmp_path):
         assert seconds(read(tmp_path / f"a.{suffix}")) == pytest.approx(1.0, abs=0.01), suffix
 
 
+PIPED = {
+    "avi": ("-c:a", "libmp3lame", "-f", "avi"),
+    "avi of samples": ("-c:a", "pcm_s16le", "-f", "avi"),
+    "asf": ("-c:a", "wmav2", "-f", "asf"),
+    "rf64": ("-rf64", "always", "-f", "wav"),
+}
+
+
+@pytest.mark.parametrize("kind", PIPED)
+def test_what_was_written_to_a_pipe_is_read_to_the_end(kind, tmp_path):
+    data = ffmpeg("-i", write(tmp_path / "voice.wav", noise(3.0)), *PIPED[kind], "-")
+    (tmp_path / "a").write_bytes(data)
+    assert seconds(read(tmp_path / "a")) == pytest.approx(3.0, abs=0.1)
+
+
 BEHIND = {
     "an APE tag": b"APETAGEX" + struct.pack("<IIII8x", 2000, 80, 1, 0x80000000) + b"x" * 80,
     "an ID3v1 tag": b"TAG" + b"Title".ljust(125, b"\0"),
