@@ -164,6 +164,8 @@ def _warnings(field: str, facts: dict[str, Any], wave: Wave) -> list[str]:
             f"{field} is damaged: {lost['total_s']:.2f} s, first at {lost['first_s']:.2f} s, could not be decoded and "
             "are silent."
         )
+    if not facts["has_end_mark"]:
+        told.append(f"{field} has no end mark; if it was cut off, its end is missing.")
     if facts["cancelling_channel"] is not None:
         told.append(
             f"The channels of {field} cancel each other (one is the inverse of the other): the mouth follows channel "

@@ -1,4 +1,4 @@
-"""The pages of an Ogg file (RFC 3533): where its chained streams begin, and whether its end is missing."""
+"""The pages of an Ogg file (RFC 3533): where its chained streams begin, and whether it has its end."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,15 +7,20 @@ from typing import BinaryIO
 
 _HEADER_BYTES = 27
 _FIRST_PAGE = 2  # flag of the page that begins a stream
+_LAST_PAGE = 4  # likewise, that ends one
 _SEARCH_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class OggLayout:
-    """Where the links of a chain begin (bytes), and whether the last page is whole."""
+    """Where the links of a chain begin (bytes), whether the last page is whole, and whether the last link is ended.
+
+    Recorders that are stopped write no end mark; so it says nothing certain where there is none.
+    """
 
     links: tuple[int, ...]
     is_whole: bool
+    has_end_mark: bool
 
 
 def ogg_layout(path: Path) -> OggLayout:
@@ -23,27 +28,34 @@ def ogg_layout(path: Path) -> OggLayout:
     size = path.stat().st_size
     links: list[int] = []
     begins_stream = False  # a link begins with a first page for each of its streams
+    unended: set[bytes] = set()  # the streams of a link whose latest page is not marked as the last
     at, is_whole = 0, True
     with path.open("rb") as file:
         while (page := _page(file, at)) is not None:
-            at, flags, end = page
+            at, flags, stream, end = page
             if flags & _FIRST_PAGE and not begins_stream:
                 links.append(at)
+                unended.clear()
+            if flags & _LAST_PAGE:
+                unended.discard(stream)
+            else:
+                unended.add(stream)
             begins_stream = bool(flags & _FIRST_PAGE)
             is_whole = end <= size
             at = end
-    return OggLayout(tuple(links), is_whole)
+    return OggLayout(tuple(links), is_whole, has_end_mark=not unended)
 
 
-def _page(file: BinaryIO, at: int) -> tuple[int, int, int] | None:
-    """(start, flags, end) of the first page from byte `at` on."""
+def _page(file: BinaryIO, at: int) -> tuple[int, int, bytes, int] | None:
+    """(start, flags, number of the stream, end) of the first page from byte `at` on."""
     while True:
         file.seek(at)
         header = file.read(_HEADER_BYTES)
         if len(header) == _HEADER_BYTES and header[:5] == b"OggS\0":
             (segments,) = unpack("B", header[26:])
             lengths = file.read(segments)
-            return at, header[5], at + _HEADER_BYTES + segments + sum(lengths) + (segments - len(lengths))
+            end = at + _HEADER_BYTES + segments + sum(lengths) + (segments - len(lengths))
+            return at, header[5], header[14:18], end
         file.seek(at + 1)
         window = file.read(_SEARCH_BYTES)
         if len(window) < 4:

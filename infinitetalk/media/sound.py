@@ -18,7 +18,7 @@ from infinitetalk.media.ogg import Slice, ogg_layout
 from infinitetalk.media.probe import MAX_CHANNELS, RATES_HZ
 from infinitetalk.media.program import Answer, reply
 from infinitetalk.media.stream import damaged, first_video, open_media, tick_s, truncated, zero_s
-from infinitetalk.media.tables import is_cut_off, is_followed, matroska_starts
+from infinitetalk.media.tables import is_cut_off, is_followed, is_open_ended, matroska_starts
 from infinitetalk.media.timeline import TimeLine
 
 # Stated lengths may count an encoder's first and last samples, which are not heard.
@@ -136,7 +136,7 @@ def _stated_s(path: Path, container: InputContainer, stream: AudioStream) -> flo
         return (
             None if frames is None else (frames - _MP3_SILENT_FRAMES) * (1152 if rate_hz >= 32_000 else 576) / rate_hz
         )
-    if name in _ESTIMATED:
+    if name in _ESTIMATED or is_open_ended(path):
         return None
     begin_s = max(container.start_time or 0, 0) / av.time_base
     if stream.duration is not None:
@@ -183,6 +183,7 @@ def decode_sound(path: Path, field: str, target: Path, wanted_s: float) -> Answe
             "lead_s": line.lead_s,
             "gaps": asdict(line.gaps),
             "lost": asdict(line.lost),
+            "has_end_mark": line.is_full or name != "ogg" or ogg_layout(path).has_end_mark,
             "cancelling_channel": line.cancelling_channel(),
         }
     )

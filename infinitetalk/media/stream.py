@@ -22,7 +22,7 @@ from infinitetalk.media.container import PICTURE_KINDS, apparent_kind
 from infinitetalk.media.ogg import Slice
 from infinitetalk.media.probe import MAX_STREAMS, MAX_VIDEO_PIXELS, MediaInfo
 from infinitetalk.media.program import Answer, reply
-from infinitetalk.media.tables import is_cut_off
+from infinitetalk.media.tables import is_cut_off, is_open_ended
 
 # Containers that hold their own data. Playlists and scripts (hls, dash, concat, sdp, ...), which make libav open other
 # addresses, and single pictures are not among them: libav refuses those whatever their name.
@@ -55,8 +55,9 @@ def open_media(path: Path, field: str, part: Slice | None = None) -> Iterator[In
     )
     if kind in PICTURE_KINDS:  # some hide their picture in a container of videos, in pieces
         raise unreadable
+    options = _OPTIONS | ({"ignore_length": "1"} if is_open_ended(path) else {})  # of the wav reader
     try:
-        container = av.open(part or f"file:{path}", "r", options=_OPTIONS, metadata_errors="ignore")
+        container = av.open(part or f"file:{path}", "r", options=options, metadata_errors="ignore")
     except (FFmpegError, ValueError) as error:
         raise (truncated(field) if is_cut_off(path) else unreadable) from error
     with container:

@@ -4,6 +4,7 @@ Readers pass over both in silence, and the sound or video would just be shorter.
 """
 
 from collections.abc import Callable, Iterator
+from os import SEEK_CUR
 from pathlib import Path
 from struct import unpack
 from typing import BinaryIO
@@ -25,17 +26,38 @@ _DATA_ELEMENTS = (
     *(0x1F43B675, 0xE7, 0xA3, 0xA0),
 )
 _EBML_HEADER, _EBML_CLUSTER = 0x1A45DFA3, 0x1F43B675
+# Objects of an ASF file (wma, wmv), and the flag of one that was written while it was sent.
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_ASF_BROADCAST = 1
+_ASF_DATA_HEADER_BYTES = 50
+_GIF_EXTENSION, _GIF_PICTURE, _GIF_TRAILER = b"!", b",", b";"
 
 
 def is_cut_off(path: Path) -> bool:
     """Whether a file has fewer bytes than its tables say; False for kinds without such tables.
 
-    Knows wav (RIFF, RF64, BW64, W64), avi, aiff, caf, au, mp4 and its kin, matroska, webm and ogg.
+    Knows wav (RIFF, RF64, BW64, W64), avi, aiff, caf, au, mp4 and its kin, matroska, webm, ogg, asf and gif.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         end_of = _walker(file.read(12))
         return end_of is not None and end_of(file, size) > size
+
+
+def is_open_ended(path: Path) -> bool:
+    """Whether the header was written by a program that could not know the length, since it wrote to a pipe.
+
+    Knows avi, RF64 and asf: their readers take for a length what stands there instead of one.
+    """
+    with path.open("rb") as file:
+        start = file.read(20)
+        if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+            return _is_placeholder(unpack("<I", start[4:8])[0])
+        if start[:4] in (b"RF64", b"BW64") and start[12:16] == b"ds64":
+            return file.read(16)[8:] == bytes(8)
+        return start[:16] == _ASF_HEADER and _asf_data(file) is None
 
 
 def is_followed(path: Path) -> bool:
@@ -65,6 +87,7 @@ def _walker(start: bytes) -> Callable[[BinaryIO, int], int] | None:
     if start[:4] == b"OggS":
         return lambda file, size: size + (not ogg_layout(Path(file.name)).is_whole)
     kinds = {b"caff": _caf_end, b".snd": _au_end, b"riff": _w64_end, b"\x1a\x45\xdf\xa3": _ebml_end}
+    kinds |= {_ASF_HEADER[:4]: _asf_end, b"GIF8": _gif_end}
     return kinds.get(start[:4]) or (_boxes_end if _is_box(start) else None)
 
 
@@ -134,6 +157,59 @@ def _caf_chunks(file: BinaryIO, size: int) -> list[tuple[bytes, int, int]]:
             break
         at = end
     return chunks
+
+
+def _asf_end(file: BinaryIO, _: int) -> int:
+    return _asf_data(file) or _WHOLE
+
+
+def _asf_data(file: BinaryIO) -> int | None:
+    """Where the data of an ASF file ends; None where the header does not say."""
+    file.seek(16)
+    header_bytes, objects = unpack("<QI", file.read(12).ljust(12, b"\0"))
+    at = 30
+    for _ in range(min(objects, _MAX_CHUNKS)):
+        file.seek(at)
+        head = file.read(92)
+        length = int.from_bytes(head[16:24], "little")
+        if length < 24 or (head[:16] == _ASF_PROPERTIES and head[88] & _ASF_BROADCAST):
+            return None
+        at += length
+        if at >= header_bytes:
+            break
+    file.seek(min(header_bytes, 1 << 60))
+    head = file.read(24)
+    length = int.from_bytes(head[16:], "little")
+    is_stated = head[:16] == _ASF_DATA and _ASF_DATA_HEADER_BYTES < length < 1 << 60
+    return header_bytes + length if is_stated else None
+
+
+def _gif_end(file: BinaryIO, size: int) -> int:
+    """Where a gif's trailer ends; beyond the file where that comes first. What is no block ends the walk."""
+    file.seek(10)
+    at = 13 + _gif_colors(file.read(1))
+    for _ in range(_MAX_ELEMENTS):
+        file.seek(at)
+        kind = file.read(1)
+        if not kind or kind == _GIF_TRAILER:
+            return at + 1
+        if kind == _GIF_EXTENSION:
+            at += 2  # and its label
+        elif kind == _GIF_PICTURE:
+            file.seek(at + 9)
+            at += 11 + _gif_colors(file.read(1))  # its place and size, its colours, the width of its codes
+        else:
+            break
+        file.seek(at)
+        while (length := file.read(1)) not in (b"", b"\0"):
+            file.seek(length[0], SEEK_CUR)
+        at = file.tell()
+    return _WHOLE
+
+
+def _gif_colors(flags: bytes) -> int:
+    """How many bytes the table of colours takes that a byte of flags tells of."""
+    return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
 def _flv_is_followed(file: BinaryIO) -> bool:

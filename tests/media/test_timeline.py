@@ -256,6 +256,20 @@ def test_what_is_really_truncated_is_refused(name, tmp_path):
             read(path)
 
 
+@pytest.mark.parametrize(("suffix", "links"), [("opus", 1), ("ogg", 1), ("ogg", 2)])
+def test_an_ogg_without_an_end_mark_is_told(suffix, links, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    ffmpeg("-i", write(tmp_path / "voice.wav", noise(3.0)), path)
+    data = path.read_bytes() * links
+    path.write_bytes(data)
+    assert read(path).warnings == ()
+    last = data.rindex(b"OggS")
+    for size in (last, last + 1):  # at a page's end, and in the next one's header
+        path.write_bytes(data[:size])
+        assert read(path).warnings == ("wav_url has no end mark; if it was cut off, its end is missing.",)
+        assert read(path, max_duration_s=1.0).warnings == ()
+
+
 # ---- headers and what stands behind ----
 
 
@@ -297,6 +311,21 @@ def test_placeholders_of_other_headers_mean_until_the_end(tmp_path):
             data[at : at + len(value)] = value
         (tmp_path / f"a.{suffix}").write_bytes(data)
         assert seconds(read(tmp_path / f"a.{suffix}")) == pytest.approx(1.0, abs=0.01), suffix
+
+
+PIPED = {
+    "avi": ("-c:a", "libmp3lame", "-f", "avi"),
+    "avi of samples": ("-c:a", "pcm_s16le", "-f", "avi"),
+    "asf": ("-c:a", "wmav2", "-f", "asf"),
+    "rf64": ("-rf64", "always", "-f", "wav"),
+}
+
+
+@pytest.mark.parametrize("kind", PIPED)
+def test_what_was_written_to_a_pipe_is_read_to_the_end(kind, tmp_path):
+    data = ffmpeg("-i", write(tmp_path / "voice.wav", noise(3.0)), *PIPED[kind], "-")
+    (tmp_path / "a").write_bytes(data)
+    assert seconds(read(tmp_path / "a")) == pytest.approx(3.0, abs=0.1)
 
 
 BEHIND = {

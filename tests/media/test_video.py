@@ -144,7 +144,7 @@ def test_colors_survive(matrix, tagged, height, full_range, tmp_path):
         assert np.abs(frame[place] - color).max() <= 3
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "fast.mp4", "fragmented.mp4", "a.mkv", "a.webm", "a.avi"])
+@pytest.mark.parametrize("name", ["a.mp4", "fast.mp4", "fragmented.mp4", "a.mkv", "a.webm", "a.avi", "a.wmv", "a.gif"])
 def test_truncated_videos_are_refused(name, tmp_path):
     flags = {"fast.mp4": "+faststart", "fragmented.mp4": "frag_keyframe+empty_moov"}.get(name)
     source = write_talking_video(tmp_path / "source.mp4")
@@ -153,6 +153,26 @@ def test_truncated_videos_are_refused(name, tmp_path):
     for part in (0.5, 0.85):
         with pytest.raises(MediaUnreadable, match=r"^video_url: the file is truncated"):
             SourceVideo.open(cut_off(tmp_path / name, part), "video_url", 32, 32)
+
+
+def test_a_gif_without_its_trailer_is_refused(tmp_path):
+    path = tmp_path / "a.gif"
+    ffmpeg("-i", write_talking_video(tmp_path / "source.mp4"), path)
+    data = path.read_bytes()
+    path.write_bytes(data + b"bytes behind the end")
+    SourceVideo.open(path, "video_url", 32, 32)
+    path.write_bytes(data[:-1])
+    with pytest.raises(MediaUnreadable, match=r"^video_url: the file is truncated"):
+        SourceVideo.open(path, "video_url", 32, 32)
+
+
+@pytest.mark.parametrize("options", [("-c:v", "wmv2", "-f", "asf"), ("-c:v", "mpeg4", "-f", "avi")])
+def test_videos_that_were_written_to_a_pipe_are_read(options, tmp_path):
+    data = ffmpeg("-i", write_talking_video(tmp_path / "source.mp4"), "-an", *options, "-")
+    (tmp_path / "a").write_bytes(data)
+    whole = SourceVideo.open(tmp_path / "source.mp4", "video_url", 32, 32)
+    piped = SourceVideo.open(tmp_path / "a", "video_url", 32, 32)
+    assert piped.duration_s == pytest.approx(whole.duration_s, abs=0.1)
 
 
 def test_files_without_frames_are_refused(tmp_path):
