@@ -32,7 +32,11 @@ class Control:
     is_answered_later: bool = False
 
     def start(self, synchronise: Callable[[], object]) -> "Monitor":
-        """Start the job's clocks. synchronise: waits until the device has done its work."""
+        """Start the job's clocks.
+
+        Args:
+            synchronise: waits until the device has done its work.
+        """
         check, counter = self._checkpoint(), StepCounter(self.on_progress)
 
         def on_stage(stage: Stage) -> None:

@@ -15,7 +15,8 @@ from infinitetalk.shapes import SAMPLE_RATE_HZ, SEPARATOR_RATE_HZ
 def isolated_waves(job: Job, separator: Separator, device: torch.device, check: Callable[[], None]) -> tuple[Wave, ...]:
     """The vocals of each of a job's voices, as `Job.waves`: as long, in the same places, loudness normalised.
 
-    separator, device, check: as of `separator.isolate_vocals`.
+    Args:
+        separator, device, check: as in `separator.isolate_vocals`.
     """
     voices = []
     for track in job.tracks:

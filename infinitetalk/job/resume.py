@@ -50,7 +50,11 @@ class KeptWindows:
     """The finished windows of one job: a `WindowSink`. Without a volume nothing is kept and nothing found."""
 
     def __init__(self, volume: Volume | None = None, name: str = "") -> None:
-        """name: of the job, as a file name."""
+        """Look at what is there of a job.
+
+        Args:
+            name: the job's, as a file name.
+        """
         self._volume = volume
         self._name = name
         self._fingerprint = b""
@@ -71,7 +75,11 @@ class KeptWindows:
         return seed
 
     def identify(self, plan: Plan, files: Iterable[Path], models: Models, settings: Settings) -> None:
-        """Say what job this is: only windows that would have the same bytes count. files: the job's media."""
+        """Say what job this is: only windows that would have the same bytes count.
+
+        Args:
+            files: the job's media.
+        """
         if self._volume is not None:
             self._fingerprint = fingerprint(plan, files, models, settings)
             self._n_windows = len(plan.windows)

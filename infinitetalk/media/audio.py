@@ -36,8 +36,10 @@ _AAC_LAYOUTS = "mono|stereo|2.1|3.0|quad|4.0|5.0|5.0(side)|5.1|5.1(side)|6.1|7.1
 class Sound:
     """A voice on its time line, decoded: the one source of what the model hears and of what the video plays.
 
-    path: raw 32-bit floats, channels side by side. gain: what turns samples above full scale down to it, else 1.
-    mono_channel: the channel that the model hears, where the average of all would cancel; else None.
+    Args:
+        path: raw 32-bit floats, channels side by side.
+        gain: what turns samples above full scale down to it, else 1.
+        mono_channel: the channel that the model hears if the average of all would cancel; else None.
     """
 
     path: Path
@@ -58,7 +60,9 @@ class Sound:
 class Voice:
     """A voice as it was read.
 
-    wave: mono, 16 kHz, about [-1, 1]. warnings: what the caller should know of it, a sentence each.
+    Args:
+        wave: mono, 16 kHz, about [-1, 1].
+        warnings: what the caller should know about it, a sentence each.
     """
 
     wave: Wave

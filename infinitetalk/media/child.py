@@ -28,7 +28,8 @@ _check: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: Non
 def ended_by(check: Callable[[], None]) -> Iterator[None]:
     """Let an exception from `check` end every program that this context runs meanwhile, within a second.
 
-    check: asked ten times a second; `Control.start` makes one for a job.
+    Args:
+        check: asked ten times a second; `Control.start` makes one for a job.
     """
     token = _check.set(check)
     try:

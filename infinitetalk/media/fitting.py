@@ -37,7 +37,8 @@ def turns(frame: VideoFrame) -> list[str]:
 def shown_size(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
     """(width, height) of a frame as it is displayed: upright, square pixels.
 
-    aspect: width to height of its pixels as stored.
+    Args:
+        aspect: a stored pixel's width divided by its height.
     """
     width, height = frame.width, frame.height
     if any(turn.startswith("transpose") for turn in turns(frame)):
@@ -49,7 +50,11 @@ class Fitter:
     """Fits the centre of a video's frames to one size; their own may change from one to the next."""
 
     def __init__(self, width: int, height: int, aspect: Fraction) -> None:
-        """aspect: width to height of the stored pixels."""
+        """Prepare for frames of one shape.
+
+        Args:
+            aspect: a stored pixel's width divided by its height.
+        """
         self.size = width, height
         self._aspect = aspect
         self._graphs: dict[tuple[object, ...], Graph] = {}

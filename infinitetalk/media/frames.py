@@ -138,7 +138,9 @@ def _list_frames(container: InputContainer, stream: VideoStream, field: str) -> 
 def clip(path: Path, field: str, zero_s: Fraction, start: int, n_frames: int, fitter: Fitter) -> bytes:
     """The frames on screen at start / 25 s and so on: (n_frames, height, width, 3) uint8 RGB, as bytes.
 
-    zero_s: the time stamp at which the video begins.
+    Args:
+        zero_s: the time stamp at which the video begins.
+
     Raises MediaUnreadable where nothing can be decoded.
     """
     shown = _Shown(fitter, start, n_frames)

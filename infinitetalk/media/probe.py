@@ -38,7 +38,9 @@ class MediaInfo:
 def probe(path: Path, field: str) -> MediaInfo:
     """Read a file's own description.
 
-    field: the job's field that named the file, for errors.
+    Args:
+        field: the job's field that named the file, for errors.
+
     Raises MediaUnreadable where it is no container that is read here, TooLarge where it has too many tracks.
     """
     return MediaInfo(**ask_about(field, "stream", str(path), field).facts)

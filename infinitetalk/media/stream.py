@@ -45,7 +45,9 @@ _KNOWN_ZERO = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "ogg")
 def open_media(path: Path, field: str, part: Slice | None = None) -> Iterator[InputContainer]:
     """Open an untrusted file, and nothing else than this file.
 
-    part: a stretch of the file to read instead of it.
+    Args:
+        part: a stretch of the file to read instead of it.
+
     Raises MediaUnreadable where it is no container that is read here, TooLarge where it has too many tracks.
     """
     kind = apparent_kind(path)

@@ -43,7 +43,11 @@ class TimeLine:
     """
 
     def __init__(self, file: BinaryIO, wanted_s: float) -> None:
-        """wanted_s: how much is written at most."""
+        """Begin a time line.
+
+        Args:
+            wanted_s: how much is written at most.
+        """
         self._file = file
         self._wanted_s = wanted_s
         self.max_peak = np.inf  # of a frame; one above is what a decoder made of damaged data, and counts as lost

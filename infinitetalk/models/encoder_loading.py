@@ -57,7 +57,11 @@ Place = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
 
 
 def load_vae(base: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKLWan:
-    """The Wan video autoencoder, never tiled. base: folder of the Wan model, or the autoencoder's own file."""
+    """The Wan video autoencoder, never tiled.
+
+    Args:
+        base: folder of the Wan model, or the autoencoder's own file.
+    """
     folder = base / "vae"
     if (folder / "config.json").is_file():
         checkpoint = Checkpoint(weight_files(folder, "diffusion_pytorch_model"))
@@ -142,7 +146,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_image_encoder(base: Path, device: torch.device, dtype: torch.dtype) -> CLIPVisionModel:
-    """The CLIP vision tower. base: folder of the Wan model, or the tower's own file."""
+    """The CLIP vision tower.
+
+    Args:
+        base: folder of the Wan model, or the tower's own file.
+    """
     folder = base / "image_encoder"
     if folder.is_dir():
         checkpoint = Checkpoint(weight_files(folder, "model"))
@@ -176,7 +184,8 @@ def load_audio_encoder(folder: Path, device: torch.device) -> tuple[Wav2Vec2Mode
 
     transformers itself places the weights: it knows the spellings that such files have had.
 
-    folder: of transformers' layout, or one file with chinese-wav2vec2-base.
+    Args:
+        folder: in transformers' layout; or one file with chinese-wav2vec2-base.
     """
     if folder.is_file():
         checkpoint = Checkpoint([folder])

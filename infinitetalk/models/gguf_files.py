@@ -62,7 +62,11 @@ def _stored(path: Path, reader: GGUFReader, tensor: ReaderTensor) -> Stored:
 
 
 def dequantise(raw: Tensor, blocks: Blocks, shape: Shape) -> Tensor:
-    """The float32 numbers of `shape` in quantised blocks. raw: their bytes; on the meta device any tensor."""
+    """The float32 numbers of `shape` in quantised blocks.
+
+    Args:
+        raw: the bytes of the blocks; on the meta device any tensor.
+    """
     if raw.is_meta:
         return torch.empty(shape, device=raw.device)
     rows, dequantize = raw.view(-1, blocks.bytes), dequantize_functions[GGMLQuantizationType[blocks.kind]]

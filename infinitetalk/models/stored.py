@@ -10,7 +10,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Blocks:
-    """How quantised numbers lie in a file: in blocks of so many numbers, each of so many bytes. kind: GGML's name."""
+    """How quantised numbers lie in a file: in blocks of so many numbers, each of so many bytes.
+
+    Args:
+        kind: GGML's name of the format.
+    """
 
     kind: str
     numbers: int

@@ -28,7 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 def guard_job_loop(arrived: Callable[[str, Json], None]) -> None:
-    """Let the SDK's `start` run a `JobLoop`. arrived: gets id and result of each job whose result has arrived."""
+    """Let the SDK's `start` run a `JobLoop`.
+
+    Args:
+        arrived: gets id and result of each job whose result has arrived.
+    """
     rp_scale.JobScaler = partial(JobLoop, arrived)
 
 

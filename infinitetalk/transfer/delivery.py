@@ -100,7 +100,11 @@ class ToBucket:
 
 @dataclass(frozen=True)
 class ToVolume:
-    """A file on the network volume, which appears when it is whole. name: relative to the volume."""
+    """A file on the network volume, which appears when it is whole.
+
+    Args:
+        name: the file's, relative to the volume.
+    """
 
     volume: Volume
     name: str

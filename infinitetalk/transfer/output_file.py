@@ -51,7 +51,9 @@ def check_place(path: Path) -> None:
 class ToFile:
     """A way to hand over a finished video (`Delivery`): a file on this machine.
 
-    path: where it goes. refuge: the folder where it is left if that fails in the end.
+    Args:
+        path: where it goes.
+        refuge: the folder where it is left if that fails in the end.
     """
 
     path: Path

@@ -40,7 +40,11 @@ class S3Line:
     """
 
     def __init__(self, client: Any, *, public_only: bool) -> None:  # noqa: ANN401  boto3 is not annotated
-        """Take over a client's connections. public_only: dial public addresses, and no others."""
+        """Take over a client's connections.
+
+        Args:
+            public_only: dial public addresses, and no others.
+        """
         logging.getLogger("urllib3.connectionpool").setLevel("ERROR")  # its warnings quote the whole URL
         self.status: int | None = None
         self._heads = 0
