@@ -146,8 +146,8 @@ class LoraSet:
                 other = change.take(slot, entry)
                 if other:
                     raise ModelMissing(
-                        f"{path.name}: {other} and {entry} are two entries for one change of {target}; take a file with "
-                        "one of them."
+                        f"{path.name}: {other} and {entry} are two entries for one change of {target}; take a "
+                        "file with one of them."
                     )
         unknown += filter(None, (change.incomplete for change in found.values()))
         if unknown:
