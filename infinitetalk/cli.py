@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import BytesIO, TextIOWrapper
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from rich import box
@@ -78,6 +79,13 @@ def _while_somebody_reads() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at exit
         sys.exit(READER_LEFT)
+
+
+class _Output(Console):
+    """What goes to whoever reads the output; where that one has left, `_while_somebody_reads` sees to the end."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def _nobody_reads() -> bool:
@@ -177,8 +185,7 @@ def _quality(options: argparse.Namespace) -> None:
 
         joins = options.joins
         if options.result:
-            result = json.loads(options.result.read_text("utf-8"))
-            joins = joins_of(result.get("output", result).get("settings", {}))
+            joins = joins_of(_result_settings(options.result))
         measured = measure(
             options.video,
             against=options.against,
@@ -192,7 +199,7 @@ def _quality(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(measured.report.to_json(), indent=2))
     else:
-        console = Console()
+        console = _Output()
         console.print(table(measured.report))
         for note in measured.report.notes:
             console.print(f"Note: {note}")
@@ -204,6 +211,16 @@ def _quality(options: argparse.Namespace) -> None:
         raise ValueError(f"{path} cannot be written ({error.strerror}); name another place with --picture") from error
     if not options.json:
         print(f"Picture: {path}")
+
+
+def _result_settings(path: Path) -> dict[str, Any]:
+    """The settings in what a job printed or an endpoint answered. Raises ValueError."""
+    try:
+        result = json.loads(path.read_text("utf-8"))
+        settings = result.get("output", result)["settings"]
+        return dict(settings.items())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} holds no result with settings; give the file that the job printed") from error
 
 
 def _schema(_options: argparse.Namespace) -> None:
@@ -252,7 +269,7 @@ def _print_plans(runs: dict[str, DryRun]) -> None:
     }
     for name, shown in rows.items():
         table.add_row(name, *map(shown, runs.values()))
-    console = Console()
+    console = _Output()
     console.print(table)
     for warning in first.warnings:
         console.print(f"Note: {warning}")

@@ -69,7 +69,7 @@ def _add_job_options(command: argparse.ArgumentParser) -> None:
         elif "enum" in schema:
             _add(command, name, choices=schema["enum"], help=schema["description"])
         elif schema["type"] == "array":
-            _add(command, name, type=json.loads, metavar="JSON", help=schema["description"])
+            _add(command, name, type=_json_value, metavar="JSON", help=schema["description"])
         else:
             kind = {"integer": int, "number": float, "string": str}[schema["type"]]
             _add(command, name, type=kind, metavar="VALUE", help=schema["description"])
@@ -77,6 +77,13 @@ def _add_job_options(command: argparse.ArgumentParser) -> None:
 
 def _add(command: argparse.ArgumentParser, name: str, **kwargs: Any) -> None:  # noqa: ANN401
     command.add_argument(f"--{name.replace('_', '-')}", **kwargs)
+
+
+def _json_value(text: str) -> Any:  # noqa: ANN401
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON: {text[:80]!r}") from error
 
 
 def _plain_fields() -> list[str]:

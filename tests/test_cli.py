@@ -184,3 +184,22 @@ def test_every_field_of_a_job_can_be_given() -> None:
     )
     left = {"image_url", "video_url", "wav_url", "wav_url_2", "input_type", "person_count", "output", "dry_run"}
     assert given.keys() | left == Request.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"output": []}', '{"output": {"settings": []}}', '{"output": null}', "{", "[" * 100_000]
+)
+def test_a_result_that_is_none_is_named(content: str, tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    result.write_text(content)
+    with pytest.raises(SystemExit, match=r"^infinitetalk: .*result\.json holds no result with settings; give"):
+        main(["quality", "video.mp4", "--result", str(result)])
+
+
+@pytest.mark.parametrize("boxes", ["[[0, 0", "[" * 100_000])
+def test_boxes_that_are_no_json_are_an_options_error(boxes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["plan", "--audio", "voice.wav", "--speaker-boxes", boxes])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("infinitetalk plan: error: argument --speaker-boxes: not valid JSON: '[[")
+    assert len(last) < 200

@@ -226,8 +226,10 @@ def test_names_need_not_be_text(tmp_path: Path, capsysbinary: pytest.CaptureFixt
 
 
 @pytest.mark.long  # in a process of its own
-def test_a_reader_who_leaves_ends_the_command_without_a_word() -> None:
-    command = [sys.executable, "-m", "infinitetalk.cli", "schema"]
+@pytest.mark.parametrize("name", ["schema", "plan"])
+def test_a_reader_who_leaves_ends_the_command_without_a_word(name: str, face: str, voice: str) -> None:
+    job = ["--image", face, "--audio", voice] if name == "plan" else []
+    command = [sys.executable, "-m", "infinitetalk.cli", name, *job]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

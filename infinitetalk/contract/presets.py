@@ -6,7 +6,7 @@ They lie in `infinitetalk/presets/`; a profile may also be a file of the operato
 import tomllib
 from collections.abc import Collection
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +19,7 @@ from infinitetalk.shapes import SIDE_MULTIPLE, is_window_length
 SchedulerName = Literal["dpm++_sde", "euler", "infinitetalk"]
 DtypeName = Literal["bfloat16", "float32"]
 Size = tuple[int, int]
+MAX_SIDE = 4096  # pixels; beyond every video that the model makes
 
 
 class PresetError(ValueError):
@@ -76,9 +77,27 @@ class SpeedMode(Preset):
         return self
 
 
+def _check_path(path: str) -> str:
+    parts = PurePosixPath(path)
+    if not parts.parts or parts.is_absolute() or ".." in parts.parts or "\0" in path:
+        raise ValueError(f"must be a relative path that names a file or folder and has no '..' in it, not {path!r}")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_check_path)]
+
+
 class Lora(_Table):
     file: str
     scale: float
+
+
+def _check_lora(lora: Lora) -> Lora:
+    try:
+        _check_path(lora.file)
+    except ValueError as error:
+        raise ValueError(f"file {error}") from error
+    return lora
 
 
 class Repository(_Table):
@@ -90,10 +109,17 @@ class Repository(_Table):
 
     repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     revision: str = Field("", pattern=r"^([0-9a-f]{40})?$")
-    files: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    files: Annotated[tuple[RelativePath, ...], Field(strict=False, min_length=1)]
     # ComfyUI's folder for them below the models folder, such as "loras". They are found by their file names anywhere
     # in it and fetched into it. Without one, the folder has the repository's name and is laid out as the repository.
     into: str = Field("", pattern=r"^[\w.-]*$")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.name in (".", ".."):
+            key = "into" if self.into else "repository"
+            raise ValueError(f"{key} must end in the name of a folder, not {self.name!r}")
+        return self
 
     @property
     def name(self) -> str:
@@ -112,16 +138,16 @@ class ModelFiles(_Table):
     What has no file of its own is taken from `base`, the folder of a Wan model in either layout.
     """
 
-    audio_encoder: str  # a folder, or one file
-    adapter_single: str
-    adapter_multi: str
-    base: str | None = None
-    transformer: str | None = None
-    text_encoder: str | None = None
-    tokenizer: str | None = None  # folder; of a text encoder in a file of its own that has no tokenizer in it
-    image_encoder: str | None = None
-    vae: str | None = None
-    separator: str | None = None  # of vocals, for jobs with isolate_vocals
+    audio_encoder: RelativePath  # a folder, or one file
+    adapter_single: RelativePath
+    adapter_multi: RelativePath
+    base: RelativePath | None = None
+    transformer: RelativePath | None = None
+    text_encoder: RelativePath | None = None
+    tokenizer: RelativePath | None = None  # folder; of a text encoder in a file of its own that has no tokenizer in it
+    image_encoder: RelativePath | None = None
+    vae: RelativePath | None = None
+    separator: RelativePath | None = None  # of vocals, for jobs with isolate_vocals
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -155,30 +181,44 @@ class Profile(Preset):
     negative_prompt: str  # what text guidance moves away from unless the job says otherwise
     sizes: dict[Resolution, dict[AspectRatio, Annotated[Size, Field(strict=False)]]]  # (width, height)
     files: ModelFiles
-    loras: Annotated[tuple[Lora, ...], Field(strict=False)] = ()
+    loras: Annotated[tuple[Annotated[Lora, AfterValidator(_check_lora)], ...], Field(strict=False)] = ()
     sources: Annotated[tuple[Repository, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_complete("sizes", self.sizes, get_args(Resolution))
+        if self.timed_as is not None and self.timed_as not in list_presets("profiles"):
+            known = ", ".join(list_presets("profiles"))
+            raise ValueError(f"timed_as must be one of {known}, not {self.timed_as!r}")
         if not self.is_embedded:
             self._check_sources()
         for resolution, by_ratio in self.sizes.items():
             _check_complete(f"sizes.{resolution}", by_ratio, get_args(AspectRatio))
             for ratio, size in by_ratio.items():
-                if any(side < SIDE_MULTIPLE or side % SIDE_MULTIPLE for side in size):
+                if any(not SIDE_MULTIPLE <= side <= MAX_SIDE or side % SIDE_MULTIPLE for side in size):
                     raise ValueError(
-                        f"sizes.{resolution}.{ratio} must be multiples of {SIDE_MULTIPLE} pixels, not {size}"
+                        f"sizes.{resolution}.{ratio} must be multiples of {SIDE_MULTIPLE} pixels, at most {MAX_SIDE}, "
+                        f"not {size}"
                     )
         return self
 
     def _check_sources(self) -> None:
         _check_complete("sources", [source.name for source in self.sources], self.source_names)
+        self._check_places()
         whole = {source.name for source in self.sources if not source.into}
         single = {path for source in self.sources for path in source.paths.values()}
         missing = [path for path in self.paths if path.split("/")[0] not in whole and path not in single]
         if missing:
             raise ValueError(f"sources: none has {', '.join(missing)}")
+
+    def _check_places(self) -> None:
+        """Raise ValueError where two files of the sources, or a folder and a whole repository, have one place."""
+        folders = [source.name for source in self.sources if not source.into]
+        shared = {source.name for source in self.sources if source.into}.intersection(folders)
+        places = [*folders, *(path for source in self.sources if source.into for path in source.paths.values())]
+        twice = sorted(shared | {place for place in places if places.count(place) > 1})
+        if twice:
+            raise ValueError(f"sources: more than one goes to {', '.join(twice)}; give one of them another `into`")
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -261,6 +301,8 @@ def read_preset(path: Path, model: type[PresetT]) -> PresetT:
         return model.model_validate({"name": path.stem, **table})
     except OSError as error:
         raise PresetError(f"{path} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise PresetError(f"{path}: not valid TOML: it is nested too deeply") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PresetError(f"{path}: not valid TOML: {error}") from error
     except ValidationError as error:

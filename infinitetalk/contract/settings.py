@@ -215,7 +215,7 @@ class Settings(BaseModel):
 
 
 def _lora_scale(entry: str) -> tuple[str, float]:
-    file, _, number = entry.rpartition(":")
+    file, number = (part.strip() for part in entry.rpartition(":")[::2])
     try:
         scale = float(number)
     except ValueError:

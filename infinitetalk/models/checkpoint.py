@@ -80,8 +80,8 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
         try:
-            files = sorted({folder / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
-        except (ValueError, KeyError, AttributeError) as error:
+            files = sorted({folder / name for name in read_config(index)["weight_map"].values()})
+        except (KeyError, AttributeError, TypeError) as error:
             raise ModelMissing(f"{index} is not an index of weight files; fetch it again.") from error
     else:
         shards = [found for path in sorted(folder.glob(f"{stem}-*.safetensors")) if (found := _SHARD.match(path.stem))]
@@ -119,7 +119,9 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ModelMissing(f"{path} is missing; fetch the model again.") from error
-    except ValueError as error:
+    except OSError as error:
+        raise ModelMissing(f"{path} cannot be read ({error.strerror or error}); see to the disk or volume.") from error
+    except (ValueError, RecursionError) as error:
         raise ModelMissing(f"{path} is not valid JSON; fetch the model again.") from error
     if not isinstance(config, dict):
         raise ModelMissing(f"{path} holds no settings; fetch the model again.")

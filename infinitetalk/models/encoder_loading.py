@@ -92,8 +92,7 @@ def load_text_encoder(
     folder = base / "text_encoder"
     if folder.is_dir():
         checkpoint = Checkpoint(weight_files(folder, "model"))
-        read_settings = partial(UMT5Config.from_pretrained, folder, local_files_only=True)
-        encoder = _empty(folder, lambda: UMT5EncoderModel(read_settings()))
+        encoder = _empty(folder, lambda: UMT5EncoderModel(_settings(UMT5Config, folder)))
         tokenizer = partial(load_tokenizer, base / "tokenizer")
     else:
         file = base if base.is_file() else base / T5_FILE
@@ -154,9 +153,7 @@ def load_image_encoder(base: Path, device: torch.device, dtype: torch.dtype) -> 
     folder = base / "image_encoder"
     if folder.is_dir():
         checkpoint = Checkpoint(weight_files(folder, "model"))
-        encoder = _empty(
-            folder, lambda: CLIPVisionModel(CLIPVisionConfig.from_pretrained(folder, local_files_only=True))
-        )
+        encoder = _empty(folder, lambda: CLIPVisionModel(_settings(CLIPVisionConfig, folder)))
     else:
         file = base if base.is_file() else base / CLIP_FILE
         checkpoint = Checkpoint([file])
@@ -207,7 +204,7 @@ def load_audio_encoder(folder: Path, device: torch.device) -> tuple[Wav2Vec2Mode
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # transformers then names them, and they are refused below
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ModelMissing(f"{folder} cannot be loaded ({error}); fetch the model again.") from error
     misshaped = [f"{name} {list(found)} for {list(shape)}" for name, found, shape in info["mismatched_keys"]]
     extra = [name for name in sorted(info["unexpected_keys"]) if not name.startswith(PRETRAINING_HEADS)]
@@ -218,8 +215,8 @@ def load_audio_encoder(folder: Path, device: torch.device) -> tuple[Wav2Vec2Mode
 
 
 def _wav2vec2_in(folder: Path) -> tuple[Wav2Vec2Config, Wav2Vec2FeatureExtractor]:
-    config = Wav2Vec2Config.from_pretrained(folder, local_files_only=True)
-    return config, Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
+    extractor = _settings(Wav2Vec2FeatureExtractor, folder, "preprocessor_config.json")
+    return _settings(Wav2Vec2Config, folder), extractor
 
 
 def _chinese_wav2vec2(checkpoint: Checkpoint) -> tuple[Wav2Vec2Config, Wav2Vec2FeatureExtractor]:
@@ -232,6 +229,12 @@ def _chinese_wav2vec2(checkpoint: Checkpoint) -> tuple[Wav2Vec2Config, Wav2Vec2F
             "chinese-wav2vec2-base there, or name the folder of another one, with its config.json."
         )
     return original.wav2vec2_config(shapes), Wav2Vec2FeatureExtractor(**CHINESE_WAV2VEC2_EXTRACTOR)
+
+
+def _settings(kind: Any, folder: Path, file: str = "config.json") -> Any:  # noqa: ANN401
+    """What a class of transformers makes of a folder's settings. Raises ModelMissing, and what the class raises."""
+    read_config(folder / file)  # transformers itself takes no care of files that hold no settings
+    return kind.from_pretrained(folder, local_files_only=True)
 
 
 def _same(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:

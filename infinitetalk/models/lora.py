@@ -57,6 +57,18 @@ class _Change:
             return next(filter(None, (self.down, self.up, self.alpha)))
         return None
 
+    def take(self, slot: str, entry: str) -> str | None:
+        """Take an entry; give the other one that is there already for the same."""
+        there: str | None = getattr(self, slot)
+        setattr(self, slot, entry)
+        return there if there != entry else None
+
+    @property
+    def no_matrices(self) -> list[str]:
+        """Entries of a pair that are no matrices, or empty ones."""
+        pair = [entry for entry in (self.down, self.up) if entry]
+        return [entry for entry in pair if len(self.source.shapes[entry]) < 2 or 0 in self.source.shapes[entry]]
+
     def delta(self, shape: torch.Size, device: torch.device) -> Tensor:
         total = torch.zeros(shape, device=device)
         if self.down and self.up:
@@ -109,7 +121,8 @@ class LoraSet:
             modules: all names that a module may have in a file, from which underscored ones are told.
 
         Raises:
-            ModelMissing: an entry is of an unknown kind, changes an unknown weight or lacks its counterpart.
+            ModelMissing: an entry is of an unknown kind, changes an unknown weight, lacks its counterpart, says what
+                another one says, or is no matrix where one is due; or there is no entry at all.
         """
         source, dotted = Checkpoint([path]), _by_underscores(modules)
         _check_method(path, source)
@@ -130,10 +143,21 @@ class LoraSet:
             for target in targets:
                 change = found.setdefault(target, _Change(scale, source))
                 slot = {"lora_down": "down", "lora_up": "up", "alpha": "alpha"}.get(kind, "diff")
-                setattr(change, slot, entry)
+                other = change.take(slot, entry)
+                if other:
+                    raise ModelMissing(
+                        f"{path.name}: {other} and {entry} are two entries for one change of {target}; take a "
+                        "file with one of them."
+                    )
         unknown += filter(None, (change.incomplete for change in found.values()))
         if unknown:
             raise ModelMissing(f"{path.name}: nothing to apply these entries to: {listed(unknown)}.")
+        flat = [entry for change in found.values() for entry in change.no_matrices]
+        if flat:
+            shapes = [f"{entry} {list(source.shapes[entry])}" for entry in dict.fromkeys(flat)]
+            raise ModelMissing(f"{path.name}: these entries should be matrices that are not empty: {listed(shapes)}.")
+        if not found:
+            raise ModelMissing(f"{path.name} has no entries, so that it changes nothing; take another file or none.")
         for target, change in found.items():
             self.changes.setdefault(target, []).append(change)
         logger.info("LoRA %s, scale %g: changes %d weights", path.name, scale, len(found))

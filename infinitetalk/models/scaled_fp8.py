@@ -66,9 +66,9 @@ def rescaled(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def _check_scale(file: Path, name: str, weight: Shape, scale: Shape) -> None:
-    rows, columns = weight[0], weight[-1]
-    fits = torch.Size(scale).numel() == 1 or scale in ((rows,), (rows, *(1,) * (len(weight) - 1)))
-    in_blocks = len(weight) == 2 and len(scale) == 3 and scale[::2] == (rows, 1) and columns % scale[1] == 0
+    fits = torch.Size(scale).numel() == 1 or scale in (weight[:1], (*weight[:1], *(1,) * (len(weight) - 1)))
+    is_like_blocks = len(weight) == 2 and len(scale) == 3 and scale[::2] == (weight[0], 1) and scale[1] > 0
+    in_blocks = is_like_blocks and weight[1] % scale[1] == 0
     if not (fits or in_blocks):
         raise ModelMissing(
             f"{file}: the scale of {name} {list(weight)} has the shape {list(scale)}; it should be one number, one for "
@@ -79,7 +79,7 @@ def _check_scale(file: Path, name: str, weight: Shape, scale: Shape) -> None:
 def _check_format(file: Path, layer: str, content: Tensor) -> None:
     try:
         found = json.loads(bytes(content.tolist()))["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelMissing(f"{file}: {layer}.{FORMAT} does not say how the layer is quantised.") from error
     if found not in FORMATS:
         raise ModelMissing(

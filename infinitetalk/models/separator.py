@@ -15,6 +15,7 @@ from accelerate import init_empty_weights
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from infinitetalk.errors import ModelMissing
 from infinitetalk.models.checkpoint import Checkpoint, Shapes, check_shapes
 from infinitetalk.shapes import (
     SEPARATOR_CHUNK_SAMPLES,
@@ -63,9 +64,14 @@ def load_separator(file: Path, device: torch.device) -> nn.Module:
     Raises ModelMissing where the file is missing or cut off, or its tensors are not such a network's.
     """
     checkpoint = Checkpoint([file])
-    sizes = sizes_of(checkpoint.shapes)
-    with init_empty_weights():
-        separator = new_separator(**sizes)
+    try:
+        with init_empty_weights():
+            separator = new_separator(**sizes_of(checkpoint.shapes))
+    # What the shapes of another network lead to, here and in the class.
+    except (ArithmeticError, LookupError, ValueError, TypeError, RuntimeError, AssertionError) as error:
+        raise ModelMissing(
+            f"{file} holds no Mel-Band RoFormer; put the separator's file there, or fetch it again."
+        ) from error
     names = {name: released_name(name) for name in separator.state_dict()}
     expected = {names[name]: tuple(tensor.shape) for name, tensor in separator.state_dict().items()}
     check_shapes(str(file), expected, checkpoint.shapes)
@@ -78,13 +84,16 @@ def load_separator(file: Path, device: torch.device) -> nn.Module:
 
 
 def sizes_of(shapes: Shapes) -> dict[str, int]:
-    """MelBandRoformer's arguments, read off its weights' released names and shapes."""
+    """MelBandRoformer's arguments, read off its weights' released names and shapes.
+
+    Raises ModelMissing, or IndexError, ZeroDivisionError or ValueError by the shapes of another network.
+    """
 
     def count(pattern: str) -> int:
         return sum(re.fullmatch(pattern, name) is not None for name in shapes)
 
     heads = shapes["layers.0.0.layers.0.0.to_gates.weight"][0]
-    return {
+    sizes = {
         "dim": shapes["band_split.to_features.0.1.weight"][0],
         "depth": count(r"layers\.\d+\.0\.norm\.gamma"),
         "time_transformer_depth": count(r"layers\.0\.0\.layers\.\d+\.0\.norm\.gamma"),
@@ -94,6 +103,9 @@ def sizes_of(shapes: Shapes) -> dict[str, int]:
         "dim_head": shapes["layers.0.0.layers.0.0.to_out.0.weight"][1] // heads,
         "mask_estimator_depth": count(r"mask_estimators\.0\.to_freqs\.0\.0\.\d+\.weight") - 1,
     }
+    if min(sizes.values()) < 1:
+        raise ValueError(f"sizes of a network are 1 or more, not {sizes}")
+    return sizes
 
 
 def released_name(name: str) -> str:

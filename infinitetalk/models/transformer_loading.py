@@ -147,14 +147,21 @@ def _transformer_config(config: Mapping[str, Any], base: Path, shapes: Mapping[s
             "eps": config.get("eps", 1e-6),
             "image_dim": shapes["condition_embedder.image_embedder.norm1.weight"][0],
         }
+    except (TypeError, ValueError, IndexError) as error:
+        raise ModelMissing(
+            f"{base}: its settings or shapes ({error}) are not those of a Wan2.1 image-to-video transformer."
+        ) from error
     except KeyError as error:
         raise ModelMissing(f"{base}: no {error.args[0]}; this is not a Wan2.1 image-to-video transformer.") from error
 
 
 def _adapter_sizes(path: Path, file: Checkpoint, audio_layers: int) -> dict[str, int]:
-    hidden, first_slots = file.shapes["audio_proj.proj1.weight"]
-    audio_dim = file.shapes["audio_proj.norm.weight"][0]
-    tokens = file.shapes["audio_proj.proj3.weight"][0] // audio_dim
+    try:
+        hidden, first_slots = file.shapes["audio_proj.proj1.weight"]
+        (audio_dim,) = file.shapes["audio_proj.norm.weight"]
+        tokens = file.shapes["audio_proj.proj3.weight"][0] // audio_dim
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise ModelMissing(f"{path.name}: the shapes of its audio_proj are no InfiniteTalk adapter's.") from error
     channels, rest = divmod(first_slots, 5 * audio_layers)
     if rest:
         raise ModelMissing(f"{path.name}: made for another audio encoder; this one has {audio_layers} layers.")

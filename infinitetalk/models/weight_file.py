@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from infinitetalk.errors import ModelMissing
 from infinitetalk.models import gguf_files
-from infinitetalk.models.stored import Stored
+from infinitetalk.models.stored import Shape, Stored
 
 META = torch.device("meta")
 
@@ -162,8 +162,8 @@ def _open_safetensors(file: WeightFile) -> None:
     try:
         header: dict[str, Any] = json.loads(text)
         header.pop("__metadata__", None)
-        entries = {name: (e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for name, e in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        entries = {name: _header_entry(entry) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _unreadable(path, "its header is damaged", FETCH_AGAIN) from error
     unknown = sorted({kind for kind, *_ in entries.values()} - TYPES.keys())
     if unknown:
@@ -179,6 +179,16 @@ def _open_safetensors(file: WeightFile) -> None:
         raise _cut_off(path, size, end)
     if size > end:
         raise _unreadable(path, f"{size - end:,} bytes follow its end", FETCH_AGAIN)
+
+
+def _header_entry(entry: dict[str, Any]) -> tuple[str, Shape, int, int]:
+    """Type, shape, and first and last offset. Raises KeyError, TypeError or ValueError where one is no such thing."""
+    kind, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(kind, str) or not isinstance(shape, list):
+        raise TypeError("a name and a list are due")
+    if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
+        raise ValueError("whole numbers are due")
+    return kind, tuple(shape), first, last
 
 
 def _open_gguf(file: WeightFile) -> None:

@@ -80,6 +80,7 @@ def test_every_variable_is_documented():
     [
         ("loras/one.safetensors:0.8", (("loras/one.safetensors", 0.8),)),
         (" a.safetensors:1 , /volume/b.gguf:-0.25,", (("a.safetensors", 1.0), ("/volume/b.gguf", -0.25))),
+        ("a.safetensors : 1,b c.gguf :2", (("a.safetensors", 1.0), ("b c.gguf", 2.0))),
         ("a:b.safetensors:2", (("a:b.safetensors", 2.0),)),
         (",", ()),
     ],
@@ -88,7 +89,9 @@ def test_loras_are_paths_with_scales(text: str, pairs: tuple[tuple[str, float], 
     assert Settings.from_env({"LORAS": text}).lora_scales == pairs
 
 
-@pytest.mark.parametrize("text", ["one.safetensors", "one.safetensors:", ":0.8", "a:0.8,b:much", "a:nan", "a:inf"])
+@pytest.mark.parametrize(
+    "text", ["one.safetensors", "one.safetensors:", ":0.8", " : 0.8", "a:0.8,b:much", "a:nan", "a:inf"]
+)
 def test_a_lora_without_its_scale_is_named(text: str):
     with pytest.raises(SettingsError, match=r"LORAS has '.*', which is not a path and a scale, as in loras/one"):
         Settings.from_env({"LORAS": text})

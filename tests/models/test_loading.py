@@ -480,6 +480,32 @@ def test_extra_weights_in_a_folder_are_named(tmp_path: Path) -> None:
         load_audio_encoder(tmp_path / "audio", CPU)
 
 
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, '{"a": ' * 100_000], ids=["list", "cut off", "deep"])
+@pytest.mark.parametrize(
+    ("file", "load"),
+    [
+        ("audio_encoder/config.json", lambda folder: load_audio_encoder(folder / "audio_encoder", CPU)),
+        ("audio_encoder/preprocessor_config.json", lambda folder: load_audio_encoder(folder / "audio_encoder", CPU)),
+        ("text_encoder/config.json", lambda folder: load_text_encoder(folder, CPU, torch.float32)),
+        ("image_encoder/config.json", lambda folder: load_image_encoder(folder, CPU, torch.float32)),
+        ("vae/config.json", lambda folder: load_vae(folder, CPU, torch.float32)),
+        ("transformer/config.json", lambda folder: loading.load_transformer(folder, {}, (), 2, CPU, torch.float32)),
+    ],
+)
+def test_settings_that_are_none_are_named(file: str, load, content: str, tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE / "miniature", tmp_path, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ModelMissing, match=rf"{file} (holds no settings|is not valid JSON); fetch"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, '{"weight_map": [1]}', '{"weight_map": {"a": 1}}'])
+def test_an_index_that_is_none_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ModelMissing, match=r"model\.safetensors\.index\.json"):
+        weight_files(tmp_path, "model")
+
+
 # --- a whole profile --------------------------------------------------------------------------------------------
 
 

@@ -143,3 +143,40 @@ def test_entries_that_cannot_be_used_are_named(
     save_file({name: torch.ones(shape) for name, shape in entries.items()}, tmp_path / "bad.safetensors")
     with pytest.raises(ModelMissing, match=named):
         load_golden_transformer(base, ((tmp_path / "bad.safetensors", 1.0),))
+
+
+PAIR = {"lora_down.weight": (2, DIM), "lora_up.weight": (DIM, 2)}
+QUERY = "diffusion_model.blocks.0.self_attn.q"
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        (
+            {f"{QUERY}.{kind}": shape for kind, shape in PAIR.items()}
+            | {"blocks.0.self_attn.q.lora_A.weight": (2, DIM), "blocks.0.self_attn.q.lora_B.weight": (DIM, 2)},
+            r"self_attn\.q\.lora_(A|down).* and .*self_attn\.q\.lora_(A|down).* two entries for one change",
+        ),
+        (
+            {"blocks.0.modulation.diff": (1, 6, DIM), "blocks.0.diff_m": (1, 6, DIM)},
+            r"blocks\.0\.(modulation\.diff|diff_m) and blocks\.0\.(modulation\.diff|diff_m) are two entries",
+        ),
+        ({}, "bad.safetensors has no entries, so that it changes nothing"),
+        (
+            {f"{QUERY}.lora_down.weight": (2,), f"{QUERY}.lora_up.weight": (DIM, 2)},
+            r"should be matrices .*q\.lora_down\.weight \[2\]\.$",
+        ),
+        ({f"{QUERY}.lora_down.weight": (), f"{QUERY}.lora_up.weight": ()}, r"q\.lora_down\.weight \[\]"),
+        (
+            {f"{QUERY}.lora_down.weight": (0, DIM), f"{QUERY}.lora_up.weight": (DIM, 0), f"{QUERY}.alpha": ()},
+            rf"q\.lora_down\.weight \[0, {DIM}\], .*q\.lora_up\.weight \[{DIM}, 0\]",
+        ),
+    ],
+    ids=["both spellings", "both tables", "none", "vector", "number", "rank 0"],
+)
+def test_a_file_that_is_no_lora_or_two_in_one_is_refused(
+    entries: dict[str, tuple[int, ...]], problem: str, base: Path, tmp_path: Path
+) -> None:
+    save_file({name: torch.ones(shape) for name, shape in entries.items()}, tmp_path / "bad.safetensors")
+    with pytest.raises(ModelMissing, match=problem):
+        load_golden_transformer(base, ((tmp_path / "bad.safetensors", 1.0),))

@@ -83,6 +83,24 @@ def test_a_file_of_another_network_is_named_with_what_is_wrong(change, problem: 
     assert str(file) in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("layers.0.0.layers.0.0.to_gates.weight", ()),
+        ("layers.0.0.layers.0.0.to_gates.weight", (0, 4)),
+        ("layers.0.0.layers.0.0.to_out.0.weight", (4,)),
+        ("band_split.to_features.0.1.weight", ()),
+        ("band_split.to_features.0.1.weight", (0, 4)),
+        ("band_split.to_features.9999.1.weight", (4, 4)),
+    ],
+)
+def test_a_file_of_other_shapes_is_no_separator(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    file = write_separator(tmp_path / "tiny.safetensors")
+    save_file(load_file(file) | {name: torch.ones(shape)}, file)
+    with pytest.raises(ModelMissing, match=r"tiny\.safetensors"):
+        load_separator(file, CPU)
+
+
 # --- songs in chunks
 
 

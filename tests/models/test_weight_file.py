@@ -140,6 +140,34 @@ def test_bytes_after_the_end_and_a_damaged_header_are_told_from_a_cut(tmp_path: 
             WeightFile(path)
 
 
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{"dtype": "F32", "shape": [5.0], "data_offsets": [0, 20]}',
+        '{"dtype": "F32", "shape": [true, 5], "data_offsets": [0, 20]}',
+        '{"dtype": "F32", "shape": [-1, -5], "data_offsets": [0, 20]}',
+        '{"dtype": "F32", "shape": "5", "data_offsets": [0, 20]}',
+        '{"dtype": "F32", "shape": [5], "data_offsets": ["0", "20"]}',
+        '{"dtype": "F32", "shape": [5], "data_offsets": [0, 20, 20]}',
+        '{"dtype": "F32", "shape": [5], "data_offsets": {"0": 0, "20": 20}}',
+        '{"dtype": ["F32"], "shape": [5], "data_offsets": [0, 20]}',
+        '{"dtype": null, "shape": [5], "data_offsets": [0, 20]}',
+        DEEP,
+        DEEP + "]" * 100_000,
+    ],
+    ids=lambda entry: entry[:60],
+)
+def test_a_header_of_other_kinds_is_damaged(entry: str, tmp_path: Path) -> None:
+    text = f'{{"d": {entry}}}'.encode()
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(20))
+    with pytest.raises(ModelMissing, match=r"m\.safetensors cannot be read \(its header is damaged\)"):
+        WeightFile(path)
+
+
 def test_zip_archives_that_are_not_torchs_are_named(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "m.pth")
     stored = zipfile.ZipFile(tmp_path / "m.pth")
