@@ -189,9 +189,9 @@ def test_audio_projection_hears_the_frames_around_each_latent_frame() -> None:
 
 def test_masks_go_with_two_people_and_only_then(small: InfiniteTalkTransformer) -> None:
     audio = torch.zeros(1, 2, 9, 3, 4)
-    with pytest.raises(ValueError, match="two people"):
+    with pytest.raises(ValueError, match="several people"):
         small.embed_audio(audio, "multi", None)
-    with pytest.raises(ValueError, match="two people"):
+    with pytest.raises(ValueError, match="several people"):
         small.embed_audio(audio[:, :1], "single", torch.ones(1, 3, 4))
 
 

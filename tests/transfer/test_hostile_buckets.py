@@ -344,7 +344,7 @@ def test_nothing_of_a_given_up_file_stays_in_the_bucket(given_up_by: str, server
         if given_up_by == "a refusal":
             client.sendall(error("AccessDenied"))
         else:
-            pause(5)
+            pause(20)
 
     video = tmp_path / "large.mp4"
     video.write_bytes(bytes(bucket_module.PART_BYTES + 1000))
@@ -354,7 +354,7 @@ def test_nothing_of_a_given_up_file_stays_in_the_bucket(given_up_by: str, server
     started_s = time.monotonic()
     with pytest.raises(Cancelled if given_up_by == "the caller" else DeliveryFailed):
         upload(server, video, timeout_s=1.5 if given_up_by == "its limit" else 60, should_stop=stop)
-    assert time.monotonic() - started_s < 4
+    assert time.monotonic() - started_s < 15
     assert parts.removed == ["DELETE /videos/infinitetalk-output/job-1.mp4"]
 
 
