@@ -169,7 +169,7 @@ class Loop:
             self.info["audio_frames"], settings["frame_num"], settings["motion_frame"], settings["max_frames_num"]
         )
         shift = float(settings["shift"])
-        mode = SpeedMode(
+        mode = SpeedMode.model_construct(  # unchecked: the authors also ran overlaps that no preset may have
             name="authors",
             description="As the authors' code ran.",
             window_frames=settings["frame_num"],
