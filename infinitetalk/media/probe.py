@@ -30,10 +30,6 @@ class MediaInfo:
     hdr: str | None  # PQ or HLG where the video is HDR
     has_color_matrix: bool  # the video names the matrix between its YUV and RGB
 
-    @property
-    def is_mono(self) -> bool:
-        return self.channels == 1
-
 
 def probe(path: Path, field: str) -> MediaInfo:
     """Read a file's own description.

@@ -73,7 +73,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK is not annot
         except TooManyRequests:
             self._failing_since_s = None
             raise
-        except Exception:
+        except Exception:  # whatever it is (the SDK raises bare ones, too), the SDK gets it after the wait
             await self._wait()
             raise
         self._failing_since_s = None

@@ -5,10 +5,8 @@ cut it off at any moment, redirects are left to boto3, and a stranger's server i
 """
 
 import io
-import logging
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,7 +17,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 from urllib3.util.connection import create_connection
 
-from infinitetalk.transfer.safe_http import public_addresses
+from infinitetalk.transfer.safe_http import Cuttable, public_addresses
 
 MAX_ANSWER_BYTES = 1 << 20  # S3's own have a few hundred
 MAX_HEADS = 3
@@ -33,10 +31,11 @@ class CutOff(Exception):
     """The line was cut."""
 
 
-class S3Line:
+class S3Line(Cuttable):
     """What a boto3 S3 client sends and gets.
 
-    status: of the last answer; None before the first, and while one is waited for.
+    Args:
+        status: of the last answer; None before the first, and while one is waited for.
     """
 
     def __init__(self, client: Any, *, public_only: bool) -> None:  # noqa: ANN401  boto3 is not annotated
@@ -45,12 +44,9 @@ class S3Line:
         Args:
             public_only: dial public addresses, and no others.
         """
-        logging.getLogger("urllib3.connectionpool").setLevel("ERROR")  # its warnings quote the whole URL
+        super().__init__()
         self.status: int | None = None
         self._heads = 0
-        self._is_cut = False
-        self._connection: HTTPConnection | None = None
-        self._response: AWSResponse | None = None  # whose body is being read
         self._session = client._endpoint.http_session  # boto3 has no other way in
         connections = (_PinnedHttp, _PinnedHttps) if public_only else (_Http, _Https)
         pools = zip(("http", "https"), (_HttpPool, _HttpsPool), connections, strict=True)
@@ -58,15 +54,6 @@ class S3Line:
             {scheme: partial(_make_pool, pool, partial(connection, self)) for scheme, pool, connection in pools}
         )
         client.meta.events.register("before-send.s3", self._send)
-
-    def cut(self) -> None:
-        """End the connection, if there is one, and have no other."""
-        self._is_cut = True
-        with suppress(ValueError, RuntimeError, OSError, AttributeError):  # it ended by itself
-            if self._response is not None:
-                self._response.raw.shutdown()
-            elif self._connection is not None and self._connection.sock is not None:
-                self._connection.sock.shutdown(socket.SHUT_RDWR)
 
     def watch(self, connection: HTTPConnection) -> None:
         """Take note of a connection that is being made. Raises CutOff."""

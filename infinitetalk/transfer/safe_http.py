@@ -30,14 +30,14 @@ _NOT_PUBLIC = [
 ]
 
 
-class Line:
-    """The connection of one download, which another thread may cut."""
+class Cuttable:
+    """A connection that another thread may cut. Whoever makes it keeps it here, and its answer while that is read."""
 
     def __init__(self) -> None:
         logging.getLogger("urllib3.connectionpool").setLevel("ERROR")  # its warnings quote the whole URL
         self._is_cut = False
         self._connection: HTTPConnection | None = None
-        self._response: requests.Response | None = None
+        self._response: Any = None  # of requests or botocore: its `raw` is urllib3's
 
     def cut(self) -> None:
         """End the connection, if there is one, and allow no other."""
@@ -47,6 +47,10 @@ class Line:
                 self._response.raw.shutdown()
             elif self._connection is not None and self._connection.sock is not None:
                 self._connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+class Line(Cuttable):
+    """The connection of one download."""
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str], idle_limit_s: float) -> Iterator[requests.Response]:

@@ -48,10 +48,10 @@ def test_probe_reads_what_the_file_says(tmp_path):
     video = write_talking_video(tmp_path / "video.mp4", seconds=2, width=96, height=64)
     info = probe.probe(video, "video_url")
     assert (info.has_video, info.width, info.height) == (True, 96, 64)
-    assert (info.has_audio, info.sample_rate_hz, info.is_mono) == (True, 44_100, True)
+    assert (info.has_audio, info.sample_rate_hz, info.channels) == (True, 44_100, 1)
     assert info.stated_duration_s == pytest.approx(2.0, abs=0.05)
     sound = probe.probe(write_tone(tmp_path / "tone.flac", 1.5, 22_050, channels=2), "wav_url")
-    assert (sound.has_video, sound.has_audio, sound.sample_rate_hz, sound.is_mono) == (False, True, 22_050, False)
+    assert (sound.has_video, sound.has_audio, sound.sample_rate_hz, sound.channels) == (False, True, 22_050, 2)
     assert sound.stated_duration_s == 1.5
 
 
