@@ -17,10 +17,10 @@ from infinitetalk.models import gguf_files, original
 from infinitetalk.models import transformer_loading as loading
 from infinitetalk.models.checkpoint import Checkpoint
 from infinitetalk.models.transformer import InfiniteTalkTransformer
-from tests.models.test_loading import same_weights, watch_anonymous_memory
 from tests.support.full_size import shapes_of
 from tests.support.full_size_comfyui import write_hollow_gguf
 from tests.support.golden import ADAPTER, CPU, load_golden_transformer, wan_folder
+from tests.support.loading import same_weights, watch_anonymous_memory
 
 BASE = "diffusion_pytorch_model.safetensors"
 K_KINDS = (Kind.Q6_K, Kind.Q5_K, Kind.Q4_K, Kind.Q3_K, Kind.Q2_K, Kind.IQ4_XS)

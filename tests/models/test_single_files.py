@@ -31,8 +31,9 @@ from infinitetalk.models.image_encoder import embed_picture
 from infinitetalk.models.text_encoder import embed_prompt
 from infinitetalk.models.tokenizer import tokenizer_from_spiece
 from tests.models.test_formats import relative_error
-from tests.models.test_loading import same_weights, to_original_clip, to_original_t5
 from tests.support.golden import CPU, tensors, wan_folder
+from tests.support.loading import same_weights
+from tests.support.original_encoders import to_original_clip, to_original_t5
 from tests.support.umt5_tokenizer import train_sentencepiece
 
 MINIATURE = Path(infinitetalk.__file__).parent / "miniature"

@@ -13,11 +13,6 @@ SHORT_S = 0.12  # one window of five frames
 
 
 @pytest.fixture(scope="module")
-def volume(tmp_path_factory):
-    return tmp_path_factory.mktemp("volume")
-
-
-@pytest.fixture(scope="module")
 def platform(volume):
     """A platform with a worker attached, which ends with the last test."""
     platform = Platform()

@@ -18,9 +18,9 @@ from benchmarks.weight_files import Kind
 from infinitetalk.contract.presets import Profile
 from infinitetalk.models import original
 from infinitetalk.models.transformer import InfiniteTalkTransformer
-from tests.models.test_loading import to_original_t5
 from tests.support.full_size import LAYERS, lora_shapes, release_modules, shapes_of, write_hollow_safetensors
 from tests.support.golden import tensors
+from tests.support.original_encoders import to_original_t5
 from tests.support.separator import RELEASED, released_shapes
 from tests.support.umt5_tokenizer import train_sentencepiece, write_umt5_tokenizer
 
