@@ -78,6 +78,7 @@ def test_a_new_frame_takes_a_windows_time_by_the_frames_it_adds() -> None:
     assert new_frame_s(SECONDS, plan, 5) == pytest.approx((5 * 10 / 2 + 4 / 2 + 1 / 1 + 0.4 / 2) / 76)
 
 
+@pytest.mark.long  # jobs in all modes
 def test_a_job_is_measured_extrapolated_and_drawn(
     run: Callable[..., str], models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +149,7 @@ def test_lanes_are_compared_by_the_pictures_they_make(
     assert float(psnrs["fp8"]) > float(psnrs["fp8_sparse_20"]) > 20
 
 
+@pytest.mark.long  # both autoencoders, several times
 def test_the_autoencoder_is_measured_beside_diffusers(run: Callable[..., str], tmp_path: Path) -> None:
     report = tmp_path / "vae.json"
     printed = run("vae.py", "--miniature", "--repeats", 1, "--json", report)

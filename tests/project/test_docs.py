@@ -19,7 +19,12 @@ from infinitetalk.planning.plan import make_plan
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = {path.name: path.read_text("utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 DEPLOYMENT, COSTS = DOCUMENTS["deployment.md"], DOCUMENTS["costs.md"]
-LINKED = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("tests/*/README.md")]
+LINKED = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").glob("*.md"),
+    *ROOT.glob("[!.]*/README.md"),
+    *ROOT.glob("tests/*/README.md"),
+]
 H100 = "NVIDIA H100 80GB HBM3"
 # Words in capitals that are no environment variables of the worker.
 OTHER_WORDS = {"BUCKET_", "BAKE_WEIGHTS", "REGISTRY", "ENDPOINT_ID", "RUNPOD_API_KEY"}

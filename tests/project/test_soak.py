@@ -9,6 +9,8 @@ from infinitetalk.contract.settings import Settings
 from infinitetalk.models.opening import Models
 from infinitetalk.serving.jobs import make_handler
 
+pytestmark = pytest.mark.long  # many jobs
+
 
 def test_jobs_in_a_row_leave_nothing_behind(
     models: Models, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
