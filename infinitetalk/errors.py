@@ -7,6 +7,7 @@ JobError              code               retryable
 ├── TooLarge          too_large          no         something is over a limit of size, length or pixels
 ├── DeliveryFailed    delivery_failed    yes        the finished video could not be handed over
 ├── OutOfMemory       out_of_memory      no         the worker has too little memory for this job
+│   └── RankOutOfMemory  out_of_memory   no         so has one of its GPUs, in the middle of a pass that all make
 ├── Cancelled         cancelled          no         the caller stopped the job
 ├── TimedOut          timeout            yes        the job took its whole execution timeout; if the worker has a
 │                                                   volume, a retry goes on after the last finished window
@@ -53,6 +54,10 @@ class DeliveryFailed(JobError):
 
 class OutOfMemory(JobError):
     code = "out_of_memory"
+
+
+class RankOutOfMemory(OutOfMemory):
+    refresh_worker = True
 
 
 class Cancelled(JobError):

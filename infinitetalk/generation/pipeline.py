@@ -25,7 +25,7 @@ from infinitetalk.generation.joins import Handover, Start, fade_in
 from infinitetalk.generation.pixels import to_picture
 from infinitetalk.generation.schedule import Scheduler, make_scheduler
 from infinitetalk.models.opening import Models
-from infinitetalk.models.vae import to_latents, to_video
+from infinitetalk.models.vae import to_latents
 from infinitetalk.planning.plan import Plan
 from infinitetalk.planning.windows import Window, audio_frames_read
 from infinitetalk.progress import Stopwatch
@@ -197,7 +197,7 @@ def generate(
                 partial(on_step, window),
             )
         with watch.stage("decode"):
-            video = to_video(models.vae, latents)[0]
+            video = models.to_video(latents)[0]
         with watch.stage("color"):
             video = match_color(video, first.picture, plan.color_correction)
             if handover is not None:

@@ -7,9 +7,10 @@ from typing import TypeVar
 
 import torch
 
-from infinitetalk.errors import DeviceFailed, Internal, JobError, OutOfMemory
+from infinitetalk.errors import DeviceFailed, Internal, JobError, OutOfMemory, RankOutOfMemory
 from infinitetalk.logs import log_event
 from infinitetalk.planning.plan import Plan
+from infinitetalk.ranks.group import RankFailed
 
 CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation: the driver ran out, outside torch's own allocator
 
@@ -20,17 +21,22 @@ logger = logging.getLogger(__name__)
 
 def within_memory(plan: Plan, work: Callable[[], T]) -> T:
     """What `work` returns. Raises OutOfMemory if the memory ran out; the memory is then free again."""
+    kind = OutOfMemory
     try:
         return work()
-    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError) as error:
+    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError, RankFailed) as error:
         if isinstance(error, torch.AcceleratorError) and _code(error) != CUDA_OUT_OF_MEMORY:
             raise
+        if isinstance(error, RankFailed):
+            if not error.is_memory:
+                raise
+            kind = RankOutOfMemory
         log_event(logger, logging.WARNING, "out of memory", cause=str(error))
     # Only now is the exception gone, and with it its traceback, whose frames held the tensors.
     gc.collect()
     torch.cuda.empty_cache()
     width, height = plan.size
-    raise OutOfMemory(
+    raise kind(
         f"The worker has too little memory for {width}x{height} in windows of {plan.mode.window_frames} frames; "
         "choose a smaller resolution or a quicker speed_mode."
     )
@@ -44,8 +50,12 @@ def classify_failure(error: Exception) -> JobError:
     the GPU is asked too.
     """
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, torch.AcceleratorError):
+    while cause is not None and not isinstance(cause, torch.AcceleratorError | RankFailed):
         cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, RankFailed):
+        return DeviceFailed(
+            f"The worker has lost one of its GPUs' processes ({cause}) and is being replaced; send the job again."
+        )
     if cause is not None or not _gpu_answers():
         return DeviceFailed("The worker's GPU has failed and the worker is being replaced; send the job again.")
     return Internal("The worker failed unexpectedly; the cause is in its log.")

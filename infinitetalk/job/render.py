@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from infinitetalk.generation.joins import Start
@@ -65,7 +64,7 @@ def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: M
         with watch.stage("encode"):
             start = _take_finished(kept, file, models.device, monitor.check)
         noise = SeededNoise(plan.seed)
-        with _interruptible(models.vae, monitor.check), WindowQueue(writer.pack, (file, kept), writer.give_up) as queue:
+        with _interruptible(models, monitor.check), WindowQueue(writer.pack, (file, kept), writer.give_up) as queue:
             for part in generate(plan, models, material, noise, on_step, watch, start):
                 with watch.stage("bytes"):
                     handover = None if part.handover is None else part.handover.to("cpu")
@@ -95,13 +94,16 @@ def _take_finished(kept: KeptWindows, file: VideoFile, device: torch.device, che
 
 
 @contextmanager
-def _interruptible(vae: AutoencoderKLWan, check: Callable[[], None]) -> Iterator[None]:
+def _interruptible(models: Models, check: Callable[[], None]) -> Iterator[None]:
     """Call `check` before every latent frame that the autoencoder encodes or decodes.
 
-    An autoencoder that is broken off remembers earlier frames until its next video, and these are gigabytes. So they
+    Several GPUs decode without a break, since each would wait for the others; it takes them less than a step. An
+    autoencoder that is broken off remembers earlier frames until its next video, and these are gigabytes. So they
     are cleared at the end.
     """
-    hooks = [part.register_forward_pre_hook(lambda *_: check()) for part in (vae.encoder, vae.decoder)]
+    vae = models.vae
+    parts = (vae.encoder, vae.decoder) if models.n_gpus == 1 else (vae.encoder,)
+    hooks = [part.register_forward_pre_hook(lambda *_: check()) for part in parts]
     try:
         yield
     finally:

@@ -199,7 +199,8 @@ def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Set
     def add(*parts: object) -> None:
         digest.update(repr(parts).encode())
 
-    add(plan, profile_of(settings), models.arithmetic, settings.compile)
+    # Several GPUs sum in another order: the last bits depend on how many there are.
+    add(plan, profile_of(settings), models.arithmetic, models.n_gpus, settings.compile)
     for file in files:
         with file.open("rb") as content:
             add(hashlib.file_digest(content, "sha256").digest())

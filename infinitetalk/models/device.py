@@ -1,5 +1,7 @@
 """The device that the models are on."""
 
+from typing import Literal
+
 import torch
 
 
@@ -10,6 +12,25 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("DEVICE is cuda, but torch finds no GPU; check driver and torch, or set auto or cpu")
     return torch.device(name)
+
+
+def count_gpus(device: torch.device, wanted: int | Literal["auto"]) -> int:
+    """On how many GPUs the model runs; on a CPU, how many processes share its work.
+
+    Args:
+        wanted: "auto" takes all GPUs that torch sees.
+
+    Raises:
+        ValueError: there are fewer GPUs.
+    """
+    if device.type != "cuda":
+        return 1 if wanted == "auto" else wanted
+    found = torch.cuda.device_count()
+    if wanted == "auto":
+        return found
+    if wanted > found:
+        raise ValueError(f"GPUS is {wanted}, and torch sees {found}: set it to at most that, or give the worker more")
+    return wanted
 
 
 def gpu_name(device: torch.device) -> str | None:

@@ -21,10 +21,12 @@ class Kernels:
     Args:
         attention: for what the tokens read besides themselves: text, image, voices. Always exact.
         self_attention: for the tokens among themselves.
+        in_order: whether the self-attention goes by the tokens' places, so that it needs them frame by frame.
     """
 
     attention: Attention
     self_attention: SelfAttention
+    in_order: bool = False
 
     @classmethod
     def exact(cls, attention: Attention) -> "Kernels":
@@ -55,7 +57,7 @@ def choose_kernels(transformer: Any, arithmetic: Arithmetic) -> tuple[Kernels, A
         raise ValueError(f"the attention backend {name!r} cannot be used: {error}") from error
     chosen = replace(arithmetic, attention=name)
     if chosen.density is not None:
-        return Kernels(attention, _sparse(chosen.density)), chosen
+        return Kernels(attention, _sparse(chosen.density), in_order=True), chosen
     if chosen.has_fp8_attention:
         return Kernels(attention, _self_attention(flash_3_fp8_attention())), chosen
     return Kernels.exact(attention), chosen

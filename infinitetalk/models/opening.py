@@ -7,14 +7,14 @@ ComfyUI has them. Formats and names: docs/weights.md.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
 from diffusers import AutoencoderKLWan
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     CLIPVisionModel,
     PreTrainedTokenizerBase,
@@ -32,6 +32,7 @@ from infinitetalk.models.kernels import choose_kernels
 from infinitetalk.models.separator import load_separator
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.transformer_loading import load_transformer
+from infinitetalk.models.vae import to_video
 from infinitetalk.models.video_transformer import VideoTransformer
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ class Models:
             encoder and the separator have float32, the picture encoder what `picture_dtype` says.
         arithmetic: how the transformer computes, with the kernel that was chosen.
         separator: of vocals; None if no job can isolate them.
+        decoder: decodes in another way than `vae` alone does; None: it does.
+        n_gpus: on how many GPUs the transformer and the decoder run. Everything else is on `device`.
     """
 
     device: torch.device
@@ -83,6 +86,12 @@ class Models:
     audio_encoder: Wav2Vec2Model
     audio_extractor: Wav2Vec2FeatureExtractor
     separator: nn.Module | None = None
+    decoder: Callable[[Tensor], Tensor] | None = None
+    n_gpus: int = 1
+
+    def to_video(self, latents: Tensor) -> Tensor:
+        """Video of latents, see `vae.to_video`."""
+        return to_video(self.vae, latents) if self.decoder is None else self.decoder(latents)
 
 
 DEFAULT = Arithmetic()
@@ -110,6 +119,7 @@ def load_models(
         ModelMissing: a file is missing or cut off, or its tensors are not this model's.
         ValueError: the device cannot compute in that way.
     """
+    started_s = time.monotonic()
     if arithmetic.fp8:
         check_fp8(device)
     audio_encoder, audio_extractor = load_audio_encoder(files.audio_encoder, device)
@@ -140,29 +150,18 @@ def load_models(
     )
     if device.type == "cuda":
         torch._C._host_emptyCache()  # torch would keep the pinned memory that the weights came through
+    logger.info("The models are on %s after %.1f s", device, time.monotonic() - started_s)
     return models
 
 
-def open_models(
-    files: WeightFiles,
-    device: torch.device,
-    dtype: torch.dtype,
-    arithmetic: Arithmetic = DEFAULT,
-    *,
-    compiled: bool = False,
-    compiled_files: CompiledFiles | None = None,
-) -> Models:
-    """Read the models and make them fast. The first arguments and the errors are those of `load_models`.
+def make_fast(models: Models, *, compiled: bool = False, compiled_files: CompiledFiles | None = None) -> None:
+    """Make models fast that are on a GPU.
 
     Args:
-        compiled: on a GPU, compile the transformer's blocks and parts of the autoencoder.
+        compiled: compile the transformer's blocks and parts of the autoencoder.
         compiled_files: where what was compiled is kept for the workers that start later.
     """
-    started_s = time.monotonic()
-    models = load_models(files, device, dtype, arithmetic)
-    logger.info("The models are on %s after %.1f s", device, time.monotonic() - started_s)
-    if device.type == "cuda":
+    if models.device.type == "cuda":
         if compiled:
             compile_transformer(cast(InfiniteTalkTransformer, models.transformer), models.arithmetic, compiled_files)
         optimise_vae(models.vae, compiled)
-    return models

@@ -8,7 +8,7 @@ It is a `VideoTransformer`; axes and arguments are named there.
 Sources: Wan (arXiv 2503.20314), MultiTalk (arXiv 2505.22647), InfiniteTalk (arXiv 2508.14033).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import cast
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from infinitetalk.arithmetic import NATIVE
 from infinitetalk.models.attention import find_kernel
 from infinitetalk.models.audio_adapter import AudioAdapter, AudioAdapterBlock, AudioProjection
+from infinitetalk.models.context_parallel import ALONE, Frames, Shards
 from infinitetalk.models.kernels import Kernels
 from infinitetalk.models.people import PERSON_POSITIONS, person_attention, person_positions
 from infinitetalk.models.rotary import per_channel, rotate_pairs
@@ -56,10 +57,12 @@ class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
     """A Wan block with audio cross-attention between the text attention and the feed-forward."""
 
     kernels: Kernels  # of its attentions
+    shards: Shards  # which tokens it gets
 
     def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)
         self.kernels = Kernels.exact(find_kernel(NATIVE))
+        self.shards = ALONE
 
     def forward(
         self,
@@ -70,20 +73,22 @@ class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
         adapter: AudioAdapterBlock,
         person_masks: Tensor | None,
         n_latent_frames: int,
+        frame_tokens: int,
     ) -> Tensor:
-        """One block over the tokens `states` (B, N, C); time (B, 6, C) float32; person_masks as in `AudioContext`."""
+        """One block over this rank's tokens `states` (B, n, C) of latent frames of `frame_tokens` tokens.
+
+        Args:
+            time: (B, 6, C) float32.
+            rotary: of this rank's tokens.
+            person_masks: as in `AudioContext`.
+        """
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (self.scale_shift_table + time).chunk(6, dim=1)
 
         normed = (self.norm1(states.float()) * (1 + scale_1) + shift_1).type_as(states)
-        query, key, value = self_attention_inputs(self.attn1, normed, rotary)
-        attended = self.kernels.self_attention(query, key, value, n_latent_frames)
+        frames = Frames(n_latent_frames, frame_tokens)
+        attended, positions = self._self_attention(normed, rotary, person_masks, frames)
         attended = self.attn1.to_out[0](attended.flatten(2))
         states = (states.float() + attended * gate_1).type_as(states)
-
-        positions = None
-        if person_masks is not None:
-            first_frame = key[:, : person_masks.shape[-1]]
-            positions = person_positions(person_attention(query, first_frame, person_masks))
 
         normed = self.norm2(states.float()).type_as(states)
         query = self.attn2.norm_q(self.attn2.to_q(normed)).unflatten(-1, (self.attn2.heads, -1))
@@ -97,16 +102,45 @@ class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
         normed = (self.norm3(states.float()) * (1 + scale_2) + shift_2).type_as(states)
         return cast(Tensor, (states.float() + self.ffn(normed).float() * gate_2).type_as(states))
 
+    def _self_attention(
+        self, states: Tensor, rotary: Rotary, person_masks: Tensor | None, frames: Frames
+    ) -> tuple[Tensor, Tensor | None]:
+        """What this rank's tokens read of all tokens (B, n, H, D), and with several people their positions (B, n)."""
+        shards, heads = self.shards, self.attn1.heads
+        waits = self_attention_inputs(self.attn1, states, rotary, lambda tokens: shards.to_heads(tokens, frames))
+        value, key, query = (wait() for wait in waits)
+        people = None
+        if person_masks is not None:
+            seen = person_attention(query, shards.first_frame(key, frames), person_masks)
+            people = shards.mean_over_heads(seen, query.shape[2], heads)
+        if self.kernels.in_order:
+            query, key, value = (shards.by_frame(tokens, frames) for tokens in (query, key, value))
+        attended = self.kernels.self_attention(query, key, value, frames.count)
+        if self.kernels.in_order:
+            attended = shards.by_rank(attended, frames)
+        mine = shards.to_tokens(attended, heads, frames)
+        return mine, None if people is None else shards.mine_of_exchanged(person_positions(people()), frames)
 
-def self_attention_inputs(attn: WanAttention, states: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value (B, N, H, D); query and key normalised over all channels and rotated."""
+
+def self_attention_inputs(
+    attn: WanAttention, states: Tensor, rotary: Rotary, send: Callable[[Tensor], Callable[[], Tensor]]
+) -> tuple[Callable[[], Tensor], ...]:
+    """What `send` makes of value, key and query (B, n, H, D); query and key normalised over all channels and rotated.
+
+    Each is handed over as soon as it is there.
+    """
     if getattr(attn, "fused_projections", False):
         query, key, value = attn.to_qkv(states).chunk(3, dim=-1)
+        to_q, to_k, to_v = (lambda _, part=part: part for part in (query, key, value))
     else:
-        query, key, value = attn.to_q(states), attn.to_k(states), attn.to_v(states)
-    query, key = attn.norm_q(query), attn.norm_k(key)
-    query, key, value = (part.unflatten(-1, (attn.heads, -1)) for part in (query, key, value))
-    return rotate_pairs(query, rotary.cos, rotary.sin), rotate_pairs(key, rotary.cos, rotary.sin), value
+        to_q, to_k, to_v = attn.to_q, attn.to_k, attn.to_v
+
+    def rotated(part: Tensor) -> Tensor:
+        return rotate_pairs(part.unflatten(-1, (attn.heads, -1)), rotary.cos, rotary.sin)
+
+    sent_value = send(to_v(states).unflatten(-1, (attn.heads, -1)))
+    sent_key = send(rotated(attn.norm_k(to_k(states))))
+    return sent_value, sent_key, send(rotated(attn.norm_q(to_q(states))))
 
 
 class InfiniteTalkTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -159,6 +193,7 @@ class InfiniteTalkTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         adapter_names: Sequence[str] = ADAPTERS,
     ) -> None:
         super().__init__()
+        self.shards = ALONE
         dim = num_attention_heads * attention_head_dim
         self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.rope = WanRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
@@ -184,6 +219,12 @@ class InfiniteTalkTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Let all blocks attend with these kernels."""
         for block in self.blocks:
             block.kernels = kernels  # type: ignore[assignment]
+
+    def use_shards(self, shards: Shards) -> None:
+        """Compute this rank's part of every pass. From then on all ranks make each pass together."""
+        self.shards = shards
+        for block in self.blocks:
+            block.shards = shards  # type: ignore[assignment]
 
     def embed_timesteps(self, timesteps: Tensor) -> TimeEmbedding:
         """See `VideoTransformer.embed_timesteps`."""
@@ -240,16 +281,19 @@ class InfiniteTalkTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """See `VideoTransformer.__call__`."""
         n_latent_frames, height, width = latents.shape[2:]
         states = self.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
+        frames = Frames(n_latent_frames, states.shape[1] // n_latent_frames)
+        states = self.shards.mine(states, frames)
+        rotary = Rotary(*(self.shards.mine(table, frames) for table in (context.rotary.cos, context.rotary.sin)))
         audio = context.audio
         adapter = cast(AudioAdapter, self.adapters[audio.adapter])
         read = map(BlockContext, context.text, context.image, audio.layers)
         for block, extra, block_context in zip(self.blocks, adapter.blocks, read, strict=True):
             states = block(
-                states, time.blocks, context.rotary, block_context, extra, audio.person_masks, n_latent_frames
+                states, time.blocks, rotary, block_context, extra, audio.person_masks, frames.count, frames.tokens
             )
         shift, scale = (self.scale_shift_table + time.head.unsqueeze(1)).chunk(2, dim=1)
         states = (self.norm_out(states.float()) * (1 + scale) + shift).type_as(states)
-        patches = self.proj_out(states)
+        patches = self.shards.whole(self.proj_out(states), frames)
         _, patch_height, patch_width = self.config.patch_size
         grid = (n_latent_frames, height // patch_height, width // patch_width)
         patches = patches.unflatten(1, grid).unflatten(-1, (patch_height, patch_width, -1))

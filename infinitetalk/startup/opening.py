@@ -1,4 +1,4 @@
-"""The models that the settings name, opened on the device that they name."""
+"""The models that the settings name, opened on the device, or the GPUs, that they name."""
 
 import torch
 
@@ -6,23 +6,35 @@ from infinitetalk.contract.presets import Profile, profile_of
 from infinitetalk.contract.settings import Settings
 from infinitetalk.models import opening
 from infinitetalk.models.compiling import CompiledFiles
-from infinitetalk.models.device import choose_device
+from infinitetalk.models.device import choose_device, count_gpus
 from infinitetalk.models.opening import Models
+from infinitetalk.ranks.group import Ranks
+from infinitetalk.ranks.sharing import share_models
 from infinitetalk.startup.weights import find_weights
 from infinitetalk.transfer.volume import Volume
 
 
 def open_models(settings: Settings) -> Models:
-    """Find the weights and open them. Raises ModelMissing, or ValueError for a bad setting."""
-    profile = profile_of(settings)
-    return opening.open_models(
-        find_weights(profile, settings).files,
-        choose_device(settings.device),
-        dtype_of(profile),
-        settings.arithmetic,
-        compiled=settings.compile,
-        compiled_files=_compiled_files(settings),
-    )
+    """Find the weights and open them on as many GPUs as the settings name.
+
+    Raises ModelMissing, RankFailed, or ValueError for a bad setting.
+    """
+    profile, device = profile_of(settings), choose_device(settings.device)
+    n_gpus = count_gpus(device, settings.gpus)
+    weights = find_weights(profile, settings)
+    ranks = Ranks(n_gpus, device) if n_gpus > 1 else None  # they start while the weights are read
+    try:
+        models = opening.load_models(weights.files, device, dtype_of(profile), settings.arithmetic)
+        options = {"compiled": settings.compile, "compiled_files": _compiled_files(settings)}
+        if ranks is None:
+            opening.make_fast(models, **options)
+            return models
+        ranks.join()
+        return share_models(models, ranks, **options)
+    except BaseException:
+        if ranks is not None:
+            ranks.close()
+        raise
 
 
 def _compiled_files(settings: Settings) -> CompiledFiles | None:

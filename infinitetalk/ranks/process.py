@@ -1,0 +1,111 @@
+"""The process of a rank other than 0: `python -m infinitetalk.ranks.process SOCKET PIPE`, started by `group.Ranks`."""
+
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from infinitetalk.arithmetic import Arithmetic
+from infinitetalk.logs import configure_logging, places
+from infinitetalk.models.compiling import CompiledFiles, compile_transformer
+from infinitetalk.models.context_parallel import Shards
+from infinitetalk.models.device import synchronise
+from infinitetalk.models.fast_vae import optimise_vae
+from infinitetalk.models.kernels import choose_kernels
+from infinitetalk.models.split_vae import SplitDecoder
+from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.models.video_transformer import Context, TimeEmbedding
+from infinitetalk.ranks.group import Joining, Order, Report, join_group
+from infinitetalk.ranks.shipping import Receiver
+
+
+@dataclass
+class Rank:
+    """What a rank holds, and what it can be told to do: each method is an order of `Ranks.together`."""
+
+    shards: Shards
+    transformer: InfiniteTalkTransformer
+    decoder: SplitDecoder
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+
+    def adopt_transformer(self, value: tuple[InfiniteTalkTransformer, Arithmetic]) -> None:
+        """Take over rank 0's transformer, to compute with the kernel that it has chosen."""
+        self.transformer, arithmetic = value
+        kernels, _ = choose_kernels(self.transformer, arithmetic)
+        self.transformer.use_kernels(kernels)
+        self.transformer.use_shards(self.shards)
+
+    def adopt_vae(self, value: tuple[AutoencoderKLWan, bool]) -> None:
+        """Take over rank 0's autoencoder, compiled or not, to decode."""
+        vae, compiled = value
+        if vae.device.type == "cuda":
+            optimise_vae(vae, compiled)
+        self.decoder = SplitDecoder(vae, self.shards)
+
+    def compile(self, value: tuple[Arithmetic, CompiledFiles | None]) -> None:
+        """Compile the transformer's blocks."""
+        compile_transformer(self.transformer, *value)
+
+    def predict(self, value: tuple[Tensor, TimeEmbedding, Context]) -> None:
+        """This rank's part of a pass."""
+        self.transformer(*value)
+
+    def decode(self, latents: Tensor) -> None:
+        """This rank's part of a window's frames."""
+        self.decoder(latents)
+
+
+def main() -> None:
+    """Follow orders until rank 0 is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to rank 0, too
+    connection, alive = Connection(int(sys.argv[1])), int(sys.argv[2])
+    threading.Thread(target=_end_with, args=(alive,), name="alive", daemon=True).start()
+    configure_logging("WARNING", sys.stderr)
+    try:
+        connection.send(Report())
+        _serve(connection, connection.recv())
+    except (EOFError, OSError):  # rank 0 needs this one no more
+        pass
+    os._exit(0)  # NCCL would wait for the others
+
+
+@torch.inference_mode()
+def _serve(connection: Connection, joining: Joining) -> None:
+    torch.set_num_threads(joining.threads)
+    if joining.device.type == "cuda":
+        torch.cuda.set_device(joining.device)
+    join_group(joining)
+    assert torch.distributed.group.WORLD is not None
+    rank = Rank(Shards(joining.rank, joining.world, torch.distributed.group.WORLD.group_name))
+    receiver = Receiver(joining.device)
+    connection.send(Report())
+    while True:
+        order: Order = connection.recv()
+        try:
+            getattr(rank, order.name)(receiver.unpack(order.parcel))
+            synchronise(joining.device)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            connection.send(Report(" ".join(places(error)), is_memory=True))
+            return
+        except Exception as error:  # whatever it is, rank 0 has to know
+            connection.send(Report(" ".join(places(error))))
+            return
+        connection.send(Report())
+
+
+def _end_with(alive: int) -> None:
+    """End this process when rank 0's end of the pipe is closed, whatever the process is doing."""
+    os.read(alive, 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
