@@ -93,6 +93,10 @@ def compile_transformer(
     # The function that chooses cuDNN's attention is recorded in the graph. Unless marked, it prevents keeping the
     # graph.
     torch._inductor.config.unsafe_marked_cacheable_functions.update(_CACHEABLE)
+    if transformer.shards.world > 1:
+        # What is exchanged is sent as soon as it is there, and waited for where it is needed.
+        torch._inductor.config.reorder_for_compute_comm_overlap = True
+        torch._inductor.config.reorder_for_compute_comm_overlap_passes = ["raise_comms"]
     transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
     _warm_up(transformer)
     logger.info("transformer compiled in %.1f s%s", time.monotonic() - started_s, ", from the volume" if found else "")
@@ -125,6 +129,7 @@ def _fingerprint(transformer: InfiniteTalkTransformer, arithmetic: Arithmetic) -
         torch.cuda.get_device_name(transformer.device) if transformer.device.type == "cuda" else "CPU",
         sorted((name, value) for name, value in transformer.config.items() if not name.startswith("_")),
         arithmetic,
+        transformer.shards,
         [(name, tensor.dtype) for name, tensor in transformer.blocks[0].state_dict().items()],
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]

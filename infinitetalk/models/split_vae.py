@@ -14,6 +14,7 @@ import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock
 from torch import Tensor, nn
 
 from infinitetalk.models.context_parallel import Shards
@@ -120,9 +121,10 @@ class _Convolution(nn.Module):
 class _Attention(nn.Module):
     """Attention of a rank's rows to all rows of their frame."""
 
-    def __init__(self, attention: nn.Module, split: _Split) -> None:
+    def __init__(self, attention: WanAttentionBlock, split: _Split) -> None:
         super().__init__()
-        self.attention, self.split = attention, split
+        self.attention: Any = attention
+        self.split = split
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.split.rows:

@@ -69,6 +69,7 @@ class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
         states: Tensor,
         time: Tensor,
         rotary: Rotary,
+        query_rotary: Rotary,
         context: BlockContext,
         adapter: AudioAdapterBlock,
         person_masks: Tensor | None,
@@ -79,14 +80,14 @@ class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
 
         Args:
             time: (B, 6, C) float32.
-            rotary: of this rank's tokens.
+            rotary, query_rotary: of this rank's tokens, for keys and for queries; both have the same values.
             person_masks: as in `AudioContext`.
         """
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (self.scale_shift_table + time).chunk(6, dim=1)
 
         normed = (self.norm1(states.float()) * (1 + scale_1) + shift_1).type_as(states)
         frames = Frames(n_latent_frames, frame_tokens)
-        attended, positions = self._self_attention(normed, rotary, person_masks, frames)
+        attended, positions = self._self_attention(normed, rotary, query_rotary, person_masks, frames)
         attended = self.attn1.to_out[0](attended.flatten(2))
         states = (states.float() + attended * gate_1).type_as(states)
 
@@ -103,11 +104,13 @@ class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
         return cast(Tensor, (states.float() + self.ffn(normed).float() * gate_2).type_as(states))
 
     def _self_attention(
-        self, states: Tensor, rotary: Rotary, person_masks: Tensor | None, frames: Frames
+        self, states: Tensor, rotary: Rotary, query_rotary: Rotary, person_masks: Tensor | None, frames: Frames
     ) -> tuple[Tensor, Tensor | None]:
         """What this rank's tokens read of all tokens (B, n, H, D), and with several people their positions (B, n)."""
         shards, heads = self.shards, self.attn1.heads
-        waits = self_attention_inputs(self.attn1, states, rotary, lambda tokens: shards.to_heads(tokens, frames))
+        waits = self_attention_inputs(
+            self.attn1, states, rotary, query_rotary, lambda tokens: shards.to_heads(tokens, frames)
+        )
         value, key, query = (wait() for wait in waits)
         people = None
         if person_masks is not None:
@@ -123,24 +126,28 @@ class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
 
 
 def self_attention_inputs(
-    attn: WanAttention, states: Tensor, rotary: Rotary, send: Callable[[Tensor], Callable[[], Tensor]]
+    attn: WanAttention,
+    states: Tensor,
+    rotary: Rotary,
+    query_rotary: Rotary,
+    send: Callable[[Tensor], Callable[[], Tensor]],
 ) -> tuple[Callable[[], Tensor], ...]:
     """What `send` makes of value, key and query (B, n, H, D); query and key normalised over all channels and rotated.
 
     Each is handed over as soon as it is there.
     """
-    if getattr(attn, "fused_projections", False):
-        query, key, value = attn.to_qkv(states).chunk(3, dim=-1)
-        to_q, to_k, to_v = (lambda _, part=part: part for part in (query, key, value))
-    else:
-        to_q, to_k, to_v = attn.to_q, attn.to_k, attn.to_v
+    fused = attn.to_qkv(states).chunk(3, dim=-1) if getattr(attn, "fused_projections", False) else ()
+    done = dict(zip("qkv", fused, strict=False))
 
-    def rotated(part: Tensor) -> Tensor:
-        return rotate_pairs(part.unflatten(-1, (attn.heads, -1)), rotary.cos, rotary.sin)
+    def product(name: str) -> Tensor:
+        return done[name] if done else cast(Tensor, getattr(attn, f"to_{name}")(states))
 
-    sent_value = send(to_v(states).unflatten(-1, (attn.heads, -1)))
-    sent_key = send(rotated(attn.norm_k(to_k(states))))
-    return sent_value, sent_key, send(rotated(attn.norm_q(to_q(states))))
+    def heads(part: Tensor) -> Tensor:
+        return cast(Tensor, part.unflatten(-1, (attn.heads, -1)))
+
+    value = send(heads(product("v")))
+    key = send(rotate_pairs(heads(attn.norm_k(product("k"))), rotary.cos, rotary.sin))
+    return value, key, send(rotate_pairs(heads(attn.norm_q(product("q"))), query_rotary.cos, query_rotary.sin))
 
 
 class InfiniteTalkTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -284,12 +291,22 @@ class InfiniteTalkTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         frames = Frames(n_latent_frames, states.shape[1] // n_latent_frames)
         states = self.shards.mine(states, frames)
         rotary = Rotary(*(self.shards.mine(table, frames) for table in (context.rotary.cos, context.rotary.sin)))
+        # One kernel would rotate both if they shared a table, and the key would wait for the query to be sent.
+        query_rotary = rotary if self.shards.world == 1 else Rotary(rotary.cos.clone(), rotary.sin.clone())
         audio = context.audio
         adapter = cast(AudioAdapter, self.adapters[audio.adapter])
         read = map(BlockContext, context.text, context.image, audio.layers)
         for block, extra, block_context in zip(self.blocks, adapter.blocks, read, strict=True):
             states = block(
-                states, time.blocks, rotary, block_context, extra, audio.person_masks, frames.count, frames.tokens
+                states,
+                time.blocks,
+                rotary,
+                query_rotary,
+                block_context,
+                extra,
+                audio.person_masks,
+                frames.count,
+                frames.tokens,
             )
         shift, scale = (self.scale_shift_table + time.head.unsqueeze(1)).chunk(2, dim=1)
         states = (self.norm_out(states.float()) * (1 + scale) + shift).type_as(states)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is exported only where torch has it
 
 import infinitetalk
 from infinitetalk.models.context_parallel import Shards
@@ -117,7 +118,7 @@ class Ranks:
         """Make the group. Raises RankFailed."""
         os.environ.update(_NCCL)
         is_gpu = self.device.type == "cuda"
-        store = distributed.TCPStore(_LOOPBACK, 0, self.count, is_master=True, wait_for_workers=False)
+        store = TCPStore(_LOOPBACK, 0, self.count, is_master=True, wait_for_workers=False)
         backend = "nccl" if is_gpu else "gloo"
         with self._watched(START_S):  # they have imported what they need
             pass
@@ -245,7 +246,7 @@ class Ranks:
         return RankFailed(str(self._failure), is_memory=self._failure.is_memory)
 
 
-def join_group(joining: Joining, store: distributed.TCPStore | None = None) -> None:
+def join_group(joining: Joining, store: TCPStore | None = None) -> None:
     """Join the group of all ranks.
 
     Args:
@@ -253,7 +254,7 @@ def join_group(joining: Joining, store: distributed.TCPStore | None = None) -> N
     """
     is_gpu = joining.device.type == "cuda"
     if store is None:
-        store = distributed.TCPStore(_LOOPBACK, joining.port, joining.world, is_master=False)
+        store = TCPStore(_LOOPBACK, joining.port, joining.world, is_master=False)
     distributed.init_process_group(
         joining.backend,
         store=store,

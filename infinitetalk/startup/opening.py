@@ -25,12 +25,12 @@ def open_models(settings: Settings) -> Models:
     ranks = Ranks(n_gpus, device) if n_gpus > 1 else None  # they start while the weights are read
     try:
         models = opening.load_models(weights.files, device, dtype_of(profile), settings.arithmetic)
-        options = {"compiled": settings.compile, "compiled_files": _compiled_files(settings)}
+        compiled, files = settings.compile, _compiled_files(settings)
         if ranks is None:
-            opening.make_fast(models, **options)
+            opening.make_fast(models, compiled=compiled, compiled_files=files)
             return models
         ranks.join()
-        return share_models(models, ranks, **options)
+        return share_models(models, ranks, compiled=compiled, compiled_files=files)
     except BaseException:
         if ranks is not None:
             ranks.close()

@@ -265,7 +265,8 @@ def test_without_a_volume_or_a_key_nothing_is_kept_and_nothing_read(
     env: dict[str, str], is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[CompiledFiles | None] = []
-    monkeypatch.setattr(opening.opening, "open_models", lambda *_, compiled_files, **__: given.append(compiled_files))
+    monkeypatch.setattr(opening.opening, "load_models", lambda *_: None)
+    monkeypatch.setattr(opening.opening, "make_fast", lambda *_, compiled_files, **__: given.append(compiled_files))
     volume = tmp_path / env.get("VOLUME_DIR", "")
     open_models(Settings.from_env(env | {"VOLUME_DIR": str(volume)}))
     (files,) = given

@@ -92,13 +92,17 @@ def load_golden_transformer(folder: Path, loras: tuple[tuple[Path, float], ...] 
     if (GOLDEN / "tokens.safetensors").is_file():
         stored = tensors("tokens")
         embedder = transformer.condition_embedder.image_embedder
-        embedder.forward = lambda features: stored[f"image.{CLIP_FEATURES[int(features.flatten()[0])]}"]
+        embedder.forward = functools.partial(stored_image_tokens, stored)
         for adapter in transformer.adapters.values():
             adapter.audio_proj.forward = functools.partial(stored_audio_tokens, stored)
     return transformer
 
 
 # With the bundled part, features and audio are constants that say which stored tokens stand for what they give.
+
+
+def stored_image_tokens(stored: dict[str, Tensor], features: Tensor) -> Tensor:
+    return stored[f"image.{CLIP_FEATURES[int(features.flatten()[0])]}"]
 
 
 def stored_audio_tokens(stored: dict[str, Tensor], audio: Tensor) -> Tensor:

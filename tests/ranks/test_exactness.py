@@ -1,0 +1,56 @@
+"""Several ranks give the numbers of one: passes, loops and decoding meet the authors' within the same tolerances."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from infinitetalk.generation.pipeline import generate
+from infinitetalk.models.opening import Models
+from infinitetalk.planning.windows import Window
+from infinitetalk.progress import Stopwatch
+from infinitetalk.ranks.group import Ranks
+from infinitetalk.ranks.sharing import share_models
+from tests.models.test_transformer import ATOL, Case
+from tests.models.test_vae import ATOL as VAE_ATOL
+from tests.support.golden import Loop, info, load_golden_models, loop_variants, tensors, wan_folder
+
+# The tiny transformer has 6 heads, and 24 or 20 tokens a latent frame: with 4 and 5 ranks neither divides.
+COUNTS = [2, *(pytest.param(count, marks=pytest.mark.long) for count in (3, 4, 5))]
+
+
+@pytest.fixture(params=COUNTS)
+def models(request: pytest.FixtureRequest, start_ranks: Callable[[int], Ranks], tmp_path: Path) -> Models:
+    models = load_golden_models(wan_folder(tmp_path))
+    return share_models(models, start_ranks(request.param))
+
+
+def test_passes_loops_and_decoding_are_those_of_one_rank(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test for each number of ranks, since it takes seconds to start them."""
+    for name in ("dit_single", "dit_multi"):
+        assert info(name)
+        with torch.inference_mode():
+            case = Case(name, models.transformer)
+            for key, stored in case.outputs.items():
+                _, kind, masks, time = key.split(".")
+                prediction = case.predict(kind, int(masks.removeprefix("mask")), int(time.removeprefix("t")))
+                torch.testing.assert_close(prediction, stored, rtol=0, atol=ATOL, msg=lambda m, key=key: f"{key}: {m}")
+    video = models.to_video(tensors("vae/inputs")["latent"].unsqueeze(0))
+    torch.testing.assert_close(video[0], tensors("vae/outputs")["decode.latent"], rtol=0, atol=VAE_ATOL)
+    for folder, variant in loop_variants():
+        _check_loop(Loop(folder, variant), models, monkeypatch)
+
+
+def _check_loop(loop: Loop, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop.replace_encoders(monkeypatch, models)
+    tolerances = loop.info["suggested_atol"]
+
+    def check_step(window: Window, step: int, latents: torch.Tensor) -> None:
+        stored = loop.stored[f"w{window.index}.latents"][step]
+        atol = tolerances["final_latent_per_window"][window.index]
+        torch.testing.assert_close(latents[0], stored, rtol=0, atol=atol, msg=lambda m: f"{loop.name}: {m}")
+
+    parts = generate(loop.plan, models, loop.material, loop, check_step, Stopwatch())
+    video = torch.cat([part.frames for part in parts], dim=1)
+    torch.testing.assert_close(video[..., ::4, ::4], loop.stored["video_sub4"], rtol=0, atol=tolerances["video"])
