@@ -36,6 +36,7 @@ class ResolvedSettings(_Reply):
     isolate_vocals: bool = Field(False, description="Whether the model hears the vocals alone.")
     precision: str = Field(description="Number format of the transformer's weights.")
     attention: str = Field(description="Attention kernel, by diffusers' name.")
+    gpus: int = Field(1, description="How many GPUs make the video together; 1 if a CPU does.")
 
 
 class Estimate(_Reply):
@@ -56,8 +57,8 @@ class Result(_Reply):
     speed_mode: SpeedModeName
     settings: ResolvedSettings
     timings_s: dict[str, float] = Field(description="Seconds per stage.")
-    gpu_seconds: float = Field(description="Seconds the worker was busy with this job.")
-    cost_usd: float
+    gpu_seconds: float = Field(description="Seconds the worker was busy with this job, however many GPUs it has.")
+    cost_usd: float = Field(description="Those seconds at the price of all of its GPUs.")
     warnings: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")

@@ -107,7 +107,7 @@ class Settings(BaseModel):
         None, description="A file that `infinitetalk calibrate` wrote on this GPU. Estimates of time and price use it."
     )
     gpu_price_per_hour: float = Field(
-        3.96, ge=0, le=1_000_000, description="Price of the GPU in US dollars per hour, for cost_usd."
+        3.96, ge=0, le=1_000_000, description="Price of one GPU in US dollars per hour, for cost_usd."
     )
     isolate_vocals: bool = Field(
         False,

@@ -14,12 +14,12 @@ from infinitetalk.progress import TimeLimit
 
 
 def forecast(
-    plan: Plan, profile: Profile, device: torch.device, settings: Settings, arithmetic: Arithmetic
+    plan: Plan, profile: Profile, device: torch.device, settings: Settings, arithmetic: Arithmetic, n_gpus: int = 1
 ) -> Estimate:
-    """Time and price of a plan on that device, if the transformer computes in that way."""
+    """Time and price of a plan on so many of that device, if the transformer computes in that way."""
     gpu = gpu_name(device)
     hardware = find_hardware(profile.timing, gpu, settings.hardware_file)
-    return estimate(plan, hardware, gpu, settings.gpu_price_per_hour, arithmetic)
+    return estimate(plan, hardware, gpu, settings.gpu_price_per_hour, arithmetic, n_gpus)
 
 
 def dry_run(
@@ -29,12 +29,13 @@ def dry_run(
     expected: Estimate,
     arithmetic: Arithmetic,
     warnings: list[str],
+    n_gpus: int = 1,
 ) -> DryRun:
     """What a job would do, as the answer to its caller."""
     return DryRun(
         seed=plan.seed,
         speed_mode=speed_mode,
-        settings=plan.resolved(profile, arithmetic),
+        settings=plan.resolved(profile, arithmetic, n_gpus),
         estimate=expected,
         warnings=warnings,
     )

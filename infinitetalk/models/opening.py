@@ -70,6 +70,7 @@ class Models:
             encoder and the separator have float32, the picture encoder what `picture_dtype` says.
         arithmetic: how the transformer computes, with the kernel that was chosen.
         separator: of vocals; None if no job can isolate them.
+        n_gpus: how many GPUs make a video together.
     """
 
     device: torch.device
@@ -83,6 +84,7 @@ class Models:
     audio_encoder: Wav2Vec2Model
     audio_extractor: Wav2Vec2FeatureExtractor
     separator: nn.Module | None = None
+    n_gpus: int = 1
 
 
 DEFAULT = Arithmetic()

@@ -124,6 +124,7 @@ def test_a_job_gives_a_video_as_long_as_the_voice_with_its_sound(run: Callable[.
     assert set(result.timings_s) == {"download", "read_media", "encode", "deliver"} | made
     assert result.gpu_seconds >= sum(result.timings_s.values()) * 0.99
     assert result.cost_usd == pytest.approx(result.gpu_seconds / 3600 * 3.96, rel=0.01)
+    assert result.settings.gpus == 1
     assert any("drawn faces only" in warning for warning in result.warnings)
 
 

@@ -3,9 +3,18 @@ from dataclasses import replace
 import pytest
 
 from infinitetalk.arithmetic import Arithmetic
-from infinitetalk.contract.presets import list_presets, load_mode, load_profile
+from infinitetalk.contract.presets import PresetError, list_presets, load_mode, load_profile, read_preset
 from infinitetalk.contract.request import Request
-from infinitetalk.planning.estimate import Hardware, Lane, Work, estimate, find_hardware, load_hardware
+from infinitetalk.planning.estimate import (
+    Hardware,
+    Lane,
+    Speedup,
+    Work,
+    basis_of,
+    estimate,
+    find_hardware,
+    load_hardware,
+)
 from infinitetalk.planning.plan import make_plan
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -209,3 +218,57 @@ def test_an_attention_kernel_has_its_own_times_and_one_that_was_not_measured_say
     assert other.seconds == auto.seconds == cudnn.seconds
     assert "The attention sage was not measured: these are the times of _native_cudnn." in other.basis
     assert cudnn.basis == flash_3.basis == auto.basis == h100.source
+
+
+STUDY = Speedup(source="Studied.", passes={2: 1.92})
+FULL = Speedup(source="Measured.", passes={2: 1.9, 4: 3.6}, to_video={2: 1.8})
+
+
+def test_a_speed_up_that_was_measured_is_taken_and_another_is_computed_from_what_is_sent():
+    assert STUDY.of_passes(2) == 1.92
+    # On 2 GPUs a rank sends half of its share, which takes 1/24 of the work. On 4 it sends 3/4, on 8 7/8.
+    assert STUDY.of_passes(4) == pytest.approx(4 / (1 + 1 / 12 * 3 / 4))
+    assert STUDY.of_passes(8) == pytest.approx(8 / (1 + 1 / 12 * 7 / 8))
+    assert (FULL.of_passes(2), FULL.of_passes(4)) == (1.9, 3.6)
+    assert FULL.of_passes(5) == pytest.approx(5 / (1 + (4 / 3.6 - 1) * 4 / 3 * 4 / 5))  # from the largest known one
+
+
+def test_what_the_gpus_do_not_share_of_the_decoding_stays_as_long():
+    assert STUDY.of_to_video(8) == FULL.of_to_video(1) == 1
+    assert FULL.of_to_video(2) == 1.8
+    assert 1 / FULL.of_to_video(8) == pytest.approx(1 / 8 + (1 / 1.8 - 1 / 2))
+
+
+def test_several_gpus_share_passes_and_decoding_and_cost_their_number_times_the_price():
+    plan = make_plan(Request.parse(JOB), load_profile("infinitetalk-14b"), load_mode("balanced"), 2000, 7)
+    hardware = load_hardware("nvidia-h100").model_copy(update={"speedup": FULL})
+    work = Work.of(plan)
+    one, two = (estimate(plan, hardware, H100, PRICE, n_gpus=n) for n in (1, 2))
+    passes_s, decode_s = hardware.lane(Arithmetic()).seconds(work), hardware.to_video_s_per_megapixel * work.to_video
+    assert two.seconds == pytest.approx(one.seconds - passes_s * (1 - 1 / 1.9) - decode_s * (1 - 1 / 1.8), abs=0.11)
+    assert two.cost_usd == pytest.approx(two.seconds * 2 / 3600 * PRICE, abs=1e-3)
+
+
+def test_the_basis_says_how_many_gpus_were_measured():
+    h100 = load_hardware("nvidia-h100")
+    full = h100.model_copy(update={"speedup": FULL})
+    assert basis_of(full, H100) == h100.source
+    assert basis_of(full, H100, n_gpus=2) == f"{h100.source} 2 GPUs: Measured."
+    assert basis_of(full, H100, n_gpus=8) == f"{h100.source} 8 GPUs: by arithmetic from 4. Measured."
+    study = h100.model_copy(update={"speedup": STUDY})
+    assert basis_of(study, H100, n_gpus=2).endswith(" 2 GPUs: Studied. The decoding counts as on one GPU.")
+    assert "taken from two NVIDIA H200" in basis_of(h100, H100, n_gpus=2)
+    assert [full.is_measured(n) for n in (1, 2, 4, 8)] == [True, True, True, False]
+    assert [h100.is_measured(n) for n in (1, 2)] == [True, False]
+
+
+def test_a_speed_up_is_read_from_a_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        FILE + '\n[speedup]\nsource = "Here."\npasses = {2 = 1.9, 4 = 3.6}\nto_video = {2 = 1.8}\n', "utf-8"
+    )
+    assert read_preset(path, Hardware).speedup == FULL.model_copy(update={"source": "Here."})
+    for wrong in ("passes = {1 = 1.0}", "passes = {2 = 0.9}", "passes = {}", 'passes = {2 = "fast"}'):
+        path.write_text(FILE + f'\n[speedup]\nsource = "Here."\n{wrong}\n', "utf-8")
+        with pytest.raises(PresetError, match="passes"):
+            read_preset(path, Hardware)
