@@ -47,6 +47,16 @@ class Estimate(_Reply):
     basis: str = Field(description="The measurements that the estimate is made from.")
 
 
+class Alternative(_Reply):
+    """What a job would take on a worker with other GPUs, in the same lane, at RunPod's documented price."""
+
+    gpu: str
+    gpus: int
+    seconds: float
+    cost_usd: float
+    is_measured: bool = Field(description="Whether the time comes from measurements there; otherwise it is computed.")
+
+
 class Result(_Reply):
     """A finished video. Exactly one of video_url, video and video_path says where it is."""
 
@@ -77,6 +87,9 @@ class DryRun(_Reply):
     speed_mode: SpeedModeName
     settings: ResolvedSettings
     estimate: Estimate
+    alternatives: list[Alternative] | None = Field(
+        None, description="The job on other GPUs; left out where no GPU's times are known."
+    )
     warnings: list[str] = Field(default_factory=list)
 
 

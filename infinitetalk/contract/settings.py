@@ -61,7 +61,7 @@ class Settings(BaseModel):
         ge=0,
         le=100_000,
         description="Memory in GiB that the whole GPU must have. The worker refuses to start on a smaller one.",
-        json_schema_extra={"default": "the profile's: 90 for infinitetalk-14b"},
+        json_schema_extra={"default": "the profile's: 75 for infinitetalk-14b"},
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="Where the model runs; auto takes the GPU if there is one."

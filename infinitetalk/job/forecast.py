@@ -8,6 +8,7 @@ from infinitetalk.contract.request import SpeedModeName
 from infinitetalk.contract.result import DryRun, Estimate
 from infinitetalk.contract.settings import Settings
 from infinitetalk.models.device import gpu_name
+from infinitetalk.planning.comparison import alternatives
 from infinitetalk.planning.estimate import estimate, find_hardware
 from infinitetalk.planning.plan import Plan
 from infinitetalk.progress import TimeLimit
@@ -37,6 +38,7 @@ def dry_run(
         speed_mode=speed_mode,
         settings=plan.resolved(profile, arithmetic, n_gpus),
         estimate=expected,
+        alternatives=alternatives(plan, profile.timing, arithmetic) or None,
         warnings=warnings,
     )
 
