@@ -38,11 +38,12 @@ from infinitetalk.job.resume import KeptWindows
 from infinitetalk.job.run import run_job
 from infinitetalk.logs import configure_logging
 from infinitetalk.models.device import choose_device, gpu_name
-from infinitetalk.planning.plan import make_plan
+from infinitetalk.planning.comparison import comparison
+from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.progress import Progress as JobProgress
 from infinitetalk.startup.calibration import calibrated, to_toml
 from infinitetalk.startup.calibration import measure as measure_trials
-from infinitetalk.startup.fitness import check_shapes, worker_checks
+from infinitetalk.startup.fitness import check_fits, check_shapes, worker_checks
 from infinitetalk.startup.opening import open_models
 from infinitetalk.startup.weights import fetch_weights, volume_folder
 from infinitetalk.transfer.exchange import check_local_output, local_exchange, local_files
@@ -115,11 +116,15 @@ def _plan(options: argparse.Namespace) -> None:
         files, seed = local_files(request, folder), KeptWindows().seed(request.seed)
         job = read_job(request, files, profile, settings, load_mode(request.speed_mode), seed)
     runs: dict[str, DryRun] = {}
+    plans: dict[str, Plan] = {}
     for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
         plan = make_plan(request, profile, load_mode(mode), job.plan.n_frames, seed, job.plan.separated_chunks)
-        expected = forecast(plan, profile, device, settings, settings.arithmetic)
-        runs[mode] = dry_run(plan, mode, profile, expected, settings.arithmetic, list(job.warnings))
+        expected = forecast(plan, profile, device, settings, settings.arithmetic, options.gpus)
+        runs[mode] = dry_run(plan, mode, profile, expected, settings.arithmetic, list(job.warnings), options.gpus)
+        plans[mode] = plan
     _print_plans(runs)
+    if options.compare:
+        print(comparison(plans, profile.timing))
 
 
 def _fetch(options: argparse.Namespace) -> None:
@@ -143,8 +148,11 @@ def _check(options: argparse.Namespace) -> None:
     def shapes() -> str:
         return check_shapes(profile, settings)
 
+    def fits() -> str:
+        return check_fits(profile, settings)
+
     failed = 0
-    for check in (*worker_checks(settings), shapes):
+    for check in (*worker_checks(settings), shapes, fits):
         try:
             outcome = f"ok      {check()}"
         except (JobError, ValueError, OSError) as error:
@@ -264,6 +272,7 @@ def _print_plans(runs: dict[str, DryRun]) -> None:
         "scheduler": lambda run: run.settings.scheduler,
         "shift": lambda run: f"{run.settings.shift:g}",
         "forwards": lambda run: str(run.settings.forwards),
+        "GPUs": lambda run: str(run.settings.gpus),
         "estimated time": lambda run: _figure("{:.1f} s", run.estimate.seconds),
         "estimated price": lambda run: _figure("${:.4f}", run.estimate.cost_usd),
     }

@@ -25,6 +25,8 @@ def make_parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) ->
     generate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.mp4")
     generate.set_defaults(run=commands["generate"])
     plan = add("plan", help="show what would run, how long it would take and cost; loads no model")
+    plan.add_argument("--gpus", type=_count, default=1, metavar="N", help="how many GPUs the worker would have")
+    plan.add_argument("--compare", action="store_true", help="also show the job on other GPUs, with RunPod's prices")
     plan.set_defaults(run=commands["plan"])
     schema = add("schema", help="print the JSON schema of a job's input")
     schema.set_defaults(run=commands["schema"])
@@ -111,6 +113,13 @@ def _add_quality_options(command: argparse.ArgumentParser) -> None:
         "--picture", type=Path, metavar="FILE.png", help="where the picture goes; VIDEO.quality.png if not given"
     )
     command.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {count}")
+    return count
 
 
 def _frame_numbers(text: str) -> tuple[int, ...]:

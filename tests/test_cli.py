@@ -73,6 +73,25 @@ def test_plan_shows_one_mode_or_all_of_them_without_weights(
         assert word in every
 
 
+def test_plan_puts_gpus_side_by_side(face: str, voice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    job = ["plan", "--image", face, "--audio", voice, "--speed-mode", "turbo"]
+    large = [*job, "--profile", "infinitetalk-14b"]
+    main([*large, "--compare"])
+    one, table = capsys.readouterr().out.split("| GPU |")
+    assert "| H200 | 8 | exact, _native_cudnn | " in table
+    assert "Prices of one GPU for an hour of a flex worker: RTX PRO 6000 $4.00, H100 $4.18, H200 $5.58 (" in table
+    main([*large, "--gpus", "2"])
+    two = capsys.readouterr().out
+    price = [float(text.partition("estimated price")[2].split()[0].strip("$")) for text in (one, two)]
+    assert price[0] < price[1] < 2 * price[0]
+    assert "2 GPUs: The passes' speed-up is 1.92 on two" in " ".join(two.split())
+    main([*job, "--compare"])
+    assert "There is no comparison" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*job, "--gpus", "0"])
+    assert "argument --gpus: must be 1 or more, not 0" in capsys.readouterr().err
+
+
 def test_schema_is_the_requests(capsys: pytest.CaptureFixture[str]) -> None:
     main(["schema"])
     assert json.loads(capsys.readouterr().out) == Request.json_schema()
@@ -85,7 +104,7 @@ def test_schema_is_the_requests(capsys: pytest.CaptureFixture[str]) -> None:
         (["--image", "nowhere.png", "--audio", "nowhere.wav"], "there is no file"),
         (["--image", "a.png", "--audio", "b.wav", "--max-duration-s", "0"], "max_duration_s"),
         (["--image", "a.png", "--audio", "b.wav", "--profile", "nowhere"], "nowhere"),
-        (["--image", "a.png", "--audio", "b.wav", "--profile", "infinitetalk-14b"], "90 GiB"),
+        (["--image", "a.png", "--audio", "b.wav", "--profile", "infinitetalk-14b"], "75 GiB"),
     ],
 )
 def test_problems_end_in_one_line(arguments: list[str], problem: str, tmp_path: Path) -> None:
@@ -122,12 +141,12 @@ def test_check_says_what_it_found_and_fails_if_the_worker_would_not_start(
     main(["check"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [
-        [name, "ok"] for name in ("gpu", "ffmpeg", "work_dir", "volume", "estimates", "model_files", "shapes")
+        [name, "ok"] for name in ("gpu", "ffmpeg", "work_dir", "volume", "estimates", "model_files", "shapes", "fits")
     ]
     with pytest.raises(SystemExit, match="infinitetalk: 3 of the checks failed"):
         main(["check", "--profile", "infinitetalk-14b", "--models-dir", str(tmp_path), "--device", "cpu"])
     shown = capsys.readouterr().out
-    assert "gpu         FAILED  infinitetalk-14b needs a GPU of 90 GiB" in shown
+    assert "gpu         FAILED  infinitetalk-14b needs a GPU of 75 GiB" in shown
     assert f"model_files FAILED  Wan-AI/Wan2.1-I2V-14B-480P was not found: MODELS_DIR ({tmp_path}" in shown
     assert "ffmpeg      ok" in shown
 

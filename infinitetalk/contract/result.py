@@ -36,6 +36,7 @@ class ResolvedSettings(_Reply):
     isolate_vocals: bool = Field(False, description="Whether the model hears the vocals alone.")
     precision: str = Field(description="Number format of the transformer's weights.")
     attention: str = Field(description="Attention kernel, by diffusers' name.")
+    gpus: int = Field(1, description="How many GPUs make the video together; 1 if a CPU does.")
 
 
 class Estimate(_Reply):
@@ -44,6 +45,16 @@ class Estimate(_Reply):
     seconds: float | None = Field(None, description="Time on the worker; left out where it is unknown.")
     cost_usd: float | None = None
     basis: str = Field(description="The measurements that the estimate is made from.")
+
+
+class Alternative(_Reply):
+    """What a job would take on a worker with other GPUs, in the same lane, at RunPod's documented price."""
+
+    gpu: str
+    gpus: int
+    seconds: float
+    cost_usd: float
+    is_measured: bool = Field(description="Whether the time comes from measurements there; otherwise it is computed.")
 
 
 class Result(_Reply):
@@ -56,8 +67,8 @@ class Result(_Reply):
     speed_mode: SpeedModeName
     settings: ResolvedSettings
     timings_s: dict[str, float] = Field(description="Seconds per stage.")
-    gpu_seconds: float = Field(description="Seconds the worker was busy with this job.")
-    cost_usd: float
+    gpu_seconds: float = Field(description="Seconds the worker was busy with this job, however many GPUs it has.")
+    cost_usd: float = Field(description="Those seconds at the price of all of its GPUs.")
     warnings: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -76,6 +87,9 @@ class DryRun(_Reply):
     speed_mode: SpeedModeName
     settings: ResolvedSettings
     estimate: Estimate
+    alternatives: list[Alternative] | None = Field(
+        None, description="The job on other GPUs; left out where no GPU's times are known."
+    )
     warnings: list[str] = Field(default_factory=list)
 
 

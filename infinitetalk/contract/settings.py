@@ -61,7 +61,7 @@ class Settings(BaseModel):
         ge=0,
         le=100_000,
         description="Memory in GiB that the whole GPU must have. The worker refuses to start on a smaller one.",
-        json_schema_extra={"default": "the profile's: 90 for infinitetalk-14b"},
+        json_schema_extra={"default": "the profile's: 75 for infinitetalk-14b"},
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="Where the model runs; auto takes the GPU if there is one."
@@ -112,7 +112,7 @@ class Settings(BaseModel):
         None, description="A file that `infinitetalk calibrate` wrote on this GPU. Estimates of time and price use it."
     )
     gpu_price_per_hour: float = Field(
-        3.96, ge=0, le=1_000_000, description="Price of the GPU in US dollars per hour, for cost_usd."
+        3.96, ge=0, le=1_000_000, description="Price of one GPU in US dollars per hour, for cost_usd."
     )
     isolate_vocals: bool = Field(
         False,

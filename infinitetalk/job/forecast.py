@@ -8,18 +8,19 @@ from infinitetalk.contract.request import SpeedModeName
 from infinitetalk.contract.result import DryRun, Estimate
 from infinitetalk.contract.settings import Settings
 from infinitetalk.models.device import gpu_name
+from infinitetalk.planning.comparison import alternatives
 from infinitetalk.planning.estimate import estimate, find_hardware
 from infinitetalk.planning.plan import Plan
 from infinitetalk.progress import TimeLimit
 
 
 def forecast(
-    plan: Plan, profile: Profile, device: torch.device, settings: Settings, arithmetic: Arithmetic
+    plan: Plan, profile: Profile, device: torch.device, settings: Settings, arithmetic: Arithmetic, n_gpus: int = 1
 ) -> Estimate:
-    """Time and price of a plan on that device, if the transformer computes in that way."""
+    """Time and price of a plan on so many of that device, if the transformer computes in that way."""
     gpu = gpu_name(device)
     hardware = find_hardware(profile.timing, gpu, settings.hardware_file)
-    return estimate(plan, hardware, gpu, settings.gpu_price_per_hour, arithmetic)
+    return estimate(plan, hardware, gpu, settings.gpu_price_per_hour, arithmetic, n_gpus)
 
 
 def dry_run(
@@ -29,13 +30,15 @@ def dry_run(
     expected: Estimate,
     arithmetic: Arithmetic,
     warnings: list[str],
+    n_gpus: int = 1,
 ) -> DryRun:
     """What a job would do, as the answer to its caller."""
     return DryRun(
         seed=plan.seed,
         speed_mode=speed_mode,
-        settings=plan.resolved(profile, arithmetic),
+        settings=plan.resolved(profile, arithmetic, n_gpus),
         estimate=expected,
+        alternatives=alternatives(plan, profile.timing, arithmetic) or None,
         warnings=warnings,
     )
 

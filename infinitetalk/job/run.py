@@ -24,6 +24,7 @@ from infinitetalk.models.device import synchronise
 from infinitetalk.models.opening import Models
 from infinitetalk.models.text_encoder import count_tokens
 from infinitetalk.models.video_transformer import TEXT_TOKENS
+from infinitetalk.planning.estimate import cost_usd
 from infinitetalk.planning.plan import Plan
 from infinitetalk.progress import Stopwatch
 from infinitetalk.transfer.delivery import estimate_video_bytes
@@ -74,12 +75,12 @@ def run_job(
             _check_separator(job.plan, models, profile)
         plan = job.plan
         exchange.delivery.check_fits(estimate_video_bytes(plan.size, plan.n_frames), monitor.check)
-        expected = forecast(plan, profile, models.device, settings, models.arithmetic)
+        expected = forecast(plan, profile, models.device, settings, models.arithmetic, models.n_gpus)
         warnings = [*job.warnings, *_long_prompts(models, plan), *time_warnings(expected, control.time_limit)]
         monitor.counter.planned(len(plan.windows), plan.mode.steps, warnings)
         _log_plan(plan, expected.seconds, warnings)
         if request.dry_run:
-            return dry_run(plan, request.speed_mode, profile, expected, models.arithmetic, warnings)
+            return dry_run(plan, request.speed_mode, profile, expected, models.arithmetic, warnings, models.n_gpus)
         with watch.stage("read_media"):
             kept.identify(plan, files.values(), models, settings)
         video = within_memory(plan, partial(render, job, models, folder, kept, monitor))
@@ -92,19 +93,19 @@ def run_job(
         video_path=delivered.video_path,
         seed=plan.seed,
         speed_mode=request.speed_mode,
-        settings=plan.resolved(profile, models.arithmetic),
+        settings=plan.resolved(profile, models.arithmetic, models.n_gpus),
         warnings=warnings,
-        **_times(watch, settings),
+        **_times(watch, settings, models.n_gpus),
     )
 
 
-def _times(watch: Stopwatch, settings: Settings) -> dict[str, Any]:
+def _times(watch: Stopwatch, settings: Settings, n_gpus: int) -> dict[str, Any]:
     """What the job has taken, by the fields of the result."""
     total_s = watch.total()
     return {
         "timings_s": {name: round(seconds, 3) for name, seconds in watch.seconds.items()},
         "gpu_seconds": round(total_s, 3),
-        "cost_usd": round(total_s / 3600 * settings.gpu_price_per_hour, 6),
+        "cost_usd": round(cost_usd(total_s, settings.gpu_price_per_hour, n_gpus), 6),
     }
 
 

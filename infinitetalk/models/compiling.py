@@ -94,9 +94,8 @@ def compile_transformer(
     # graph.
     torch._inductor.config.unsafe_marked_cacheable_functions.update(_CACHEABLE)
     if transformer.shards.world > 1:
-        # What is exchanged is sent as soon as it is there, and waited for where it is needed.
-        torch._inductor.config.reorder_for_compute_comm_overlap = True
-        torch._inductor.config.reorder_for_compute_comm_overlap_passes = ["raise_comms"]
+        # Otherwise each transfer is waited for at once, since the buffer that it comes from could be used again then.
+        torch._inductor.config.reorder_for_peak_memory = False
     transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
     _warm_up(transformer)
     logger.info("transformer compiled in %.1f s%s", time.monotonic() - started_s, ", from the volume" if found else "")

@@ -19,6 +19,9 @@ from infinitetalk.planning.plan import Plan
 DEFAULT = Arithmetic()
 _SECONDS_PER_HOUR = 3600
 
+GpuCount = Annotated[int, Field(strict=False, ge=2)]  # TOML's keys are text
+Times = Annotated[float, Field(ge=1)]  # as fast as one GPU
+
 
 @dataclass(frozen=True)
 class Work:
@@ -84,12 +87,65 @@ class Lane(BaseModel):
         )
 
 
+class Speedup(BaseModel):
+    """How many times as fast as one GPU several are, by how many there are. Only what was measured stands in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    source: str  # where the numbers come from
+    passes: Annotated[dict[GpuCount, Times], Field(min_length=1)]
+    to_video: dict[GpuCount, Times] = {}
+
+    @property
+    def most(self) -> int:
+        """The largest number of GPUs for which the passes' speed is known."""
+        return max(self.passes)
+
+    def of_passes(self, n_gpus: int) -> float:
+        """How many times as fast the transformer's passes are.
+
+        A rank computes 1/n of a pass and sends (n-1)/n of what it has, so that a pass takes the one-GPU time over n
+        times 1 + c * (n-1)/n. For a number that is not known, c follows from the largest one that is.
+        """
+        if n_gpus in self.passes:
+            return self.passes[n_gpus]
+        c = (self.most / self.passes[self.most] - 1) * self.most / (self.most - 1)
+        return n_gpus / (1 + c * (n_gpus - 1) / n_gpus)
+
+    def of_to_video(self, n_gpus: int) -> float:
+        """How many times as fast the decoding is; 1 if that is not known for any number.
+
+        For a number that is not known, what the GPUs do not share takes as long as in the largest one that is.
+        """
+        if n_gpus == 1 or not self.to_video:
+            return 1.0
+        if n_gpus in self.to_video:
+            return self.to_video[n_gpus]
+        most = max(self.to_video)
+        return 1 / (1 / n_gpus + 1 / self.to_video[most] - 1 / most)
+
+    def basis(self, n_gpus: int) -> str:
+        """Where the times of so many GPUs come from, in one or two sentences."""
+        said = f"{n_gpus} GPUs: " if n_gpus in self.passes else f"{n_gpus} GPUs: by arithmetic from {self.most}. "
+        return said + self.source + ("" if self.to_video else " The decoding counts as on one GPU.")
+
+
+# Of hardware that was measured with one GPU only. Four blocks, one person, on two H200 with NVLink (2026-11-28),
+# without overlap of transfers and work: a block of a 720p pass of 81 frames takes 155.5 ms instead of 299.4, 5.3
+# of them for the four all-to-alls.
+ASSUMED_SPEEDUP = Speedup(
+    source="The passes' speed-up is 1.92 on two, measured for blocks alone on NVIDIA H200.",
+    passes={2: 1.92},
+)
+
+
 class Hardware(Preset):
-    """What one profile's work takes on one machine, all in seconds."""
+    """What one profile's work takes on one machine, all in seconds on one GPU."""
 
     profile: str
     gpus: tuple[str, ...] = Field(strict=False)  # parts of the device names that it holds for; empty for any CPU
     source: str  # where the coefficients come from
+    is_computed: bool = False  # from published rates; nothing of it was measured
     to_video_s_per_megapixel: float = Field(ge=0)  # for each decoded frame: decoder, colour, bytes
     to_latents_s_per_megapixel: float = Field(ge=0)  # for each encoded frame: reference, overlap, noised source
     s_per_frame: float = Field(ge=0)  # for each frame of the clip: reading and hearing the sound
@@ -97,6 +153,7 @@ class Hardware(Preset):
     separate_s_per_chunk: float | None = Field(None, ge=0)  # for 8 s of sound in the separator; None: not measured
     # By lane. Each has an entry for every attention kernel it was measured with, first one that every such GPU has.
     lanes: dict[str, Annotated[tuple[Lane, ...], Field(strict=False, min_length=1)]] = Field(min_length=1)
+    speedup: Speedup | None = None  # by several of these GPUs; None: ASSUMED_SPEEDUP
 
     def holds_for(self, gpu_name: str | None) -> bool:
         """Whether it was measured on that device; None is a CPU."""
@@ -113,16 +170,29 @@ class Hardware(Preset):
         """The lane of that arithmetic, or the file's first one if that was not measured."""
         return arithmetic.lane if arithmetic.lane in self.lanes else next(iter(self.lanes))
 
-    def seconds(self, work: Work, arithmetic: Arithmetic) -> float:
-        """Seconds of a whole job."""
+    def seconds(self, work: Work, arithmetic: Arithmetic, n_gpus: int = 1) -> float:
+        """Seconds of a whole job on so many GPUs."""
+        return self.seconds_in(self.lane(arithmetic), work, n_gpus)
+
+    def seconds_in(self, lane: Lane, work: Work, n_gpus: int = 1) -> float:
+        """Seconds of a whole job in one of the lanes. Several GPUs share the passes and the decoding, and no more."""
+        passes, to_video = 1.0, 1.0
+        if n_gpus > 1:
+            speedup = self.speedup or ASSUMED_SPEEDUP
+            passes, to_video = speedup.of_passes(n_gpus), speedup.of_to_video(n_gpus)
         return (
-            self.lane(arithmetic).seconds(work)
-            + self.to_video_s_per_megapixel * work.to_video
+            lane.seconds(work) / passes
+            + self.to_video_s_per_megapixel * work.to_video / to_video
             + self.to_latents_s_per_megapixel * work.to_latents
             + self.s_per_frame * work.frames
             + self.s_per_job
             + (self.separate_s_per_chunk or 0.0) * work.separated_chunks
         )
+
+    def is_measured(self, n_gpus: int) -> bool:
+        """Whether the times of so many GPUs come from measurements alone."""
+        known = self.speedup is not None and n_gpus in self.speedup.passes
+        return not self.is_computed and (n_gpus == 1 or known)
 
 
 @cache
@@ -155,29 +225,36 @@ def estimate(
     gpu_name: str | None,
     gpu_price_per_hour: float,
     arithmetic: Arithmetic = DEFAULT,
+    n_gpus: int = 1,
 ) -> Estimate:
     """Seconds and US dollars for a plan, and the measurements they are made from.
 
     Args:
         hardware: what the work takes; None leaves seconds and dollars unknown.
         gpu_name: the device that would run it; None for a CPU.
-        gpu_price_per_hour: US dollars.
+        gpu_price_per_hour: US dollars for each GPU.
         arithmetic: how the transformer computes.
+        n_gpus: how many GPUs work on the job together.
     """
-    basis = basis_of(hardware, gpu_name, arithmetic)
+    basis = basis_of(hardware, gpu_name, arithmetic, n_gpus)
     if hardware is None:
         return Estimate(seconds=None, cost_usd=None, basis=basis)
     if plan.separated_chunks and hardware.separate_s_per_chunk is None:
         basis += " Isolating the vocals was not measured: its time is left out."
-    seconds = hardware.seconds(Work.of(plan), arithmetic)
+    seconds = hardware.seconds(Work.of(plan), arithmetic, n_gpus)
     return Estimate(
         seconds=round(seconds, 1),
-        cost_usd=round(seconds / _SECONDS_PER_HOUR * gpu_price_per_hour, 4),
+        cost_usd=round(cost_usd(seconds, gpu_price_per_hour, n_gpus), 4),
         basis=basis,
     )
 
 
-def basis_of(hardware: Hardware | None, gpu_name: str | None, arithmetic: Arithmetic = DEFAULT) -> str:
+def cost_usd(seconds: float, gpu_price_per_hour: float, n_gpus: int = 1) -> float:
+    """What so many seconds of a worker cost, in US dollars; the price is that of one GPU."""
+    return seconds / _SECONDS_PER_HOUR * gpu_price_per_hour * n_gpus
+
+
+def basis_of(hardware: Hardware | None, gpu_name: str | None, arithmetic: Arithmetic = DEFAULT, n_gpus: int = 1) -> str:
     """The measurements that an estimate is made from, and what of this worker was not measured."""
     if hardware is None:
         return "Unknown: jobs of this profile were measured on no machine."
@@ -190,4 +267,6 @@ def basis_of(hardware: Hardware | None, gpu_name: str | None, arithmetic: Arithm
         basis += f" The lane {arithmetic.lane} was not measured: these are the times of {nearest}."
     elif arithmetic.attention not in (AUTO, measured):
         basis += f" The attention {arithmetic.attention} was not measured: these are the times of {measured}."
+    if n_gpus > 1:
+        basis += f" {(hardware.speedup or ASSUMED_SPEEDUP).basis(n_gpus)}"
     return basis

@@ -67,8 +67,8 @@ class Plan:
         """Transformer tokens of one pass over `window`."""
         return token_count(window.length, *self.size)
 
-    def resolved(self, profile: Profile, arithmetic: Arithmetic) -> ResolvedSettings:
-        """The numbers to report to the caller."""
+    def resolved(self, profile: Profile, arithmetic: Arithmetic, n_gpus: int = 1) -> ResolvedSettings:
+        """The numbers to report to the caller, if so many GPUs make the video."""
         width, height = self.size
         return ResolvedSettings(
             profile=profile.name,
@@ -88,6 +88,7 @@ class Plan:
             isolate_vocals=self.separated_chunks > 0,
             precision=arithmetic.precision_text(profile.dtype),
             attention=arithmetic.attention_text,
+            gpus=n_gpus,
         )
 
 

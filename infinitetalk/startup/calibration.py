@@ -112,7 +112,12 @@ def write_voice(samples: NDArray[Any], path: Path) -> None:
 
 
 def measure(models: Models, settings: Settings, trials: Sequence[Trial] = TRIALS) -> Iterator[tuple[Trial, Sample]]:
-    """Run the trials with noise for picture and voices, and yield each with its times."""
+    """Run the trials with noise for picture and voices, and yield each with its times.
+
+    Raises ValueError if several GPUs share the work: a hardware file has the times of one.
+    """
+    if models.n_gpus > 1:
+        raise ValueError(f"GPUS is {models.n_gpus}, and calibrate measures one GPU: set GPUS=1")
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         picture, voice, output = (Path(name, file) for file in ("picture.png", "voice.wav", "out.mp4"))
@@ -211,7 +216,7 @@ def calibrated(name: str, samples: Sequence[Sample], profile: Profile, gpu: str 
 
 def to_toml(hardware: Hardware) -> str:
     """The text of a hardware file, as `estimate.find_hardware` reads it."""
-    fields = hardware.model_dump(exclude={"name", "lanes"}, exclude_none=True)
+    fields = hardware.model_dump(exclude={"name", "lanes", "speedup"}, exclude_none=True)
     blocks = [[f"{key} = {_toml(value)}" for key, value in fields.items()]]
     for name, lanes in hardware.lanes.items():
         for lane in lanes:

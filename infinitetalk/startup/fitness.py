@@ -10,11 +10,13 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 
+from infinitetalk.contract.gpus import fitting_gpus
 from infinitetalk.contract.presets import Profile, profile_of
 from infinitetalk.contract.settings import Settings
 from infinitetalk.media.ffmpeg import FfmpegError, run
 from infinitetalk.models.checkpoint import Checkpoint
 from infinitetalk.models.device import choose_device, gpu_name
+from infinitetalk.models.fp8 import MIN_CAPABILITY
 from infinitetalk.models.opening import load_models
 from infinitetalk.planning.estimate import basis_of, find_hardware
 from infinitetalk.startup.opening import dtype_of
@@ -190,6 +192,16 @@ def check_volume(settings: Settings) -> str:
                 "this user, or set VOLUME_DIR or OUTPUT"
             ) from error
         return f"{place} cannot be written to ({error.strerror}): no videos and no finished windows are kept there"
+
+
+def check_fits(profile: Profile, settings: Settings) -> str:
+    """Which GPUs of RunPod's list the profile fits, and why the others are left out."""
+    needed_gib = profile.min_vram_gib if settings.min_vram_gib is None else settings.min_vram_gib
+    found = fitting_gpus(needed_gib, MIN_CAPABILITY if settings.fp8 else (0, 0))
+    if set(found) == {"fits"}:
+        return "every GPU of RunPod's list"
+    said = {"fits": "", "too old": "too old for FP8: ", "too small": f"under {needed_gib:g} GiB: "}
+    return "; ".join(said[verdict] + ", ".join(names) for verdict, names in found.items())
 
 
 def check_estimates(profile: Profile, settings: Settings) -> str:

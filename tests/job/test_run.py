@@ -5,6 +5,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def test_a_job_gives_a_video_as_long_as_the_voice_with_its_sound(run: Callable[.
     assert set(result.timings_s) == {"download", "read_media", "encode", "deliver"} | made
     assert result.gpu_seconds >= sum(result.timings_s.values()) * 0.99
     assert result.cost_usd == pytest.approx(result.gpu_seconds / 3600 * 3.96, rel=0.01)
+    assert result.settings.gpus == 1
     assert any("drawn faces only" in warning for warning in result.warnings)
 
 
@@ -213,6 +215,21 @@ def test_a_dry_run_plans_and_estimates_without_a_video(run: Callable[..., tuple[
     assert result.settings.frames == 9
     assert result.estimate.seconds > 0
     assert result.estimate.cost_usd == pytest.approx(result.estimate.seconds / 3600 * 3.96, abs=1e-3)
+
+
+def test_all_gpus_of_the_worker_are_counted_and_paid_for(models: Models, media: dict[str, str], tmp_path: Path) -> None:
+    job = {"image_url": media["image_url"], "wav_url": media["wav_url"], "speed_mode": "turbo"}
+    two = replace(models, n_gpus=2)
+    made, planned = (
+        run_job(Request.parse(job | more, LOCAL_FILES), two, SETTINGS, local_exchange(tmp_path / "out.mp4"))
+        for more in ({}, {"dry_run": True})
+    )
+    assert isinstance(made, Result)
+    assert isinstance(planned, DryRun)
+    assert made.settings.gpus == planned.settings.gpus == 2
+    assert made.cost_usd == pytest.approx(2 * made.gpu_seconds / 3600 * 3.96, rel=0.01)
+    assert planned.estimate.cost_usd == pytest.approx(2 * planned.estimate.seconds / 3600 * 3.96, abs=2e-3)
+    assert " 2 GPUs: " in planned.estimate.basis
 
 
 def test_a_long_prompt_is_used_in_part_and_says_so(run: Callable[..., tuple[DryRun, Path]]) -> None:

@@ -3,9 +3,18 @@ from dataclasses import replace
 import pytest
 
 from infinitetalk.arithmetic import Arithmetic
-from infinitetalk.contract.presets import list_presets, load_mode, load_profile
+from infinitetalk.contract.presets import PresetError, list_presets, load_mode, load_profile, read_preset
 from infinitetalk.contract.request import Request
-from infinitetalk.planning.estimate import Hardware, Lane, Work, estimate, find_hardware, load_hardware
+from infinitetalk.planning.estimate import (
+    Hardware,
+    Lane,
+    Speedup,
+    Work,
+    basis_of,
+    estimate,
+    find_hardware,
+    load_hardware,
+)
 from infinitetalk.planning.plan import make_plan
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -43,22 +52,32 @@ def test_every_profile_can_be_estimated_on_any_device(profile, gpu):
 
 
 @pytest.mark.parametrize(
-    ("lane", "attention", "tokens", "measured_s"),
+    ("hardware", "lane", "attention", "tokens", "measured_s"),
     [
-        ("exact", "_native_cudnn", 32_760, 3.12),
-        ("exact", "_native_cudnn", 46_800, 5.59),
-        ("exact", "_native_cudnn", 61_200, 8.53),
-        ("exact", "_native_cudnn", 75_600, 12.15),
-        ("exact", "_native_cudnn", 111_600, 23.53),
-        ("exact", "_flash_3", 32_760, 2.86),
-        ("exact", "_flash_3", 75_600, 10.65),
-        ("exact", "_flash_3", 111_600, 20.29),
-        ("fp8", "_flash_3", 33_390, 2.20),
+        ("nvidia-h100", "exact", "_native_cudnn", 32_760, 3.12),
+        ("nvidia-h100", "exact", "_native_cudnn", 46_800, 5.59),
+        ("nvidia-h100", "exact", "_native_cudnn", 61_200, 8.53),
+        ("nvidia-h100", "exact", "_native_cudnn", 75_600, 12.15),
+        ("nvidia-h100", "exact", "_native_cudnn", 111_600, 23.53),
+        ("nvidia-h100", "exact", "_flash_3", 32_760, 2.86),
+        ("nvidia-h100", "exact", "_flash_3", 75_600, 10.65),
+        ("nvidia-h100", "exact", "_flash_3", 111_600, 20.29),
+        ("nvidia-h100", "fp8", "_flash_3", 33_390, 2.20),
+        ("nvidia-h200", "exact", "_native_cudnn", 32_760, 3.16),
+        ("nvidia-h200", "exact", "_native_cudnn", 75_600, 12.26),
+        ("nvidia-h200", "exact", "_native_cudnn", 111_600, 24.2),
+        ("nvidia-h200", "exact", "_flash_3", 32_760, 2.86),
+        ("nvidia-h200", "exact", "_flash_3", 75_600, 10.82),
+        ("nvidia-h200", "exact", "_flash_3", 111_600, 20.6),
+        ("nvidia-h200", "fp8", "_flash_3", 32_760, 2.04),
+        ("nvidia-h200", "fp8", "_flash_3", 75_600, 7.81),
+        ("nvidia-h200", "fp8", "_flash_3", 111_600, 15.3),
+        ("nvidia-h200", "fp8", "_native_cudnn", 75_600, 10.9),
     ],
 )
-def test_one_pass_with_two_people_is_as_long_as_measured(lane, attention, tokens, measured_s):
+def test_one_pass_with_two_people_is_as_long_as_measured(hardware, lane, attention, tokens, measured_s):
     work = Work(tokens, tokens**2, tokens, to_video=0.0, to_latents=0.0, frames=0)
-    found = load_hardware("nvidia-h100").lane(Arithmetic(attention, fp8=lane == "fp8"))
+    found = load_hardware(hardware).lane(Arithmetic(attention, fp8=lane == "fp8"))
     assert found.attention == attention
     assert found.seconds(work) == pytest.approx(measured_s, rel=0.05)
 
@@ -66,19 +85,35 @@ def test_one_pass_with_two_people_is_as_long_as_measured(lane, attention, tokens
 # 80 s of two people, extrapolated from two windows of one step each by benchmarks/job.py (docs/performance.md).
 @pytest.mark.parametrize("size", ["720p", "480p"])
 @pytest.mark.parametrize(
-    ("attention", "measured_s"),
+    ("gpu", "attention", "measured_s"),
     [
-        ("_native_cudnn", {"720p": (2591, 1677, 1223, 860), "480p": (679, 486, 367, 278)}),
-        ("_flash_3", {"720p": (2231, 1470, 1080, 765), "480p": (598, 430, 327, 248)}),
+        (H100, "_native_cudnn", {"720p": (2591, 1677, 1223, 860), "480p": (679, 486, 367, 278)}),
+        (H100, "_flash_3", {"720p": (2231, 1470, 1080, 765), "480p": (598, 430, 327, 248)}),
+        ("NVIDIA H200", "_native_cudnn", {"720p": (2551, 1632, 1192, 839), "480p": (656, 474, 360, 266)}),
     ],
 )
-def test_whole_jobs_are_estimated_within_six_percent_of_what_was_measured(attention, measured_s, size):
+def test_whole_jobs_are_estimated_within_six_percent_of_what_was_measured(gpu, attention, measured_s, size):
     modes = ("maximum_quality", "balanced", "fast", "turbo")
     for mode, seconds in zip(modes, measured_s[size], strict=True):
         request = Request.parse(JOB | {"speed_mode": mode, "resolution": size})
         plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode(mode), 2000, 7)
-        hardware = find_hardware("infinitetalk-14b", H100)
-        assert estimate(plan, hardware, H100, PRICE, Arithmetic(attention)).seconds == pytest.approx(seconds, rel=0.06)
+        hardware = find_hardware("infinitetalk-14b", gpu)
+        assert hardware.holds_for(gpu)
+        assert estimate(plan, hardware, gpu, PRICE, Arithmetic(attention)).seconds == pytest.approx(seconds, rel=0.06)
+
+
+def test_what_was_not_measured_says_that_it_is_computed():
+    """The pass's length follows from the operations and the published rates."""
+    name = "NVIDIA RTX PRO 6000 Blackwell Server Edition"
+    hardware = find_hardware("infinitetalk-14b", name)
+    assert hardware.holds_for(name)
+    assert "not measured" in basis_of(hardware, name)
+    assert not any(hardware.is_measured(n) for n in (1, 2, 4, 8))
+    tokens, blocks, dim = 75_600, 40, 5120
+    pass_s = blocks * tokens * (2 * 351e6 / 460e12 + 4 * dim * (tokens + 512 + 257) / 362e12)
+    work = Work(tokens, tokens**2, tokens, to_video=0.0, to_latents=0.0, frames=0)
+    assert hardware.lane(Arithmetic()).seconds(work) == pytest.approx(pass_s, rel=0.001)
+    assert pass_s == pytest.approx(17.5, abs=0.3)
 
 
 def test_the_sum_over_a_plan_is_what_its_parts_take():
@@ -125,7 +160,7 @@ def test_a_noised_source_video_is_encoded_too():
 def test_the_basis_says_when_this_device_was_not_measured():
     request = Request.parse(JOB)
     plan = make_plan(request, load_profile("infinitetalk-14b"), load_mode("turbo"), 100, 7)
-    for gpu, said in [(H100, None), ("NVIDIA RTX PRO 6000", "NVIDIA RTX PRO 6000"), (None, "CPU")]:
+    for gpu, said in [(H100, None), ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB"), (None, "CPU")]:
         basis = estimate(plan, find_hardware("infinitetalk-14b", gpu), gpu, PRICE).basis
         assert "Measured on one NVIDIA H100" in basis
         assert ("was not measured" in basis) is (said is not None)
@@ -163,7 +198,7 @@ def test_a_file_of_this_gpu_goes_before_the_packages_own(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(FILE, "utf-8")
     gpu = "NVIDIA RTX PRO 6000 Blackwell Server Edition"
-    assert find_hardware("infinitetalk-14b", gpu).holds_for(H100)
+    assert find_hardware("infinitetalk-14b", gpu).name == "nvidia-rtx-pro-6000"
     mine = find_hardware("infinitetalk-14b", gpu, path)
     assert (mine.source, mine.s_per_job) == ("Measured here.", 1000)
     assert find_hardware("infinitetalk-14b", H100, path).name == "nvidia-h100"
@@ -209,3 +244,57 @@ def test_an_attention_kernel_has_its_own_times_and_one_that_was_not_measured_say
     assert other.seconds == auto.seconds == cudnn.seconds
     assert "The attention sage was not measured: these are the times of _native_cudnn." in other.basis
     assert cudnn.basis == flash_3.basis == auto.basis == h100.source
+
+
+STUDY = Speedup(source="Studied.", passes={2: 1.92})
+FULL = Speedup(source="Measured.", passes={2: 1.9, 4: 3.6}, to_video={2: 1.8})
+
+
+def test_a_speed_up_that_was_measured_is_taken_and_another_is_computed_from_what_is_sent():
+    assert STUDY.of_passes(2) == 1.92
+    # On 2 GPUs a rank sends half of its share, which takes 1/24 of the work. On 4 it sends 3/4, on 8 7/8.
+    assert STUDY.of_passes(4) == pytest.approx(4 / (1 + 1 / 12 * 3 / 4))
+    assert STUDY.of_passes(8) == pytest.approx(8 / (1 + 1 / 12 * 7 / 8))
+    assert (FULL.of_passes(2), FULL.of_passes(4)) == (1.9, 3.6)
+    assert FULL.of_passes(5) == pytest.approx(5 / (1 + (4 / 3.6 - 1) * 4 / 3 * 4 / 5))  # from the largest known one
+
+
+def test_what_the_gpus_do_not_share_of_the_decoding_stays_as_long():
+    assert STUDY.of_to_video(8) == FULL.of_to_video(1) == 1
+    assert FULL.of_to_video(2) == 1.8
+    assert 1 / FULL.of_to_video(8) == pytest.approx(1 / 8 + (1 / 1.8 - 1 / 2))
+
+
+def test_several_gpus_share_passes_and_decoding_and_cost_their_number_times_the_price():
+    plan = make_plan(Request.parse(JOB), load_profile("infinitetalk-14b"), load_mode("balanced"), 2000, 7)
+    hardware = load_hardware("nvidia-h100").model_copy(update={"speedup": FULL})
+    work = Work.of(plan)
+    one, two = (estimate(plan, hardware, H100, PRICE, n_gpus=n) for n in (1, 2))
+    passes_s, decode_s = hardware.lane(Arithmetic()).seconds(work), hardware.to_video_s_per_megapixel * work.to_video
+    assert two.seconds == pytest.approx(one.seconds - passes_s * (1 - 1 / 1.9) - decode_s * (1 - 1 / 1.8), abs=0.11)
+    assert two.cost_usd == pytest.approx(two.seconds * 2 / 3600 * PRICE, abs=1e-3)
+
+
+def test_the_basis_says_how_many_gpus_were_measured():
+    h100 = load_hardware("nvidia-h100")
+    full = h100.model_copy(update={"speedup": FULL})
+    assert basis_of(full, H100) == h100.source
+    assert basis_of(full, H100, n_gpus=2) == f"{h100.source} 2 GPUs: Measured."
+    assert basis_of(full, H100, n_gpus=8) == f"{h100.source} 8 GPUs: by arithmetic from 4. Measured."
+    study = h100.model_copy(update={"speedup": STUDY})
+    assert basis_of(study, H100, n_gpus=2).endswith(" 2 GPUs: Studied. The decoding counts as on one GPU.")
+    assert "measured for blocks alone on NVIDIA H200" in basis_of(h100, H100, n_gpus=2)
+    assert [full.is_measured(n) for n in (1, 2, 4, 8)] == [True, True, True, False]
+    assert [h100.is_measured(n) for n in (1, 2)] == [True, False]
+
+
+def test_a_speed_up_is_read_from_a_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        FILE + '\n[speedup]\nsource = "Here."\npasses = {2 = 1.9, 4 = 3.6}\nto_video = {2 = 1.8}\n', "utf-8"
+    )
+    assert read_preset(path, Hardware).speedup == FULL.model_copy(update={"source": "Here."})
+    for wrong in ("passes = {1 = 1.0}", "passes = {2 = 0.9}", "passes = {}", 'passes = {2 = "fast"}'):
+        path.write_text(FILE + f'\n[speedup]\nsource = "Here."\n{wrong}\n', "utf-8")
+        with pytest.raises(PresetError, match="passes"):
+            read_preset(path, Hardware)

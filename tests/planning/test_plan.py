@@ -97,7 +97,7 @@ def test_tokens_follow_the_windows_length_and_the_size():
 
 def test_the_report_repeats_the_plan():
     plan = plan_of(IMAGE)
-    assert plan.resolved(PROFILE, Arithmetic("native")).to_json() == {
+    assert plan.resolved(PROFILE, Arithmetic("native"), n_gpus=2).to_json() == {
         "profile": "infinitetalk-14b",
         "loras": ["WanVideo_comfy/Lightx2v/lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors:1"],
         "window": 81,
@@ -115,6 +115,7 @@ def test_the_report_repeats_the_plan():
         "isolate_vocals": False,
         "precision": "bfloat16",
         "attention": "native",
+        "gpus": 2,
     }
     longer = replace(plan, mode=plan.mode.model_copy(update={"steps": 9}))
     assert longer.resolved(PROFILE, Arithmetic("flash")).to_json()["steps"] == 9

@@ -8,7 +8,9 @@ from typing import Any, get_args
 
 import pytest
 
+from benchmarks import costs
 from infinitetalk.cli import main
+from infinitetalk.contract.gpus import runpod_gpus
 from infinitetalk.contract.presets import load_mode, load_profile
 from infinitetalk.contract.request import Request, SpeedModeName
 from infinitetalk.contract.result import Failure, Result
@@ -58,9 +60,12 @@ def test_every_json_example_is_what_it_shows(block: dict[str, Any]) -> None:
         Settings.from_env(block["env"])
     else:
         assert set(block) == {
-            "name", "templateId", "networkVolumeId", "gpuTypeIds", "workersMin", "workersMax", "idleTimeout",
-            "executionTimeoutMs",
+            "name", "templateId", "networkVolumeId", "gpuTypeIds", "gpuCount", "workersMin", "workersMax",
+            "idleTimeout", "executionTimeoutMs",
         }  # fmt: skip
+        needed_gib = load_profile("infinitetalk-14b").min_vram_gib
+        fitting = {gpu.id for gpu in runpod_gpus().gpus if gpu.has_memory(needed_gib)}
+        assert set(block["gpuTypeIds"]) <= fitting
 
 
 def test_json_examples_are_found() -> None:
@@ -111,6 +116,14 @@ def test_the_times_and_prices_are_the_estimates() -> None:
             plan = make_plan(request, profile, load_mode(mode), 25 * int(seconds.removesuffix(" s")), 1)
             found = estimate(plan, hardware, H100, Settings().gpu_price_per_hour)
             assert cell == f"{found.seconds:.0f} s, ${found.cost_usd:.2f}"
+
+
+def test_the_comparison_of_gpus_is_what_its_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "`python -m benchmarks.costs`" in COSTS
+    costs.main([])
+    table, prices = capsys.readouterr().out.strip().split("\n\n")
+    assert table in COSTS
+    assert prices in " ".join(COSTS.split())
 
 
 def headings(document: str) -> set[str]:

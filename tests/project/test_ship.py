@@ -20,6 +20,8 @@ from packaging.version import Version
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
+from infinitetalk.contract.gpus import runpod_gpus
+from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.settings import Settings
 
@@ -133,6 +135,16 @@ def test_the_forms_defaults_are_settings() -> None:
     for preset in HUB.config.presets:
         changed = {name: as_environment(value, fields[name]) for name, value in preset.defaults.items()}
         Settings.from_env(read_by_the_worker(defaults | changed))
+
+
+def test_the_hub_offers_gpus_that_the_large_profile_fits() -> None:
+    needed_gib = load_profile("infinitetalk-14b").min_vram_gib
+    pools = HUB.config.gpuIds.split(",")
+    assert len(set(pools)) == len(pools)
+    for pool in pools:
+        gpus = [gpu for gpu in runpod_gpus().gpus if gpu.pool == pool]
+        assert gpus and all(gpu.has_memory(needed_gib) for gpu in gpus), pool
+    assert TESTS.config.gpuTypeId in {gpu.id for gpu in runpod_gpus().gpus if gpu.pool in pools}
 
 
 def test_every_choice_of_the_form_is_a_setting() -> None:

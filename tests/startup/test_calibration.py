@@ -149,6 +149,11 @@ def test_short_jobs_are_measured_and_say_where(models, monkeypatch):
     assert hardware.to_video_s_per_megapixel > 0
 
 
+def test_several_gpus_are_not_taken_for_one(models):
+    with pytest.raises(ValueError, match="GPUS is 2, and calibrate measures one GPU"):
+        next(measure(replace(models, n_gpus=2), Settings()))
+
+
 def test_the_command_writes_the_file_that_estimates_then_stand_on(tmp_path, monkeypatch, capsys):
     trials = [(Trial("480p", 49, 1), sample_of(plan)) for plan in trial_plans()]
     monkeypatch.setattr("infinitetalk.cli.measure_trials", lambda *_: iter(trials))
