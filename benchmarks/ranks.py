@@ -113,6 +113,7 @@ def main() -> None:
     started = time.perf_counter()
     models = share_models(_models(transformer, vae, arithmetic, device, dtype), ranks, compiled=lane.compiled)
     report["share_s"] = round(time.perf_counter() - started, 1)
+    print(json.dumps(report), flush=True)
     rows = []
     for (size, people), (latents, context, one_s, expected) in cases.items():
         spent_s, result = timed(

@@ -166,8 +166,8 @@ class Ranks:
                 process.wait(_END_S)
             process.kill()
             process.wait()
-        if self._failure is None and distributed.is_initialized():
-            distributed.destroy_process_group()
+        if distributed.is_initialized() and (self._failure is None or distributed.get_backend() == "gloo"):
+            distributed.destroy_process_group()  # of NCCL's nothing is left after an abort
         self._failure = self._failure or RankFailed("the ranks have been ended")
 
     def _start(self, rank: int, alive: int) -> None:

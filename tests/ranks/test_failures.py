@@ -1,0 +1,136 @@
+"""What becomes of a pass, of the other ranks and of the job when a rank is lost."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from infinitetalk.errors import DeviceFailed, Internal, OutOfMemory
+from infinitetalk.job.faults import classify_failure, within_memory
+from infinitetalk.models.opening import Models
+from infinitetalk.ranks.group import RankFailed, Ranks
+from infinitetalk.ranks.sharing import share_models
+from tests.models.test_transformer import Case
+from tests.support.golden import Loop, load_golden_models, loop_variants, wan_folder
+from tests.support.greedy import Greedy
+
+ROOT = Path(__file__).parents[2]
+LATENTS = torch.zeros(1, 16, 1, 8, 8)
+
+
+@pytest.fixture
+def ranks(start_ranks: Callable[[int], Ranks]) -> Ranks:
+    return start_ranks(3)
+
+
+@pytest.fixture
+def models(ranks: Ranks, tmp_path: Path) -> Models:
+    return share_models(load_golden_models(wan_folder(tmp_path)), ranks)
+
+
+def predict(models: Models) -> torch.Tensor:
+    with torch.inference_mode():
+        return Case("dit_single", models.transformer).predict("cond", 0, 0)
+
+
+def have_ended(ranks: Ranks) -> bool:
+    return all(process.poll() is not None for process in ranks._processes)
+
+
+def test_a_rank_that_dies_ends_the_pass_and_the_others(ranks: Ranks, models: Models) -> None:
+    assert predict(models).isfinite().all()
+    ranks._processes[1].kill()
+    with pytest.raises(RankFailed, match=r"^rank \d has ended") as failed:
+        predict(models)
+    time.sleep(0.2)
+    assert have_ended(ranks)
+    with pytest.raises(RankFailed, match=re.escape(str(failed.value))):  # and none follows
+        models.to_video(LATENTS)
+    answer = classify_failure(failed.value)
+    assert isinstance(answer, DeviceFailed)
+    assert answer.refresh_worker
+    assert answer.retryable
+    assert "has ended" in str(answer)
+
+
+def test_a_rank_that_hangs_is_given_up_after_its_time(ranks: Ranks, models: Models) -> None:
+    ranks._processes[0].send_signal(signal.SIGSTOP)
+    started_s = time.monotonic()
+    with pytest.raises(RankFailed, match=r"rank 1.* did not answer in time"), ranks.together("decode", LATENTS, 2.0):
+        models.decoder.decoder(LATENTS)
+    assert 1.5 < time.monotonic() - started_s < 30
+    time.sleep(0.2)
+    assert have_ended(ranks)
+
+
+def test_memory_that_runs_out_on_a_rank_is_the_jobs_error(ranks: Ranks) -> None:
+    def work() -> None:
+        with ranks.together("predict", Greedy()):
+            pass
+
+    plan = Loop(*loop_variants()[0]).plan
+    with pytest.raises(OutOfMemory, match="too little memory for") as failed:
+        within_memory(plan, work)
+    assert failed.value.refresh_worker
+    assert not failed.value.retryable
+    time.sleep(0.2)
+    assert have_ended(ranks)
+
+
+def test_memory_that_runs_out_here_ends_the_others(ranks: Ranks, models: Models) -> None:
+    with pytest.raises(RankFailed, match="rank 0") as failed, ranks.together("decode", LATENTS):
+        raise torch.OutOfMemoryError("none left")
+    assert failed.value.is_memory
+    time.sleep(0.2)
+    assert have_ended(ranks)
+
+
+def test_an_order_that_fails_says_what_and_where(ranks: Ranks) -> None:
+    with pytest.raises(RankFailed, match=r"rank \d: AttributeError") as failed, ranks.together("no_such_order", 1):
+        pass
+    assert not failed.value.is_memory
+    assert isinstance(classify_failure(failed.value), Internal)
+
+
+def test_the_other_ranks_end_with_the_worker_however_it_ends() -> None:
+    script = """
+        import os, signal, torch
+        from infinitetalk.ranks.group import Ranks
+        ranks = Ranks(3, torch.device("cpu"))
+        ranks.join()
+        print(*[process.pid for process in ranks._processes], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    worker = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=ROOT)
+    assert worker.returncode == -signal.SIGKILL
+    pids = [int(pid) for pid in worker.stdout.split()]
+    assert len(pids) == 2
+    deadline_s = time.monotonic() + 10
+    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    assert not any(is_running(pid) for pid in pids)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] != "Z"
+
+
+def test_ranks_that_cannot_start_are_an_error_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    ranks = Ranks(2, torch.device("cpu"))
+    with pytest.raises(RankFailed, match="rank 1 has ended"):
+        ranks.join()
+    ranks.close()
+    assert have_ended(ranks)
