@@ -5,16 +5,19 @@ heard where its tokens are. For the self-attention the ranks exchange tokens for
 heads, and afterwards gives every rank its tokens back (Ulysses, arXiv 2309.14509). The result is that of a single rank
 up to rounding.
 
+A rank's heads are attended to in two turns. While the first is computed, the heads of the second are on their way, and
+while the second is computed, the result of the first is.
+
 The exchange is the operator that diffusers' context parallelism calls (`ulysses_anything`: counts need not divide). Its
 attention functions are not used, because they ask all ranks for their counts in every call, which no graph can hold,
-and send query, key and value only when all three are there. Here the counts follow from the sizes, and each is sent
-while the next one is computed.
+and compute nothing while they wait. Here the counts follow from the sizes.
 
 Axes in shapes: B batch, T latent frames, S tokens of a latent frame, N = T*S tokens, H heads, D channels of a head;
-n = T*S_r tokens and h heads of this rank. After an exchange tokens are in the order (rank, latent frame, space).
+n = T*S_r tokens of this rank, h of its heads in a turn. After an exchange tokens are in the order (rank, latent frame,
+space).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,6 +27,8 @@ from torch import Tensor
 
 # torch's functional collectives without their wrappers, which wait at once where a graph is captured.
 _OPERATORS = torch.ops._c10d_functional
+
+TURNS = 2
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,13 @@ class Shards:
     world: int = 1
     group: str = ""
 
-    def _parts(self, count: int) -> list[int]:
-        """What each rank has of `count`, as `torch.tensor_split` divides it."""
-        return [(count + self.world - 1 - rank) // self.world for rank in range(self.world)]
+    def turns(self, heads: int) -> range:
+        """The turns in which so many heads are attended to."""
+        return range(1 if self.world == 1 else min(TURNS, heads // self.world))
 
     def gather(self, rows: Tensor, count: int) -> Tensor:
         """All `count` rows (count, ...) of those that each rank has (as many as `torch.tensor_split` gives it, ...)."""
-        parts = self._parts(count)
+        parts = _parts(count, self.world)
         padded = rows.new_zeros(parts[0], *rows.shape[1:])  # every rank sends as many
         padded[: len(rows)] = rows
         gathered = [torch.empty_like(padded) for _ in parts]
@@ -80,50 +85,56 @@ class Shards:
         mine = tokens.unflatten(1, (frames.count, -1)).movedim(2, 0)
         return self.gather(mine, frames.tokens).movedim(0, 2).flatten(1, 2)
 
-    def to_heads(self, tokens: Tensor, frames: Frames) -> Callable[[], Tensor]:
-        """Begin to exchange this rank's tokens of all heads (B, n, H, D) for all tokens of its heads.
+    def to_heads(self, tokens: Tensor, frames: Frames, turn: int) -> Callable[[], Tensor]:
+        """Begin to exchange this rank's tokens of all heads (B, n, H, D) for all tokens of its heads of that turn.
 
         Returns a function that waits for (B, N, h, D).
         """
         if self.world == 1:
             return lambda: tokens
         batch, count, heads, channels = tokens.shape
-        heads_of = self._parts(heads)
-        if heads % self.world == 0:  # the same as below, by a kernel that is four times as fast
-            sent = tokens.unflatten(2, (self.world, -1)).permute(2, 1, 0, 3, 4).reshape(-1, channels)
+        heads_of = [parts[turn] for parts in self._heads(heads)]
+        if len(set(heads_of)) == 1 and heads % (self.world * len(self.turns(heads))) == 0:
+            # The same as below, by a kernel that is four times as fast.
+            parts = tokens.unflatten(2, (self.world, -1, heads_of[0]))[:, :, :, turn]
+            sent = parts.permute(2, 1, 0, 3, 4).reshape(-1, channels)
         else:
-            parts = tokens.transpose(0, 1).split(heads_of, dim=2)
-            sent = torch.cat([part.reshape(-1, channels) for part in parts])
-        mine = batch * heads_of[self.rank]
+            pieces = tokens.transpose(0, 1).split([part for parts in self._heads(heads) for part in parts], dim=2)
+            sent = torch.cat([piece.reshape(-1, channels) for piece in pieces[turn :: len(self.turns(heads))]])
+        mine = heads_of[self.rank]
         received = _OPERATORS.all_to_all_single(
             sent,
-            [mine * frames.count * space for space in self._parts(frames.tokens)],
+            [batch * mine * other for other in self._counts(frames)],
             [batch * count * part for part in heads_of],
             self.group,
         )
-        return lambda: (
-            _arrived(received).view(frames.count * frames.tokens, batch, heads_of[self.rank], channels).transpose(0, 1)
-        )
+        return lambda: _arrived(received).view(frames.count * frames.tokens, batch, mine, channels).transpose(0, 1)
 
-    def to_tokens(self, states: Tensor, heads: int, frames: Frames) -> Tensor:
-        """This rank's tokens of all heads (B, n, H, D), of all tokens of its heads (B, N, h, D)."""
+    def to_tokens(self, states: Tensor, heads: int, frames: Frames, turn: int) -> Callable[[], Sequence[Tensor]]:
+        """Begin to exchange all tokens of this rank's heads of a turn (B, N, h, D) for its tokens of all heads.
+
+        Returns a function that waits for those of each rank, for `join_heads`.
+        """
         if self.world == 1:
-            return states
+            return lambda: (states,)
         batch, _, mine, channels = states.shape
-        heads_of = self._parts(heads)
-        counts = [frames.count * space for space in self._parts(frames.tokens)]
+        heads_of = [parts[turn] for parts in self._heads(heads)]
+        counts = self._counts(frames)
         count = counts[self.rank]
+        sizes = [count * batch * part for part in heads_of]
         received = _OPERATORS.all_to_all_single(
             states.transpose(0, 1).reshape(-1, channels),
-            [count * batch * part for part in heads_of],
+            sizes,
             [other * batch * mine for other in counts],
             self.group,
         )
-        parts = _arrived(received).split([count * batch * part for part in heads_of])
-        return torch.cat(
-            [part.view(count, batch, -1, channels) for part in parts],
-            dim=2,
-        ).transpose(0, 1)
+        return lambda: [part.view(count, batch, -1, channels) for part in _arrived(received).split(sizes)]
+
+    def join_heads(self, turns: Sequence[Sequence[Tensor]]) -> Tensor:
+        """This rank's tokens of all heads (B, n, H, D), of what `to_tokens` has for each turn."""
+        if self.world == 1:
+            return turns[0][0]
+        return torch.cat([part for parts in zip(*turns, strict=True) for part in parts], dim=2).transpose(0, 1)
 
     def by_frame(self, tokens: Tensor, frames: Frames) -> Tensor:
         """All tokens (B, N, ...) in the order of latent frames, of exchanged ones."""
@@ -136,37 +147,42 @@ class Shards:
         """The inverse of `by_frame`."""
         if self.world == 1:
             return tokens
-        parts = tokens.unflatten(1, (frames.count, frames.tokens)).split(self._parts(frames.tokens), dim=2)
+        parts = tokens.unflatten(1, (frames.count, frames.tokens)).split(_parts(frames.tokens, self.world), dim=2)
         return torch.cat([part.flatten(1, 2) for part in parts], dim=1)
 
     def first_frame(self, tokens: Tensor, frames: Frames) -> Tensor:
         """The first latent frame's tokens (B, S, ...), in their order, of exchanged ones (B, N, ...)."""
         if self.world == 1:
             return tokens[:, : frames.tokens]
-        counts = self._parts(frames.tokens)
-        parts = zip(self._by_rank(tokens, frames), counts, strict=True)
+        parts = zip(self._by_rank(tokens, frames), _parts(frames.tokens, self.world), strict=True)
         return torch.cat([part[:, :count] for part, count in parts], dim=1)
 
-    def mean_over_heads(self, means: Tensor, mine: int, heads: int) -> Callable[[], Tensor]:
-        """Begin to average over all `heads` what each rank has averaged over its own, `mine` here.
-
-        Returns a function that waits for the result.
-        """
-        if self.world == 1:
-            return lambda: means
-        total = _OPERATORS.all_reduce(means * (mine / heads), "sum", self.group)
-        return lambda: _arrived(total)
+    def sum_of_ranks(self, values: Tensor) -> Tensor:
+        """The sum of what all ranks have."""
+        return values if self.world == 1 else _arrived(_OPERATORS.all_reduce(values, "sum", self.group))
 
     def mine_of_exchanged(self, values: Tensor, frames: Frames) -> Tensor:
         """This rank's values (B, n) of all tokens' (B, N), which are in the order of exchanged tokens."""
         return values if self.world == 1 else self._by_rank(values, frames)[self.rank]
 
+    def _heads(self, heads: int) -> list[list[int]]:
+        """How many heads each rank has in each turn."""
+        return [_parts(part, len(self.turns(heads))) for part in _parts(heads, self.world)]
+
+    def _counts(self, frames: Frames) -> list[int]:
+        """How many tokens each rank has."""
+        return [frames.count * space for space in _parts(frames.tokens, self.world)]
+
     def _by_rank(self, tokens: Tensor, frames: Frames) -> tuple[Tensor, ...]:
-        counts = [frames.count * space for space in self._parts(frames.tokens)]
-        return cast(tuple[Tensor, ...], tokens.split(counts, dim=1))
+        return cast(tuple[Tensor, ...], tokens.split(self._counts(frames), dim=1))
 
 
 ALONE = Shards()
+
+
+def _parts(count: int, ways: int) -> list[int]:
+    """`count` divided as `torch.tensor_split` divides it."""
+    return [(count + ways - 1 - part) // ways for part in range(ways)]
 
 
 def _arrived(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ Sources: Wan (arXiv 2503.20314), MultiTalk (arXiv 2505.22647), InfiniteTalk (arX
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from typing import cast
 
@@ -108,21 +109,33 @@ class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor | None]:
         """What this rank's tokens read of all tokens (B, n, H, D), and with several people their positions (B, n)."""
         shards, heads = self.shards, self.attn1.heads
-        waits = self_attention_inputs(
-            self.attn1, states, rotary, query_rotary, lambda tokens: shards.to_heads(tokens, frames)
-        )
-        value, key, query = (wait() for wait in waits)
-        people = None
-        if person_masks is not None:
-            seen = person_attention(query, shards.first_frame(key, frames), person_masks)
-            people = shards.mean_over_heads(seen, query.shape[2], heads)
-        if self.kernels.in_order:
-            query, key, value = (shards.by_frame(tokens, frames) for tokens in (query, key, value))
-        attended = self.kernels.self_attention(query, key, value, frames.count)
-        if self.kernels.in_order:
-            attended = shards.by_rank(attended, frames)
-        mine = shards.to_tokens(attended, heads, frames)
-        return mine, None if people is None else shards.mine_of_exchanged(person_positions(people()), frames)
+        turns = shards.turns(heads)
+        waits: list[list[Callable[[], Tensor]]] = [[] for _ in turns]
+
+        def send(tokens: Tensor) -> Tensor:
+            waits[0].append(shards.to_heads(tokens, frames, 0))
+            return tokens
+
+        inputs = self_attention_inputs(self.attn1, states, rotary, query_rotary, send)
+        for turn in turns[1:]:
+            waits[turn] = [shards.to_heads(tokens, frames, turn) for tokens in inputs]
+        people: list[Tensor] = []
+        sent = []
+        for turn in turns:
+            value, key, query = (wait() for wait in waits[turn])
+            if person_masks is not None:
+                seen = person_attention(query, shards.first_frame(key, frames), person_masks)
+                people.append(seen * (query.shape[2] / heads))
+            if self.kernels.in_order:
+                query, key, value = (shards.by_frame(tokens, frames) for tokens in (query, key, value))
+            attended = self.kernels.self_attention(query, key, value, frames.count)
+            if self.kernels.in_order:
+                attended = shards.by_rank(attended, frames)
+            sent.append(shards.to_tokens(attended, heads, frames, turn))
+        positions = None
+        if people:
+            positions = shards.mine_of_exchanged(person_positions(shards.sum_of_ranks(reduce(torch.add, people))), frames)
+        return shards.join_heads([parts() for parts in sent]), positions
 
 
 def self_attention_inputs(
@@ -130,12 +143,9 @@ def self_attention_inputs(
     states: Tensor,
     rotary: Rotary,
     query_rotary: Rotary,
-    send: Callable[[Tensor], Callable[[], Tensor]],
-) -> tuple[Callable[[], Tensor], ...]:
-    """What `send` makes of value, key and query (B, n, H, D); query and key normalised over all channels and rotated.
-
-    Each is handed over as soon as it is there.
-    """
+    send: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, key and query (B, n, H, D), each after `send`; query and key normalised over all channels and rotated."""
     fused = attn.to_qkv(states).chunk(3, dim=-1) if getattr(attn, "fused_projections", False) else ()
     done = dict(zip("qkv", fused, strict=False))
 
