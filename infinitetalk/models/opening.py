@@ -8,7 +8,7 @@ ComfyUI has them. Formats and names: docs/weights.md.
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -23,11 +23,11 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from infinitetalk.arithmetic import Arithmetic
+from infinitetalk.arithmetic import AUTO, Arithmetic
 from infinitetalk.models.compiling import CompiledFiles, compile_transformer
 from infinitetalk.models.encoder_loading import load_audio_encoder, load_image_encoder, load_text_encoder, load_vae
 from infinitetalk.models.fast_vae import optimise_vae
-from infinitetalk.models.fp8 import check_fp8
+from infinitetalk.models.fp8 import check_fp8, choose_scales
 from infinitetalk.models.kernels import choose_kernels
 from infinitetalk.models.separator import load_separator
 from infinitetalk.models.transformer import InfiniteTalkTransformer
@@ -112,6 +112,8 @@ def load_models(
     """
     if arithmetic.fp8:
         check_fp8(device)
+        if arithmetic.fp8_scales == AUTO:
+            arithmetic = replace(arithmetic, fp8_scales=choose_scales(device))
     audio_encoder, audio_extractor = load_audio_encoder(files.audio_encoder, device)
     transformer = load_transformer(
         files.transformer,
@@ -120,7 +122,7 @@ def load_models(
         audio_encoder.config.num_hidden_layers,
         device,
         dtype,
-        arithmetic.fp8,
+        arithmetic.fp8_scales if arithmetic.fp8 else None,
     )
     kernels, arithmetic = choose_kernels(transformer, arithmetic)
     transformer.use_kernels(kernels)
