@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from infinitetalk.arithmetic import FLASH_3
+from infinitetalk.models.cudnn_attention import cudnn_fp8_attention, load_frontend
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -82,6 +83,12 @@ def flash_3_fp8_attention() -> Attention:
     return attend
 
 
+def find_cudnn_fp8_attention() -> Attention:
+    """cuDNN's attention in e4m3. Raises ValueError if nvidia-cudnn-frontend is not installed."""
+    load_frontend()
+    return cudnn_fp8_attention
+
+
 def _flash_3_function() -> Callable[..., Tensor | tuple[Tensor, ...]]:
     name = flash_3_module()
     if name is None:
@@ -104,4 +111,7 @@ def find_kernel(name: str) -> Attention:
 
 
 # The 8-bit kernels of the self-attention, each under the name of its exact one. All that are installed are measured.
-FP8_KERNELS: dict[str, Callable[[], Attention]] = {FLASH_3: flash_3_fp8_attention}
+FP8_KERNELS: dict[str, Callable[[], Attention]] = {
+    FLASH_3: flash_3_fp8_attention,
+    "_native_cudnn": find_cudnn_fp8_attention,
+}

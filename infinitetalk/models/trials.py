@@ -158,7 +158,7 @@ def fastest(times_ms: Mapping[str, float]) -> str:
 
 def first_line(error: Exception) -> str:
     """What is wrong, in one line."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return next(iter(str(error).splitlines()), "")[:300] or type(error).__name__
 
 
 def return_memory(device: torch.device) -> None:
