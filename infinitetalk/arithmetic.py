@@ -1,6 +1,8 @@
 """How the transformer computes: with which attention kernel, in how many bits, with how much of the self-attention."""
 
+import re
 from dataclasses import dataclass
+from typing import Self
 
 AUTO = "auto"  # chosen at start
 NATIVE = "native"  # PyTorch's own choice among its kernels
@@ -29,6 +31,17 @@ class Arithmetic:
     density: float | None = None
     fp8_scales: str = AUTO
     fp8_attention: str | None = AUTO
+
+    @classmethod
+    def in_lane(cls, lane: str, attention: str = AUTO) -> Self:
+        """The arithmetic whose `lane` has that name. Raises ValueError if none has."""
+        match = re.fullmatch(r"(fp8)?_?(?:sparse_(\d+(?:\.\d+)?))?", "" if lane == EXACT else lane)
+        if match is not None:
+            density = None if match[2] is None else float(match[2]) / 100
+            found = cls(attention, match[1] is not None, density)
+            if found.lane == lane and (density is None or 0 < density <= 1):
+                return found
+        raise ValueError(f"{lane!r} is no lane: lanes are exact, fp8, sparse_20 (for 20 %) and fp8_sparse_20")
 
     @property
     def lane(self) -> str:

@@ -111,14 +111,15 @@ def _generate(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     settings, request = settings_of(options), request_of(options)
     profile, device = profile_of(settings), choose_device(settings.device)
+    arithmetic = settings.arithmetic_of(request.lane)
     with job_folder(settings.work_dir, "plan") as folder:
         files, seed = local_files(request, folder), KeptWindows().seed(request.seed)
         job = read_job(request, files, profile, settings, load_mode(request.speed_mode), seed)
     runs: dict[str, DryRun] = {}
     for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
         plan = make_plan(request, profile, load_mode(mode), job.plan.n_frames, seed, job.plan.separated_chunks)
-        expected = forecast(plan, profile, device, settings, settings.arithmetic)
-        runs[mode] = dry_run(plan, mode, profile, expected, settings.arithmetic, list(job.warnings))
+        expected = forecast(plan, profile, device, settings, arithmetic)
+        runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, list(job.warnings))
     _print_plans(runs)
 
 
@@ -165,7 +166,7 @@ def _calibrate(options: argparse.Namespace) -> None:
         samples.append(sample)
         people = "one person" if trial.speakers == 1 else "two people"
         frames = f"{trial.windows} x {trial.window_frames} frames"
-        print(f"{trial.resolution}, {people}, {frames}: {sample.total:.1f} s", flush=True)
+        print(f"{sample.arithmetic.lane}, {trial.resolution}, {people}, {frames}: {sample.total:.1f} s", flush=True)
     when = f"{datetime.now(UTC).date().isoformat()}, torch {torch.__version__}"
     gpu = gpu_name(models.device)
     profile = profile_of(settings)
@@ -263,6 +264,7 @@ def _print_plans(runs: dict[str, DryRun]) -> None:
         "steps": lambda run: str(run.settings.steps),
         "scheduler": lambda run: run.settings.scheduler,
         "shift": lambda run: f"{run.settings.shift:g}",
+        "lane": lambda run: run.settings.lane,
         "forwards": lambda run: str(run.settings.forwards),
         "estimated time": lambda run: _figure("{:.1f} s", run.estimate.seconds),
         "estimated price": lambda run: _figure("${:.4f}", run.estimate.cost_usd),

@@ -170,6 +170,7 @@ def test_every_field_of_a_job_can_be_given() -> None:
         "speaker_boxes": [[0, 0, 0.5, 1], [0.5, 0, 1, 1]],
         "aspect_ratio": "16:9",
         "resolution": "720p",
+        "lane": "exact",
     }
     files = {"video": "a.mp4", "audio": "a.wav", "audio_2": "b.wav"}
     options = {name: value for name, value in (given | files).items() if value is not True}

@@ -19,7 +19,7 @@ def open_models(settings: Settings) -> Models:
         find_weights(profile, settings).files,
         choose_device(settings.device),
         dtype_of(profile),
-        settings.arithmetic,
+        tuple(settings.arithmetics.values()),
         compiled=settings.compile,
         compiled_files=_compiled_files(settings),
     )
