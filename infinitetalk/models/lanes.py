@@ -5,6 +5,8 @@ and the layers that only text, picture and voices pass.
 """
 
 import copy
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +16,8 @@ from infinitetalk.models.fp8 import quantise_block
 from infinitetalk.models.kernels import choose_kernels
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.video_transformer import VideoTransformer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ def make_lanes(transformer: InfiniteTalkTransformer, arithmetics: Sequence[Arith
     lanes = {}
     for arithmetic in arithmetics:
         model = sharing_copy(sets[arithmetic.fp8]) if len(arithmetics) > 1 else transformer
+        started_s = time.monotonic()
         kernels, chosen = choose_kernels(model, arithmetic)
+        logger.info("lane %s: %s, chosen in %.1f s", chosen.lane, chosen.attention_text, time.monotonic() - started_s)
         model.use_kernels(kernels)
         lanes[chosen.lane] = LaneModel(chosen, model)
     return lanes
