@@ -73,6 +73,22 @@ def test_plan_shows_one_mode_or_all_of_them_without_weights(
         assert word in every
 
 
+def test_plan_shows_the_lane_that_is_asked_for(
+    face: str, voice: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANES", "exact,fp8")
+    words = ["plan", "--image", face, "--audio", voice, "--profile", "infinitetalk-14b"]
+    seconds = {}
+    for lane in ("exact", "fp8"):
+        main([*words, "--lane", lane])
+        lines = {line.strip()[:14].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
+        assert lines["lane"][1:] == [lane] * 4
+        seconds[lane] = float(lines["estimated time"][2])
+    assert seconds["fp8"] < seconds["exact"]
+    with pytest.raises(SystemExit, match="infinitetalk: lane must be one of exact, fp8, not 'sparse_20'"):
+        main([*words, "--lane", "sparse_20"])
+
+
 def test_schema_is_the_requests(capsys: pytest.CaptureFixture[str]) -> None:
     main(["schema"])
     assert json.loads(capsys.readouterr().out) == Request.json_schema()
