@@ -137,8 +137,11 @@ def _choose_fp8(
 ) -> tuple[str | None, Attention]:
     """The fastest 8-bit kernel of the self-attention by name, or None and the exact one if none is faster.
 
-    Where the arithmetic names the exact kernel, only that one's own 8-bit kernel is tried.
+    Where the arithmetic names the exact kernel, only that one's own 8-bit kernel is tried. A choice that has been made,
+    for example by another GPU of the same job, is kept.
     """
+    if arithmetic.fp8_attention != AUTO:
+        return _chosen_fp8(arithmetic.fp8_attention, exact, makers, trial)
     if arithmetic.attention != AUTO:
         makers = {name: make for name, make in makers.items() if name == arithmetic.attention}
     if trial is None or not makers:
@@ -150,6 +153,20 @@ def _choose_fp8(
         return None, exact
     name = fastest(times_ms)
     return name, passed[name][0]
+
+
+def _chosen_fp8(
+    name: str | None, exact: Attention, makers: Makers, trial: AttentionTrial | None
+) -> tuple[str | None, Attention]:
+    if name is None:
+        return None, exact
+    try:
+        kernel = makers[name]()
+        if trial is not None:
+            trial.prove_fp8(kernel)
+    except Exception as error:  # each package has its own for what it does not support
+        raise ValueError(f"the 8-bit attention kernel {name!r} cannot be used: {first_line(error)}") from error
+    return name, kernel
 
 
 def _passed(

@@ -23,7 +23,7 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from infinitetalk.arithmetic import Arithmetic
+from infinitetalk.arithmetic import AUTO, Arithmetic
 from infinitetalk.models.compiling import CompiledFiles, compile_transformer
 from infinitetalk.models.encoder_loading import load_audio_encoder, load_image_encoder, load_text_encoder, load_vae
 from infinitetalk.models.fast_vae import optimise_vae
@@ -122,7 +122,8 @@ def load_models(
     """
     if any(arithmetic.fp8 for arithmetic in arithmetics):
         check_fp8(device)
-        scales = choose_scales(device)
+        chosen = next((one.fp8_scales for one in arithmetics if one.fp8 and one.fp8_scales != AUTO), None)
+        scales = chosen or choose_scales(device)
         arithmetics = [replace(one, fp8_scales=scales) if one.fp8 else one for one in arithmetics]
     audio_encoder, audio_extractor = load_audio_encoder(files.audio_encoder, device)
     transformer = load_transformer(

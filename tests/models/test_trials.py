@@ -179,6 +179,22 @@ def test_self_attention_is_in_8_bits_where_a_kernel_is_right_and_faster(
     assert torch.equal(chosen.attention(*parts), right(*parts))
 
 
+def test_a_choice_that_has_been_made_is_kept_or_refused(model: InfiniteTalkTransformer) -> None:
+    slow = copy_of(coarse)
+    candidates = Candidates({CUDNN: loads(right)}, "native", {FLASH_3: loads(coarse), CUDNN: loads(slow)})
+    for name, used in ((CUDNN, slow), (None, right)):
+        arithmetic = Arithmetic(CUDNN, fp8=True, fp8_scales=ROWS, fp8_attention=name)
+        chosen, found = choose_kernels(model, arithmetic, candidates, gpu({}))
+        assert found == arithmetic
+        parts = gpu({}).draw(1, 12, 12)
+        assert torch.equal(chosen.self_attention(*parts, 3), used(*parts))
+    broken = Candidates({CUDNN: loads(right)}, "native", {CUDNN: loads(raises)})
+    with pytest.raises(
+        ValueError, match="the 8-bit attention kernel '_native_cudnn' cannot be used: No available kernel"
+    ):
+        choose_kernels(model, Arithmetic(CUDNN, fp8=True, fp8_attention=CUDNN), broken, gpu({}))
+
+
 def test_another_8_bit_kernel_than_the_exact_one_s_is_named() -> None:
     arithmetic = Arithmetic(FLASH, fp8=True, fp8_attention=CUDNN)
     assert arithmetic.attention_text == "_native_flash (self-attention in 8 bits by _native_cudnn)"
