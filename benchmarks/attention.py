@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks import reporting
 from benchmarks.reporting import SIZES
 from infinitetalk.arithmetic import NATIVE
-from infinitetalk.models.attention import MEASURED, Attention, find_kernel, flash_3_fp8_attention
+from infinitetalk.models.attention import FP8_KERNELS, MEASURED, Attention, find_kernel
 from infinitetalk.models.sparse_attention import sparse_attention
 from infinitetalk.models.video_transformer import TEXT_TOKENS
 from infinitetalk.shapes import latent_frames, token_count
@@ -56,7 +56,8 @@ def kernels(device: torch.device, frames: int) -> Iterator[tuple[str, Callable[[
     for name in MEASURED if device.type == "cuda" else (NATIVE,):
         yield name, partial(find_kernel, name), 1.0
     if device.type == "cuda":  # compiled as it is in a block, where its conversions are fused
-        yield "_flash_3 in 8 bits", lambda: torch.compile(flash_3_fp8_attention(), dynamic=True), 1.0
+        for name, make in FP8_KERNELS.items():
+            yield f"{name} in 8 bits", lambda make=make: torch.compile(make(), dynamic=True), 1.0
     for density in DENSITIES:
         yield f"sparse {density:g}", lambda d=density: partial(sparse_attention, frames=frames, density=d), density
 
@@ -77,7 +78,7 @@ def measure(size: tuple[int, int, int], device: torch.device, heads: int, head_d
             kernel = make()
             spent_ms = milliseconds(lambda: kernel(*parts), device, repeats)
             output, expected = kernel(*parts), in_float32(*parts)
-        except (RuntimeError, ValueError) as error:  # not installed, or not for this device
+        except Exception as error:  # not installed, or not for this device: each package has its own
             return found | {"unavailable": str(error).split("\n")[0][:120]}
         output = output[:, :CHECKED_QUERIES, :CHECKED_HEADS].float()
         work = 4 * parts[0].shape[0] * parts[0].shape[1] * parts[1].shape[1] * heads * head_dim * part

@@ -1,6 +1,7 @@
 """Models of the 14B profile's real sizes with random weights. Times and memory are real, pictures are noise."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from transformers import (
 from infinitetalk.contract.settings import Settings
 from infinitetalk.models.compiling import compile_transformer
 from infinitetalk.models.fast_vae import optimise_vae
-from infinitetalk.models.fp8 import quantise_block
+from infinitetalk.models.fp8 import choose_scales, quantise_block
 from infinitetalk.models.kernels import choose_kernels
 from infinitetalk.models.opening import Models, picture_dtype
 from infinitetalk.models.separator import new_separator
@@ -118,10 +119,12 @@ def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Mod
     The miniature's tokenizer stands in for umT5's.
     """
     transformer = random_transformer(device, torch.bfloat16, **sizes)
-    if settings.fp8:
+    arithmetic = settings.arithmetic
+    if arithmetic.fp8:
+        arithmetic = replace(arithmetic, fp8_scales=choose_scales(device))
         for index in range(len(transformer.blocks)):
-            quantise_block(transformer, index)
-    kernels, arithmetic = choose_kernels(transformer, settings.arithmetic)
+            quantise_block(transformer, index, arithmetic.fp8_scales)
+    kernels, arithmetic = choose_kernels(transformer, arithmetic)
     transformer.use_kernels(kernels)
     if settings.compile:
         compile_transformer(transformer, arithmetic)

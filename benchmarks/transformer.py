@@ -13,7 +13,7 @@ import copy
 import json
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -23,11 +23,11 @@ from benchmarks import reporting
 from benchmarks.attention import milliseconds
 from benchmarks.random_models import random_transformer
 from benchmarks.reporting import SIZES
-from infinitetalk.arithmetic import FLASH_3, NATIVE, Arithmetic
+from infinitetalk.arithmetic import FLASH_3, NATIVE, ROWS, Arithmetic
 from infinitetalk.generation.masks import person_masks
 from infinitetalk.models.attention import find_kernel, flash_3_module
 from infinitetalk.models.compiling import compile_transformer
-from infinitetalk.models.fp8 import FP8, quantise_block
+from infinitetalk.models.fp8 import FP8, choose_scales, quantise_block
 from infinitetalk.models.kernels import choose_kernels
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.video_transformer import TEXT_TOKENS, Context
@@ -79,10 +79,14 @@ def enter(transformer: InfiniteTalkTransformer, lane: Lane) -> Arithmetic:
 
     What is quantised stays quantised, so fp8 lanes come last.
     """
-    if lane.arithmetic.fp8 and not is_quantised(transformer):
+    arithmetic = lane.arithmetic
+    if arithmetic.fp8:
+        scales = choose_scales(transformer.device) if transformer.device.type == "cuda" else ROWS
+        arithmetic = replace(arithmetic, fp8_scales=scales)
+    if arithmetic.fp8 and not is_quantised(transformer):
         for index in range(len(transformer.blocks)):
-            quantise_block(transformer, index)
-    kernels, arithmetic = choose_kernels(transformer, lane.arithmetic)
+            quantise_block(transformer, index, arithmetic.fp8_scales)
+    kernels, arithmetic = choose_kernels(transformer, arithmetic)
     transformer.use_kernels(kernels)
     if lane.compiled:
         torch.compiler.reset()  # forgets what the lane before compiled

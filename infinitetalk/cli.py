@@ -112,6 +112,7 @@ def _generate(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     settings, request = settings_of(options), request_of(options)
     profile, device = profile_of(settings), choose_device(settings.device)
+    arithmetic = settings.arithmetic_of(request.lane)
     with job_folder(settings.work_dir, "plan") as folder:
         files, seed = local_files(request, folder), KeptWindows().seed(request.seed)
         job = read_job(request, files, profile, settings, load_mode(request.speed_mode), seed)
@@ -119,8 +120,8 @@ def _plan(options: argparse.Namespace) -> None:
     plans: dict[str, Plan] = {}
     for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
         plan = make_plan(request, profile, load_mode(mode), job.plan.n_frames, seed, job.plan.separated_chunks)
-        expected = forecast(plan, profile, device, settings, settings.arithmetic, options.gpus)
-        runs[mode] = dry_run(plan, mode, profile, expected, settings.arithmetic, list(job.warnings), options.gpus)
+        expected = forecast(plan, profile, device, settings, arithmetic, options.gpus)
+        runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, list(job.warnings), options.gpus)
         plans[mode] = plan
     _print_plans(runs)
     if options.compare:
@@ -173,7 +174,7 @@ def _calibrate(options: argparse.Namespace) -> None:
         samples.append(sample)
         people = "one person" if trial.speakers == 1 else "two people"
         frames = f"{trial.windows} x {trial.window_frames} frames"
-        print(f"{trial.resolution}, {people}, {frames}: {sample.total:.1f} s", flush=True)
+        print(f"{sample.arithmetic.lane}, {trial.resolution}, {people}, {frames}: {sample.total:.1f} s", flush=True)
     when = f"{datetime.now(UTC).date().isoformat()}, torch {torch.__version__}"
     gpu = gpu_name(models.device)
     profile = profile_of(settings)
@@ -271,6 +272,7 @@ def _print_plans(runs: dict[str, DryRun]) -> None:
         "steps": lambda run: str(run.settings.steps),
         "scheduler": lambda run: run.settings.scheduler,
         "shift": lambda run: f"{run.settings.shift:g}",
+        "lane": lambda run: run.settings.lane,
         "forwards": lambda run: str(run.settings.forwards),
         "GPUs": lambda run: str(run.settings.gpus),
         "estimated time": lambda run: _figure("{:.1f} s", run.estimate.seconds),

@@ -92,6 +92,22 @@ def test_plan_puts_gpus_side_by_side(face: str, voice: str, capsys: pytest.Captu
     assert "argument --gpus: must be 1 or more, not 0" in capsys.readouterr().err
 
 
+def test_plan_shows_the_lane_that_is_asked_for(
+    face: str, voice: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANES", "exact,fp8")
+    words = ["plan", "--image", face, "--audio", voice, "--profile", "infinitetalk-14b"]
+    seconds = {}
+    for lane in ("exact", "fp8"):
+        main([*words, "--lane", lane])
+        lines = {line.strip()[:14].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
+        assert lines["lane"][1:] == [lane] * 4
+        seconds[lane] = float(lines["estimated time"][2])
+    assert seconds["fp8"] < seconds["exact"]
+    with pytest.raises(SystemExit, match="infinitetalk: lane must be one of exact, fp8, not 'sparse_20'"):
+        main([*words, "--lane", "sparse_20"])
+
+
 def test_schema_is_the_requests(capsys: pytest.CaptureFixture[str]) -> None:
     main(["schema"])
     assert json.loads(capsys.readouterr().out) == Request.json_schema()
@@ -189,6 +205,7 @@ def test_every_field_of_a_job_can_be_given() -> None:
         "speaker_boxes": [[0, 0, 0.5, 1], [0.5, 0, 1, 1]],
         "aspect_ratio": "16:9",
         "resolution": "720p",
+        "lane": "exact",
     }
     files = {"video": "a.mp4", "audio": "a.wav", "audio_2": "b.wav"}
     options = {name: value for name, value in (given | files).items() if value is not True}

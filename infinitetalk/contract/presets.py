@@ -178,6 +178,7 @@ class Profile(Preset):
     timed_as: str | None = None  # the profile whose measured times hold for this one, too: the same network
     dtype: DtypeName
     min_vram_gib: float = Field(ge=0)  # of the whole GPU; 0: runs without one
+    second_set_gib: float = Field(0.0, ge=0)  # in addition, if LANES has lanes in 8 bits beside others
     negative_prompt: str  # what text guidance moves away from unless the job says otherwise
     sizes: dict[Resolution, dict[AspectRatio, Annotated[Size, Field(strict=False)]]]  # (width, height)
     files: ModelFiles

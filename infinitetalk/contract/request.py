@@ -29,6 +29,7 @@ MediaKind = Literal["image", "video", "audio"]
 MAX_DURATION_S = 86_400  # a day: far more than any worker accepts, and still a number of samples
 MAX_SEED = 2**63 - 1  # the largest that torch.Generator takes as it is
 MAX_PROMPT_CHARS = 4000  # more than the text encoder's 512 tokens ever need
+MAX_LANE_CHARS = 40
 MAX_URL_CHARS = 8192
 # About 10 MB of media. RunPod refuses requests over 10 MB (/run) or 20 MB (/runsync) as a whole.
 MAX_DATA_URI_CHARS = 14_000_000
@@ -185,6 +186,12 @@ class Request(BaseModel):
         le=1,
         description="Only with input_type video. At 1 the video gives a reference frame for each window; "
         "below 1 generation also starts from the noised video.",
+    )
+    lane: str | None = Field(
+        None,
+        max_length=MAX_LANE_CHARS,
+        description="How the transformer computes: exact, or faster and less exact. Only one of the worker's LANES. If "
+        "not given, the first of them.",
     )
     output: Output | None = Field(
         None, description="How the video comes back. If not given, the worker's OUTPUT decides."

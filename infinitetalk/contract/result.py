@@ -34,6 +34,7 @@ class ResolvedSettings(_Reply):
     frames: int = Field(description="Frames of the video.")
     duration_s: float = Field(description="Seconds.")
     isolate_vocals: bool = Field(False, description="Whether the model hears the vocals alone.")
+    lane: str = Field(description="How the transformer computed: exact, or faster and less exact.")
     precision: str = Field(description="Number format of the transformer's weights.")
     attention: str = Field(description="Attention kernel, by diffusers' name.")
     gpus: int = Field(1, description="How many GPUs make the video together; 1 if a CPU does.")

@@ -9,8 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from infinitetalk.arithmetic import AUTO, Arithmetic
+from infinitetalk.arithmetic import AUTO, EXACT, Arithmetic
 from infinitetalk.contract.request import MAX_DURATION_S, MediaKind, Output
+from infinitetalk.errors import InvalidInput
 from infinitetalk.shapes import FPS
 
 # Numbers beyond these are mistakes, which would fail every job, and not as the setting's fault.
@@ -131,11 +132,11 @@ class Settings(BaseModel):
     attention_backend: str = Field(
         AUTO,
         description="Attention kernel by diffusers' name, such as _native_cudnn or _flash_3. auto takes the fastest "
-        "exact one that is installed, measured at start.",
+        "exact one that works, tried at start.",
     )
     fp8: bool = Field(
         False,
-        description="Compute large linear layers in 8 bits, and self-attention too if FlashAttention-3 is installed. "
+        description="Compute large linear layers in 8 bits, and self-attention too if a kernel for it works. "
         "This is faster, smaller and less exact. It needs a GPU of compute capability 8.9 or more.",
     )
     experimental_sparse_attention: float | None = Field(
@@ -143,6 +144,12 @@ class Settings(BaseModel):
         gt=0,
         le=1,
         description="Experimental: the share of the self-attention that is computed, such as 0.2. The rest is lost.",
+    )
+    lanes: str | None = Field(
+        None,
+        description="Lanes that jobs may choose from with their field `lane`, such as exact,fp8,fp8_sparse_20. The "
+        "first one is the default. If FP8 or EXPERIMENTAL_SPARSE_ATTENTION is set too, it must be the lane they set.",
+        json_schema_extra={"default": "the one that FP8 and EXPERIMENTAL_SPARSE_ATTENTION set"},
     )
     compile: bool = Field(
         True,
@@ -176,6 +183,16 @@ class Settings(BaseModel):
         _ = self.lora_scales
         return self
 
+    @model_validator(mode="after")
+    def _check_lanes(self) -> Self:
+        first, own = self.arithmetic.lane, self._own_arithmetic.lane
+        if own not in (EXACT, first):
+            raise ValueError(
+                f"LANES begins with {first}, but FP8 and EXPERIMENTAL_SPARSE_ATTENTION set the lane {own}: let LANES "
+                f"begin with {own}, or leave the other two out"
+            )
+        return self
+
     @property
     def lora_scales(self) -> tuple[tuple[str, float], ...]:
         """(path, scale) of each LoRA in `loras`."""
@@ -204,9 +221,45 @@ class Settings(BaseModel):
         return rows
 
     @property
-    def arithmetic(self) -> Arithmetic:
-        """How the transformer is to compute; the attention kernel may still be `AUTO`."""
+    def arithmetics(self) -> dict[str, Arithmetic]:
+        """How the transformer is to compute, by lane, the default first; attention kernels may still be `AUTO`."""
+        if self.lanes is None:
+            return {self._own_arithmetic.lane: self._own_arithmetic}
+        names = [name.strip() for name in self.lanes.split(",")]
+        try:
+            found = {name: Arithmetic.in_lane(name, self.attention_backend) for name in names}
+        except ValueError as error:
+            raise ValueError(f"LANES: {error}") from error
+        if len(found) < len(names):
+            raise ValueError(f"LANES names a lane twice: {self.lanes}")
+        return found
+
+    @property
+    def _own_arithmetic(self) -> Arithmetic:
         return Arithmetic(self.attention_backend, self.fp8, self.experimental_sparse_attention)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How the transformer is to compute for a job that names no lane."""
+        return next(iter(self.arithmetics.values()))
+
+    def arithmetic_of(self, lane: str | None) -> Arithmetic:
+        """How the transformer is to compute for a job whose field `lane` has that value.
+
+        Raises InvalidInput if this worker does not have the lane.
+        """
+        arithmetics = self.arithmetics
+        if lane is None:
+            return self.arithmetic
+        if lane not in arithmetics:
+            allowed = "one of " * (len(arithmetics) > 1) + ", ".join(arithmetics)
+            raise InvalidInput(f"lane must be {allowed}, not {lane!r}: the worker's LANES says which there are.")
+        return arithmetics[lane]
+
+    @property
+    def has_second_set(self) -> bool:
+        """Whether the transformer's large layers are held twice: in the weights' own number format and in 8 bits."""
+        return len({arithmetic.fp8 for arithmetic in self.arithmetics.values()}) == 2
 
     def max_bytes(self, kind: MediaKind) -> int:
         """The largest file of that kind that is accepted."""

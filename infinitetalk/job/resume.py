@@ -40,6 +40,7 @@ _MAX_SEED_BYTES = 32
 _MAX_WINDOW_BYTES = 1 << 30  # 121 frames of noise at 1280x720 take a sixth of it
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "imageio-ffmpeg", "numpy", "av", "bs-roformer", "soxr")
+_KERNEL_LIBRARIES = ("fa3-fwd", "flash-attn-3", "nvidia-cudnn-frontend")  # installed or not
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _SAMPLE = 16  # values of each tensor; other weights, or weights merged in another way, differ in them
 
@@ -213,11 +214,19 @@ def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Set
         samples = [tensor.flatten()[:_SAMPLE].float() for tensor in model.state_dict().values()]
         add(hashlib.sha256(torch.cat(samples).cpu().numpy().tobytes()).digest())
     add(_code_digest(), *(importlib.metadata.version(name) for name in _LIBRARIES))
+    add(*(_version(name) for name in _KERNEL_LIBRARIES))
     if models.device.type == "cuda":
         add(torch.cuda.get_device_name(models.device), torch.version.cuda, torch.backends.cudnn.version())
     else:
         add(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     return digest.digest()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @cache

@@ -55,6 +55,8 @@ def run_job(
         JobError: whatever keeps the video from being made or delivered.
     """
     profile = profile_of(settings)
+    settings.arithmetic_of(request.lane)  # refuses a lane that this worker does not have
+    models = models.in_lane(request.lane)
     # A dry run tells whether the time limit would do; it is not held to it.
     watched = replace(control, time_limit=None) if request.dry_run else control
     monitor = watched.start(partial(synchronise, models.device))

@@ -4,8 +4,6 @@ A kernel takes query, key and value of (batch, tokens, H, D) and returns softmax
 """
 
 import importlib
-import logging
-import statistics
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -15,20 +13,16 @@ from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_a
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from infinitetalk.arithmetic import FLASH_3, NATIVE
+from infinitetalk.arithmetic import FLASH_3
+from infinitetalk.models.cudnn_attention import cudnn_fp8_attention, load_frontend
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# The exact kernels that are measured at start. Among those whose time is within EQUAL_WITHIN of the fastest, the first
-# one is taken, so that workers choose alike: a job that goes on where another worker stopped needs the same kernel.
+# The exact kernels that are measured at start, in the order in which equally fast ones are taken (see trials.py).
 MEASURED = (FLASH_3, "_native_cudnn", "_native_flash")
-EQUAL_WITHIN = 0.03
-TRIAL_TOKENS = 32_768
 
 _SDPA = {"_native_cudnn": SDPBackend.CUDNN_ATTENTION, "_native_flash": SDPBackend.FLASH_ATTENTION}
 _FLASH_3_MODULES = ("flash_attn_interface", "fa3_fwd_interface")  # built from source; the wheel fa3-fwd
-
-logger = logging.getLogger(__name__)
 
 
 def sdpa_attention(backend: SDPBackend) -> Attention:
@@ -89,6 +83,12 @@ def flash_3_fp8_attention() -> Attention:
     return attend
 
 
+def find_cudnn_fp8_attention() -> Attention:
+    """cuDNN's attention in e4m3. Raises ValueError if nvidia-cudnn-frontend is not installed."""
+    load_frontend()
+    return cudnn_fp8_attention
+
+
 def _flash_3_function() -> Callable[..., Tensor | tuple[Tensor, ...]]:
     name = flash_3_module()
     if name is None:
@@ -110,35 +110,8 @@ def find_kernel(name: str) -> Attention:
     return diffusers_attention(name)
 
 
-@torch.inference_mode()
-def fastest_kernel(device: torch.device, heads: int, head_dim: int, dtype: torch.dtype) -> str:
-    """The fastest exact kernel on this device, measured in about a second; PyTorch's own choice on a CPU."""
-    if device.type != "cuda":
-        return NATIVE
-    shape = (1, TRIAL_TOKENS, heads, head_dim)
-    query, key, value = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
-    times_ms = {}
-    for name in MEASURED:
-        try:
-            times_ms[name] = _milliseconds(find_kernel(name), query, key, value)
-        except (ImportError, RuntimeError, ValueError) as error:  # not installed, or not for this GPU or dtype
-            logger.info("attention kernel %s: %s", name, str(error).split("\n")[0])
-    if not times_ms:
-        return NATIVE
-    best_ms = min(times_ms.values())
-    chosen = next(name for name, time_ms in times_ms.items() if time_ms <= best_ms * (1 + EQUAL_WITHIN))
-    logger.info("attention kernel %s of %s", chosen, {name: round(time_ms, 1) for name, time_ms in times_ms.items()})
-    return chosen
-
-
-def _milliseconds(kernel: Attention, query: Tensor, key: Tensor, value: Tensor) -> float:
-    """Median of three calls after a first one."""
-    times = []
-    for _ in range(4):
-        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        started.record()
-        kernel(query, key, value)
-        ended.record()
-        ended.synchronize()
-        times.append(started.elapsed_time(ended))
-    return float(statistics.median(times[1:]))
+# The 8-bit kernels of the self-attention, each under the name of its exact one. All that are installed are measured.
+FP8_KERNELS: dict[str, Callable[[], Attention]] = {
+    FLASH_3: flash_3_fp8_attention,
+    "_native_cudnn": find_cudnn_fp8_attention,
+}

@@ -22,6 +22,8 @@ MAX_KEPT_BYTES = 1 << 30  # 10 MB are kept
 # torch.compile assumes that they always are. So all of these differ from each other and from the masks' three rows.
 _FRAMES, _LATENT_FRAMES, _HEIGHT, _WIDTH, _IMAGE_TOKENS = 25, 7, 8, 22, 13
 
+_GRAPHS = 64  # of a block, at most: one for each lane and number of people
+
 _CACHEABLE = {f"torch.nn.attention.{name}": torch.__version__ for name in ("_backend_from_string", "_sdpa_kernel")}
 
 _SIGNATURE_BYTES = hashlib.sha256().digest_size
@@ -90,6 +92,7 @@ def compile_transformer(
     found = files is not None and files.load(name)
     # The blocks' numbers (eps of the norms) never change. If they were left open, every graph would be traced twice.
     torch._dynamo.config.specialize_float = True
+    torch._dynamo.config.recompile_limit = _GRAPHS
     # The function that chooses cuDNN's attention is recorded in the graph. Unless marked, it prevents keeping the
     # graph.
     torch._inductor.config.unsafe_marked_cacheable_functions.update(_CACHEABLE)

@@ -7,8 +7,8 @@ ComfyUI has them. Formats and names: docs/weights.md.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -23,12 +23,12 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from infinitetalk.arithmetic import Arithmetic
+from infinitetalk.arithmetic import AUTO, Arithmetic
 from infinitetalk.models.compiling import CompiledFiles, compile_transformer
 from infinitetalk.models.encoder_loading import load_audio_encoder, load_image_encoder, load_text_encoder, load_vae
 from infinitetalk.models.fast_vae import optimise_vae
-from infinitetalk.models.fp8 import check_fp8
-from infinitetalk.models.kernels import choose_kernels
+from infinitetalk.models.fp8 import check_fp8, choose_scales
+from infinitetalk.models.lanes import LaneModel, make_lanes
 from infinitetalk.models.separator import load_separator
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.transformer_loading import load_transformer
@@ -69,7 +69,9 @@ class Models:
     Args:
         dtype: the number format of the large models' weights: transformer, text encoder and autoencoder. The audio
             encoder and the separator have float32, the picture encoder what `picture_dtype` says.
-        arithmetic: how the transformer computes, with the kernel that was chosen.
+        arithmetic, transformer: of the default lane, or of a job's: the transformer, and how it computes, with the
+            kernels that were chosen.
+        lanes: all lanes by name.
         separator: of vocals; None if no job can isolate them.
         decoder: decodes in another way than `vae` alone does; None: it does.
         n_gpus: on how many GPUs the transformer and the decoder run. Everything else is on `device`.
@@ -86,12 +88,20 @@ class Models:
     audio_encoder: Wav2Vec2Model
     audio_extractor: Wav2Vec2FeatureExtractor
     separator: nn.Module | None = None
+    lanes: Mapping[str, LaneModel] = field(default_factory=dict)
     decoder: Callable[[Tensor], Tensor] | None = None
     n_gpus: int = 1
 
     def to_video(self, latents: Tensor) -> Tensor:
         """Video of latents, see `vae.to_video`."""
         return to_video(self.vae, latents) if self.decoder is None else self.decoder(latents)
+
+    def in_lane(self, name: str | None) -> "Models":
+        """The same models for a job in that lane; None is the default one. Raises KeyError if it was not opened."""
+        if name is None:
+            return self
+        lane = self.lanes[name]
+        return replace(self, arithmetic=lane.arithmetic, transformer=lane.transformer)
 
 
 DEFAULT = Arithmetic()
@@ -106,22 +116,25 @@ def picture_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def load_models(
-    files: WeightFiles, device: torch.device, dtype: torch.dtype, arithmetic: Arithmetic = DEFAULT
+    files: WeightFiles, device: torch.device, dtype: torch.dtype, arithmetics: Sequence[Arithmetic] = (DEFAULT,)
 ) -> Models:
     """Read the models.
 
     Args:
         device: where the weights go and stay. On "meta" every name and shape is checked and no tensor is read.
         dtype: the number format of the large models' weights.
-        arithmetic: how the transformer computes.
+        arithmetics: how the transformer computes in each lane, the default first.
 
     Raises:
         ModelMissing: a file is missing or cut off, or its tensors are not this model's.
         ValueError: the device cannot compute in that way.
     """
     started_s = time.monotonic()
-    if arithmetic.fp8:
+    if any(arithmetic.fp8 for arithmetic in arithmetics):
         check_fp8(device)
+        chosen = next((one.fp8_scales for one in arithmetics if one.fp8 and one.fp8_scales != AUTO), None)
+        scales = chosen or choose_scales(device)
+        arithmetics = [replace(one, fp8_scales=scales) if one.fp8 else one for one in arithmetics]
     audio_encoder, audio_extractor = load_audio_encoder(files.audio_encoder, device)
     transformer = load_transformer(
         files.transformer,
@@ -130,16 +143,16 @@ def load_models(
         audio_encoder.config.num_hidden_layers,
         device,
         dtype,
-        arithmetic.fp8,
+        arithmetics[0].fp8_scales if all(arithmetic.fp8 for arithmetic in arithmetics) else None,
     )
-    kernels, arithmetic = choose_kernels(transformer, arithmetic)
-    transformer.use_kernels(kernels)
+    lanes = make_lanes(transformer, arithmetics)
+    default = next(iter(lanes.values()))
     text_encoder, tokenizer = load_text_encoder(files.text_encoder, device, dtype, files.tokenizer)
     models = Models(
         device=device,
         dtype=dtype,
-        arithmetic=arithmetic,
-        transformer=transformer,
+        arithmetic=default.arithmetic,
+        transformer=default.transformer,
         vae=load_vae(files.vae, device, dtype),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
@@ -147,6 +160,7 @@ def load_models(
         audio_encoder=audio_encoder,
         audio_extractor=audio_extractor,
         separator=None if files.separator is None else load_separator(files.separator, device),
+        lanes=lanes,
     )
     if device.type == "cuda":
         torch._C._host_emptyCache()  # torch would keep the pinned memory that the weights came through
@@ -162,6 +176,6 @@ def make_fast(models: Models, *, compiled: bool = False, compiled_files: Compile
         compiled_files: where what was compiled is kept for the workers that start later.
     """
     if models.device.type == "cuda":
-        if compiled:
-            compile_transformer(cast(InfiniteTalkTransformer, models.transformer), models.arithmetic, compiled_files)
+        for lane in models.lanes.values() if compiled else ():
+            compile_transformer(cast(InfiniteTalkTransformer, lane.transformer), lane.arithmetic, compiled_files)
         optimise_vae(models.vae, compiled)

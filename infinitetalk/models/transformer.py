@@ -134,7 +134,9 @@ class InfiniteTalkBlock(WanTransformerBlock):  # type: ignore[misc]
             sent.append(shards.to_tokens(attended, heads, frames, turn))
         positions = None
         if people:
-            positions = shards.mine_of_exchanged(person_positions(shards.sum_of_ranks(reduce(torch.add, people))), frames)
+            positions = shards.mine_of_exchanged(
+                person_positions(shards.sum_of_ranks(reduce(torch.add, people))), frames
+            )
         return shards.join_heads([parts() for parts in sent]), positions
 
 

@@ -37,7 +37,7 @@ def load_transformer(
     audio_layers: int,
     device: torch.device,
     dtype: torch.dtype,
-    fp8: bool = False,
+    fp8_scales: str | None = None,
 ) -> InfiniteTalkTransformer:
     """The transformer with its adapters, LoRAs merged.
 
@@ -46,7 +46,8 @@ def load_transformer(
         adapters: adapter files by name.
         loras: files and their scales.
         audio_layers: layers that the audio encoder hands over.
-        fp8: large linear layers are quantised to 8 bits, block by block as they come.
+        fp8_scales: if given, large linear layers are quantised to 8 bits, block by block as they come; see
+            `Arithmetic.fp8_scales`.
 
     Raises:
         ModelMissing: a file is missing or cut off, or its tensors are not this model's.
@@ -73,8 +74,8 @@ def load_transformer(
             tensor = source.decode(stored_name, raw.to(device, non_blocking=True)).view(expected[name])
             merged = changes.merge(name, tensor)
             set_module_tensor_to_device(transformer, name, device, value=merged, dtype=target)
-        if fp8 and index != OUTSIDE:
-            quantise_block(transformer, index)
+        if fp8_scales is not None and index != OUTSIDE:
+            quantise_block(transformer, index, fp8_scales)
     transformer.to(device).eval().requires_grad_(False)
     return transformer
 

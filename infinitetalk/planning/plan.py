@@ -86,6 +86,7 @@ class Plan:
             frames=self.n_frames,
             duration_s=self.duration_s,
             isolate_vocals=self.separated_chunks > 0,
+            lane=arithmetic.lane,
             precision=arithmetic.precision_text(profile.dtype),
             attention=arithmetic.attention_text,
             gpus=n_gpus,

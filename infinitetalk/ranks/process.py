@@ -30,18 +30,19 @@ class Rank:
     """What a rank holds, and what it can be told to do: each method is an order of `Ranks.together`."""
 
     shards: Shards
-    transformer: InfiniteTalkTransformer
+    transformers: dict[str, InfiniteTalkTransformer]  # by lane
     decoder: SplitDecoder
 
     def __init__(self, shards: Shards) -> None:
-        self.shards = shards
+        self.shards, self.transformers = shards, {}
 
-    def adopt_transformer(self, value: tuple[InfiniteTalkTransformer, Arithmetic]) -> None:
-        """Take over rank 0's transformer, to compute with the kernel that it has chosen."""
-        self.transformer, arithmetic = value
-        kernels, _ = choose_kernels(self.transformer, arithmetic)
-        self.transformer.use_kernels(kernels)
-        self.transformer.use_shards(self.shards)
+    def adopt_transformer(self, value: tuple[str, InfiniteTalkTransformer, Arithmetic]) -> None:
+        """Take over rank 0's transformer of a lane, to compute with the kernels that it has chosen."""
+        lane, transformer, arithmetic = value
+        kernels, _ = choose_kernels(transformer, arithmetic)
+        transformer.use_kernels(kernels)
+        transformer.use_shards(self.shards)
+        self.transformers[lane] = transformer
 
     def adopt_vae(self, value: tuple[AutoencoderKLWan, bool]) -> None:
         """Take over rank 0's autoencoder, compiled or not, to decode."""
@@ -50,13 +51,15 @@ class Rank:
             optimise_vae(vae, compiled)
         self.decoder = SplitDecoder(vae, self.shards)
 
-    def compile(self, value: tuple[Arithmetic, CompiledFiles | None]) -> None:
-        """Compile the transformer's blocks."""
-        compile_transformer(self.transformer, *value)
+    def compile(self, value: tuple[str, Arithmetic, CompiledFiles | None]) -> None:
+        """Compile the blocks of a lane's transformer."""
+        lane, arithmetic, files = value
+        compile_transformer(self.transformers[lane], arithmetic, files)
 
-    def predict(self, value: tuple[Tensor, TimeEmbedding, Context]) -> None:
-        """This rank's part of a pass."""
-        self.transformer(*value)
+    def predict(self, value: tuple[str, Tensor, TimeEmbedding, Context]) -> None:
+        """This rank's part of a pass in a lane."""
+        lane, *inputs = value
+        self.transformers[lane](*inputs)
 
     def decode(self, latents: Tensor) -> None:
         """This rank's part of a window's frames."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from infinitetalk.models.compiling import CompiledFiles, compile_transformer
 from infinitetalk.models.fast_vae import optimise_vae
+from infinitetalk.models.lanes import LaneModel
 from infinitetalk.models.opening import Models
 from infinitetalk.models.split_vae import SplitDecoder
 from infinitetalk.models.transformer import InfiniteTalkTransformer
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 class RankedTransformer:
     """A `VideoTransformer` whose passes all ranks make. What does not change over the steps rank 0 computes alone."""
 
-    def __init__(self, transformer: InfiniteTalkTransformer, ranks: Ranks) -> None:
-        self.transformer, self.ranks = transformer, ranks
+    def __init__(self, transformer: InfiniteTalkTransformer, lane: str, ranks: Ranks) -> None:
+        self.transformer, self.lane, self.ranks = transformer, lane, ranks
         self.max_speakers = transformer.max_speakers
 
     @property
@@ -61,7 +62,7 @@ class RankedTransformer:
 
     def __call__(self, latents: Tensor, time: TimeEmbedding, context: Context) -> Tensor:
         """See `VideoTransformer.__call__`. Raises RankFailed."""
-        with self.ranks.together("predict", (latents, time, context)):
+        with self.ranks.together("predict", (self.lane, latents, time, context)):
             return cast(Tensor, self.transformer(latents, time, context))
 
 
@@ -92,19 +93,24 @@ def share_models(
         RankFailed: a rank is lost.
         ValueError: there are more ranks than attention heads.
     """
-    transformer = cast(InfiniteTalkTransformer, models.transformer)
-    heads = transformer.config.num_attention_heads
+    first = cast(InfiniteTalkTransformer, models.transformer)
+    heads = first.config.num_attention_heads
     if ranks.count > heads:
         raise ValueError(f"GPUS is {ranks.count}, and the model has {heads} attention heads to spread: set it lower")
-    with ranks.together("adopt_transformer", (transformer, models.arithmetic), START_S):
-        transformer.use_shards(ranks.shards)
     is_gpu = models.device.type == "cuda"
-    if is_gpu and compiled:
-        with ranks.together("compile", (models.arithmetic, compiled_files), START_S):
-            compile_transformer(transformer, models.arithmetic, compiled_files)
+    lanes = {}
+    for name, lane in (models.lanes or {models.arithmetic.lane: LaneModel(models.arithmetic, first)}).items():
+        transformer = cast(InfiniteTalkTransformer, lane.transformer)
+        with ranks.together("adopt_transformer", (name, transformer, lane.arithmetic), START_S):
+            transformer.use_shards(ranks.shards)
+        if is_gpu and compiled:
+            with ranks.together("compile", (name, lane.arithmetic, compiled_files), START_S):
+                compile_transformer(transformer, lane.arithmetic, compiled_files)
+        lanes[name] = replace(lane, transformer=RankedTransformer(transformer, name, ranks))
     with ranks.together("adopt_vae", (models.vae, compiled), START_S):
         pass
     if is_gpu:
         optimise_vae(models.vae, compiled)
     decoder = RankedDecoder(SplitDecoder(models.vae, ranks.shards), ranks)
-    return replace(models, transformer=RankedTransformer(transformer, ranks), decoder=decoder, n_gpus=ranks.count)
+    default = lanes[models.arithmetic.lane].transformer
+    return replace(models, transformer=default, lanes=lanes, decoder=decoder, n_gpus=ranks.count)

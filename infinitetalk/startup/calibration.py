@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -103,7 +104,7 @@ def run_sample(
     plan = make_plan(request, profile_of(settings), mode, made.frames, result.seed, chunks)
     seconds = {stage: result.timings_s[stage] for stage in get_args(Stage) if stage in result.timings_s}
     other = result.gpu_seconds - sum(seconds.values())
-    return Sample(Work.of(plan), models.arithmetic, seconds, other), result
+    return Sample(Work.of(plan), models.in_lane(request.lane).arithmetic, seconds, other), result
 
 
 def write_voice(samples: NDArray[Any], path: Path) -> None:
@@ -112,7 +113,7 @@ def write_voice(samples: NDArray[Any], path: Path) -> None:
 
 
 def measure(models: Models, settings: Settings, trials: Sequence[Trial] = TRIALS) -> Iterator[tuple[Trial, Sample]]:
-    """Run the trials with noise for picture and voices, and yield each with its times.
+    """Run the trials in each of the worker's lanes, with noise for picture and voices; yield each with its times.
 
     Raises ValueError if several GPUs share the work: a hardware file has the times of one.
     """
@@ -122,11 +123,12 @@ def measure(models: Models, settings: Settings, trials: Sequence[Trial] = TRIALS
     with tempfile.TemporaryDirectory() as name:
         picture, voice, output = (Path(name, file) for file in ("picture.png", "voice.wav", "out.mp4"))
         Image.fromarray(generator.integers(0, 256, (480, 848, 3), np.uint8)).save(picture)
-        for trial in (*WARM_UP, *trials):
+        for lane, trial in product(settings.arithmetics, (*WARM_UP, *trials)):
             mode = load_mode("turbo").model_copy(update={"window_frames": trial.window_frames, "steps": 1})
             n_frames = trial.window_frames + (trial.windows - 1) * (trial.window_frames - mode.overlap_frames)
             write_voice(generator.uniform(-0.1, 0.1, n_frames * SAMPLES_PER_FRAME), voice)
             job = {"image_url": picture.as_uri(), "wav_url": voice.as_uri(), "resolution": trial.resolution, "seed": 1}
+            job["lane"] = lane
             job["isolate_vocals"] = models.separator is not None
             if trial.speakers == 2:
                 job |= {"person_count": "multi", "wav_url_2": voice.as_uri()}

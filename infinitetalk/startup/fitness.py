@@ -72,7 +72,9 @@ def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
 
 def check_gpu(profile: Profile, settings: Settings) -> str:
     """There is a GPU, torch has code for it, and it has the memory that the profile or MIN_VRAM_GIB asks for."""
-    needed_gib = profile.min_vram_gib if settings.min_vram_gib is None else settings.min_vram_gib
+    needed_gib = settings.min_vram_gib
+    if needed_gib is None:
+        needed_gib = profile.min_vram_gib + (profile.second_set_gib if settings.has_second_set else 0)
     device = choose_device(settings.device)
     if device.type == "cpu":
         if needed_gib > 0:
@@ -208,7 +210,7 @@ def check_estimates(profile: Profile, settings: Settings) -> str:
     """HARDWARE_FILE can be read, if it is set. The line says whether this device was measured."""
     gpu = gpu_name(choose_device(settings.device))
     hardware = find_hardware(profile.timing, gpu, settings.hardware_file)
-    return basis_of(hardware, gpu, settings.arithmetic)
+    return " ".join(dict.fromkeys(basis_of(hardware, gpu, arithmetic) for arithmetic in settings.arithmetics.values()))
 
 
 def check_model_files(profile: Profile, settings: Settings) -> str:

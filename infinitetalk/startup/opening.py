@@ -24,7 +24,7 @@ def open_models(settings: Settings) -> Models:
     weights = find_weights(profile, settings)
     ranks = Ranks(n_gpus, device) if n_gpus > 1 else None  # they start while the weights are read
     try:
-        models = opening.load_models(weights.files, device, dtype_of(profile), settings.arithmetic)
+        models = opening.load_models(weights.files, device, dtype_of(profile), tuple(settings.arithmetics.values()))
         compiled, files = settings.compile, _compiled_files(settings)
         if ranks is None:
             opening.make_fast(models, compiled=compiled, compiled_files=files)

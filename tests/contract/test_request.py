@@ -52,6 +52,7 @@ def test_the_defaults_are_the_published_ones():
         "isolate_vocals": None,
         "color_correction": 0.0,
         "video_strength": 1.0,
+        "lane": None,
         "output": None,
         "dry_run": False,
     }

@@ -21,6 +21,7 @@ SETTINGS = ResolvedSettings(
     fps=25,
     frames=200,
     duration_s=8.0,
+    lane="exact",
     precision="float32",
     attention="native",
 )

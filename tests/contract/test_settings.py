@@ -4,6 +4,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from infinitetalk.contract.settings import Settings, SettingsError
+from infinitetalk.errors import InvalidInput
 
 BUCKET = {
     "BUCKET_ENDPOINT_URL": "https://s3.example.com",
@@ -40,6 +41,7 @@ EXAMPLES = {
     "ATTENTION_BACKEND": ("_native_cudnn", "_native_cudnn"),
     "FP8": ("true", True),
     "EXPERIMENTAL_SPARSE_ATTENTION": ("0.2", 0.2),
+    "LANES": ("fp8_sparse_20,exact", "fp8_sparse_20,exact"),
     "COMPILE": ("false", False),
     "CACHE_KEY": ("k" * 32, SecretStr("k" * 32)),
     "LOG_LEVEL": ("DEBUG", "DEBUG"),
@@ -66,6 +68,49 @@ def test_the_environment_sets_every_field():
 )
 def test_the_lane_names_what_changes_results(environment: dict[str, str], lane: str):
     assert Settings.from_env(environment).arithmetic.lane == lane
+
+
+@pytest.mark.parametrize(
+    ("environment", "lanes"),
+    [
+        ({}, ["exact"]),
+        ({"FP8": "true"}, ["fp8"]),
+        ({"LANES": "exact"}, ["exact"]),
+        ({"LANES": "fp8, exact ,sparse_12.5,fp8_sparse_20"}, ["fp8", "exact", "sparse_12.5", "fp8_sparse_20"]),
+    ],
+)
+def test_lanes_are_named_in_the_order_of_their_setting(environment: dict[str, str], lanes: list[str]):
+    settings = Settings.from_env(environment | {"ATTENTION_BACKEND": "native"})
+    assert list(settings.arithmetics) == [arithmetic.lane for arithmetic in settings.arithmetics.values()] == lanes
+    assert settings.arithmetic == settings.arithmetic_of(None) == settings.arithmetics[lanes[0]]
+    assert {arithmetic.attention for arithmetic in settings.arithmetics.values()} == {"native"}
+    assert settings.has_second_set == (len(lanes) == 4)
+
+
+@pytest.mark.parametrize(
+    "lane", ["", "fast", "fp8_", "_sparse_20", "sparse_20_fp8", "sparse_0", "sparse_101", "sparse_20.0", "sparse_1e1"]
+)
+def test_unknown_lanes_are_refused_by_name(lane: str):
+    with pytest.raises(SettingsError, match=f"LANES: '{lane}' is no lane: lanes are exact, fp8, sparse_20"):
+        Settings.from_env({"LANES": f"exact,{lane}"})
+
+
+def test_lanes_are_set_in_one_way():
+    with pytest.raises(SettingsError, match="LANES names a lane twice: exact,exact"):
+        Settings.from_env({"LANES": "exact,exact"})
+    assert list(Settings.from_env({"LANES": "fp8,exact", "FP8": "true"}).arithmetics) == ["fp8", "exact"]
+    for variable, value, lane in (("FP8", "true", "fp8"), ("EXPERIMENTAL_SPARSE_ATTENTION", "0.2", "sparse_20")):
+        with pytest.raises(SettingsError, match=f"LANES begins with exact, but .* set the lane {lane}: let"):
+            Settings.from_env({"LANES": f"exact,{lane}", variable: value})
+
+
+def test_a_job_s_lane_is_one_of_the_worker_s():
+    settings = Settings.from_env({"LANES": "exact,sparse_20"})
+    assert settings.arithmetic_of("sparse_20").density == 0.2
+    with pytest.raises(InvalidInput, match=r"^lane must be one of exact, sparse_20, not 'fp8': the worker's LANES"):
+        settings.arithmetic_of("fp8")
+    with pytest.raises(InvalidInput, match=r"^lane must be exact, not 'fp8': the worker's LANES says"):
+        Settings.from_env({}).arithmetic_of("fp8")
 
 
 def test_every_variable_is_documented():

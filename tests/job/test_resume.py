@@ -449,13 +449,14 @@ def test_everything_that_decides_the_bytes_changes_the_fingerprint(
     for target, value in (
         ("infinitetalk.job.resume._code_digest", lambda: b"other"),
         ("importlib.metadata.version", lambda _: "0"),
+        ("infinitetalk.job.resume._version", lambda _: "another"),
         ("torch.get_num_threads", lambda: 99),
         ("torch.backends.cpu.get_cpu_capability", lambda: "another"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, value)
             seen.add(fingerprint(*inputs))
-    assert len(seen) == expected + 6
+    assert len(seen) == expected + 7
 
 
 def test_warnings_name_no_path(settings: Settings, folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Attention kernels: found by name, chosen by measurement, refused where they are not installed."""
+"""Attention kernels: found by name, refused where they are not installed."""
 
 import types
 
@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from infinitetalk.models import attention as module
-from infinitetalk.models.attention import MEASURED, fastest_kernel, find_kernel, flash_3_fp8_attention
-
-GPU = torch.device("cuda")
+from infinitetalk.models.attention import find_kernel, flash_3_fp8_attention
 
 
 def qkv() -> tuple[torch.Tensor, ...]:
@@ -61,34 +59,3 @@ def test_unknown_and_missing_kernels_are_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match="FlashAttention-3 is not installed: none of the modules flash_attn_interface"):
         find_kernel("_flash_3")
-
-
-def test_a_cpu_takes_what_pytorch_chooses() -> None:
-    assert fastest_kernel(torch.device("cpu"), 2, 8, torch.float32) == "native"
-
-
-@pytest.mark.parametrize(
-    ("times_ms", "chosen"),
-    [
-        ((161, 194, 321), "_flash_3"),
-        ((None, 194, 321), "_native_cudnn"),
-        ((None, 194, 180), "_native_flash"),
-        ((None, 194, 190), "_native_cudnn"),  # as good as equal
-        ((None, None, None), "native"),
-    ],
-)
-def test_the_fastest_kernel_that_runs_is_taken(
-    times_ms: tuple[float | None, ...], chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = dict(zip(MEASURED, times_ms, strict=True))
-
-    def milliseconds(name: str, *_: torch.Tensor) -> float:
-        time_ms = table[name]
-        if time_ms is None:
-            raise RuntimeError("No available kernel")
-        return time_ms
-
-    monkeypatch.setattr(module, "find_kernel", lambda name: name)
-    monkeypatch.setattr(module, "_milliseconds", milliseconds)
-    monkeypatch.setattr(torch, "randn", lambda *_, **__: None)
-    assert fastest_kernel(GPU, 40, 128, torch.bfloat16) == chosen

@@ -4,10 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.settings import Settings
-from infinitetalk.models import kernels
-from infinitetalk.models.fp8 import FP8, LARGEST, Fp8Linear, check_fp8, quantise_block, quantise_rows
+from infinitetalk.models.fp8 import FP8, LARGEST, Fp8Linear, check_fp8, quantise, quantise_block
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.video_transformer import Context
 from infinitetalk.startup.opening import open_models
@@ -22,7 +20,7 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
 
 def test_every_row_uses_the_whole_range_of_e4m3() -> None:
     values = torch.randn(5, 64) * torch.tensor([[1e-3], [1.0], [50.0], [1e4], [0.0]])
-    quantised, scale = quantise_rows(values)
+    quantised, scale = quantise(values)
     assert quantised.dtype == FP8
     assert scale.shape == (5, 1)
     assert quantised.float().abs().amax(dim=1).tolist() == [LARGEST] * 4 + [0.0]
@@ -35,7 +33,7 @@ def test_the_layer_is_the_product_of_the_quantised_matrices() -> None:
     torch.manual_seed(0)
     linear = nn.Linear(64, 32, dtype=torch.bfloat16).requires_grad_(False)
     layer, states = Fp8Linear(linear), torch.randn(2, 17, 64, dtype=torch.bfloat16)
-    (rows, scale), (weight, weight_scale) = quantise_rows(states.flatten(0, 1)), quantise_rows(linear.weight)
+    (rows, scale), (weight, weight_scale) = quantise(states.flatten(0, 1)), quantise(linear.weight)
     expected = (rows.double() * scale) @ (weight.double() * weight_scale).t() + linear.bias.double()
     product = layer(states)
     assert product.dtype == torch.bfloat16
@@ -89,26 +87,6 @@ def test_only_layers_that_every_token_passes_are_replaced(model: InfiniteTalkTra
     assert sum(tensor.nbytes for tensor in model.blocks.state_dict().values()) < 0.75 * before
     assert model.dtype == torch.bfloat16
     assert 0 < relative_error(predict(model), exact) < 0.1
-
-
-def test_self_attention_is_in_8_bits_where_flash_attention_3_is_the_kernel(
-    model: InfiniteTalkTransformer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kernels, "find_kernel", lambda name: lambda *_: name)
-    monkeypatch.setattr(kernels, "flash_3_fp8_attention", lambda: lambda *_: "8 bits")
-    used = {}
-    query = torch.zeros(1, 4, 2, 8)
-    for name, fp8 in (("_flash_3", True), ("_flash_3", False), ("native", True)):
-        chosen, arithmetic = kernels.choose_kernels(model, Arithmetic(name, fp8))
-        model.use_kernels(chosen)
-        block = model.blocks[1].kernels
-        attention, self_attention = block.attention(query, query, query), block.self_attention(query, query, query, 1)
-        used[name, fp8] = (attention, self_attention, arithmetic.attention_text)
-    assert used == {
-        ("_flash_3", True): ("_flash_3", "8 bits", "_flash_3 (self-attention in 8 bits)"),
-        ("_flash_3", False): ("_flash_3", "_flash_3", "_flash_3"),
-        ("native", True): ("native", "native", "native"),
-    }
 
 
 def test_a_device_without_8_bit_products_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

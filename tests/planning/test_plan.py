@@ -21,9 +21,9 @@ def plan_of(job, n_frames=200, seed=7):
     return make_plan(request, PROFILE, load_mode(request.speed_mode), n_frames, seed)
 
 
-# These change what is fetched, how long the clip is, or how it is handed over; the plan does not see them.
+# These change what is fetched, how long the clip is, how it is computed or handed over; the plan does not see them.
 NOT_PLANNED = {"image_url", "video_url", "wav_url", "wav_url_2", "max_duration_s", "speaker_order", "speaker_boxes"}
-NOT_PLANNED |= {"output", "dry_run", "seed", "isolate_vocals"}
+NOT_PLANNED |= {"output", "dry_run", "seed", "isolate_vocals", "lane"}
 CHANGES = [
     ("speed_mode", IMAGE, "turbo", {"mode", "windows"}),
     ("input_type", IMAGE, VIDEO, {"input_type"}),
@@ -113,6 +113,7 @@ def test_the_report_repeats_the_plan():
         "frames": 200,
         "duration_s": 8.0,
         "isolate_vocals": False,
+        "lane": "exact",
         "precision": "bfloat16",
         "attention": "native",
         "gpus": 2,

@@ -167,6 +167,16 @@ def test_attention_kernels_are_measured(run: Callable[..., str], tmp_path: Path)
     assert json.loads(report.read_text("utf-8"))["torch"] in printed
 
 
+def test_8_bit_products_are_measured_with_either_kind_of_scales(run: Callable[..., str], tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    printed = run("products.py", "--miniature", "--repeats", 1, "--json", report)
+    rows = json.loads(report.read_text("utf-8"))["products"]
+    errors = {row["numbers"]: row["error"] for row in rows}
+    assert errors.keys() == {"bfloat16", "8 bits, scales by rows", "8 bits, scales by tensors"}
+    assert errors["bfloat16"] < 0.005 < errors["8 bits, scales by rows"] < 0.1
+    assert printed.count("8 bits, scales by rows") == 2
+
+
 def test_the_separator_is_measured(run: Callable[..., str], tmp_path: Path) -> None:
     report = tmp_path / "separate.json"
     printed = run("separate.py", "--miniature", "--seconds", 1, "--repeats", 1, "--json", report)

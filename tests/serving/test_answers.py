@@ -16,7 +16,7 @@ from infinitetalk.transfer.delivery import video_name
 
 RESOLVED = ResolvedSettings(
     profile="miniature", window=49, overlap=5, windows=1, steps=3, forwards=3, scheduler="euler", shift=11.0, width=96,
-    height=160, fps=25, frames=3, duration_s=0.12, precision="float32", attention="native",
+    height=160, fps=25, frames=3, duration_s=0.12, lane="exact", precision="float32", attention="native",
 )  # fmt: skip
 JOB: dict[str, Any] = {"id": "job-1", "input": {"wav_url": "https://example.com/voice.wav", "seed": 1}}
 

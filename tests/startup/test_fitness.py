@@ -90,6 +90,19 @@ def test_the_gpus_of_runpods_list_that_fit_are_named() -> None:
     assert check_fits(MINIATURE, Settings()) == "every GPU of RunPod's list"
 
 
+@pytest.mark.parametrize(("lanes", "more_gib"), [("exact,sparse_20", 0), ("fp8,fp8_sparse_20", 0), ("exact,fp8", 16)])
+def test_lanes_in_8_bits_beside_others_need_room_for_their_layers(
+    lanes: str, more_gib: int, gpu: SimpleNamespace
+) -> None:
+    settings = Settings.from_env({"LANES": lanes})
+    needed_gib = LARGE.min_vram_gib + more_gib
+    gpu.total = gpu.free = int(needed_gib * 2**30)
+    assert check_gpu(LARGE, settings)
+    gpu.total = gpu.free = gpu.total - 2**30
+    with pytest.raises(Unfit, match=f"needs a GPU of {needed_gib:g} GiB"):
+        check_gpu(LARGE, settings)
+
+
 def test_memory_that_another_process_holds_is_not_there(gpu: SimpleNamespace) -> None:
     gpu.free = 40 * 2**30
     with pytest.raises(Unfit, match=r"another process leaves 40\.0"):
