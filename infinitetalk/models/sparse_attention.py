@@ -14,7 +14,7 @@ h3-sparse-attn. That heads attend along time, and that it helps to reorder token
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import ceil, log
-from typing import cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,6 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 
 BLOCK_TOKENS = 128  # as FlexAttention's kernel wants them
 SMALL_BLOCK_TOKENS = 16  # without a GPU, where windows are the miniature's: 1,200 tokens are only 10 blocks of 128
-LSE = AuxRequest(lse=True)
 PARTS = 4  # of a block, each with a mean of its own, when blocks are chosen
 
 
@@ -70,7 +69,8 @@ def choose_blocks(query: Tensor, key: Tensor, density: float, block_tokens: int)
     logits[..., -1:] += _log_counts(tokens, size, key.device)[-1:] - log(size)  # the last part may be short
     share = F.avg_pool2d(logits.softmax(dim=-1), PARTS, ceil_mode=True, divisor_override=1).float()
     share.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-    return share.topk(ceil(density * share.shape[-1]), dim=-1, sorted=False).indices.to(torch.int32)
+    chosen: Tensor = share.topk(ceil(density * share.shape[-1]), dim=-1, sorted=False).indices
+    return chosen.to(torch.int32)
 
 
 def _means(states: Tensor, size: int) -> Tensor:
@@ -108,21 +108,23 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor, 
 def flex_sparse_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor) -> Tensor:
     """The same in blocks of `BLOCK_TOKENS`, by compiled kernels that skip the blocks that are not read."""
     batch, _, tokens, _ = query.shape
-    count, size, place = blocks.shape[2], BLOCK_TOKENS, {"dtype": torch.int32, "device": query.device}
+    count, size = blocks.shape[2], BLOCK_TOKENS
+    place: dict[str, Any] = {"dtype": torch.int32, "device": query.device}
     query, key, value, blocks = (part.flatten(0, 1).unsqueeze(0) for part in (query, key, value, blocks))
     means = [_means(part, size).to(part.dtype) for part in (key, value)]
     # Rows of tables are as long as there are blocks, although they hold fewer.
     read = (torch.full(blocks.shape[:3], blocks.shape[3], **place), F.pad(blocks, (0, count - blocks.shape[3])))
     every = torch.arange(count, **place).expand(count, 1, 1, count).contiguous()
     all_means = (torch.full((count, 1, 1), ceil(count / size), **place), every)
-    output: Tensor = _compiled_flex_attention()(
+    output = _compiled_flex_attention()(
         F.pad(query, (0, 0, 0, count * size - tokens)),
         (key, value, *read),
         (*means, *all_means),
         _is_read(blocks)[0],
         _log_counts(tokens, size, query.device),
     )
-    return output[:, :, :tokens].unflatten(1, (batch, -1)).squeeze(0)
+    heads: Tensor = output[0, :, :tokens].unflatten(0, (batch, -1))
+    return heads
 
 
 @cache
@@ -150,7 +152,7 @@ def _flex_attention(
         seq_lengths=(query.shape[2], keys.shape[2]),
         compute_q_blocks=False,
     )
-    exact, aux = flex_attention(query, keys, values, block_mask=mask, return_aux=LSE)
+    exact, exact_lse = _with_lse(query, keys, values, block_mask=mask)
 
     # Each block of queries is one of a batch, so that the kernel looks up only once for all of its queries what counts.
     def is_skipped(block: Tensor, head: Tensor, _query_at: Tensor, key_at: Tensor) -> Tensor:
@@ -169,7 +171,13 @@ def _flex_attention(
         compute_q_blocks=False,
     )
     queries = query[0].unflatten(1, (-1, BLOCK_TOKENS)).transpose(0, 1)
-    rest, rest_aux = flex_attention(queries, keys, values, score_mod=weighed, block_mask=mask, return_aux=LSE)
-    rest, rest_lse = (part.transpose(0, 1).flatten(1, 2).unsqueeze(0) for part in (rest, rest_aux.lse))
-    weight = (rest_lse - aux.lse).sigmoid().unsqueeze(-1)
+    found = _with_lse(queries, keys, values, score_mod=weighed, block_mask=mask)
+    rest, rest_lse = (part.transpose(0, 1).flatten(1, 2).unsqueeze(0) for part in found)
+    weight = (rest_lse - exact_lse).sigmoid().unsqueeze(-1)
     return exact.float().lerp(rest.float(), weight).to(query.dtype)
+
+
+def _with_lse(query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """FlexAttention and the logarithm of what it divides by."""
+    output, aux = flex_attention(query, keys, values, return_aux=AuxRequest(lse=True), **options)
+    return output, aux.lse

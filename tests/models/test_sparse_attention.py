@@ -88,7 +88,7 @@ def test_a_block_reads_itself_and_those_that_have_most_of_its_attention() -> Non
     size = SMALL_BLOCK_TOKENS
     query[:, :, 5 * size : 6 * size] += 3
     key[:, :, 20 * size : 21 * size] += 3
-    # A quarter of block 11 is more alike than block 20, and the rest of it is as unlike: the block's mean would hide it.
+    # A quarter of block 11 is more alike than block 20. The rest is as unlike, so that the block's mean hides it.
     key[:, :, 11 * size : 11 * size + size // 4] += 9
     key[:, :, 11 * size + size // 4 : 12 * size] -= 3
     chosen = choose_blocks(query, key, 3 / 29 - 1e-6, size)
