@@ -14,7 +14,7 @@ h3-sparse-attn. That heads attend along time, and that it helps to reorder token
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import ceil, log
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,12 +34,12 @@ def sparse_attention(query: Tensor, key: Tensor, value: Tensor, frames: int, den
     """
     query, key, value = (_place_by_place(part, frames) for part in (query, key, value))
     output: Tensor = _sparse_attention(query, key, value, density)
-    return output.unflatten(2, (-1, frames)).permute(0, 3, 2, 1, 4).flatten(1, 2)
+    return cast(Tensor, output.unflatten(2, (-1, frames)).permute(0, 3, 2, 1, 4).flatten(1, 2))
 
 
 def _place_by_place(states: Tensor, frames: int) -> Tensor:
     """(B, N, H, D), frame by frame, to (B, H, N, D), contiguous."""
-    return states.unflatten(1, (frames, -1)).permute(0, 3, 2, 1, 4).flatten(2, 3).contiguous()
+    return cast(Tensor, states.unflatten(1, (frames, -1)).permute(0, 3, 2, 1, 4).flatten(2, 3).contiguous())
 
 
 # An operator of its own, because FlexAttention skips blocks only if it is compiled, and torch.compile cannot leave the
@@ -69,8 +69,7 @@ def choose_blocks(query: Tensor, key: Tensor, density: float, block_tokens: int)
     logits[..., -1:] += _log_counts(tokens, size, key.device)[-1:] - log(size)  # the last part may be short
     share = F.avg_pool2d(logits.softmax(dim=-1), PARTS, ceil_mode=True, divisor_override=1).float()
     share.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-    chosen: Tensor = share.topk(ceil(density * share.shape[-1]), dim=-1, sorted=False).indices
-    return chosen.to(torch.int32)
+    return share.topk(ceil(density * share.shape[-1]), dim=-1, sorted=False).indices.to(torch.int32)
 
 
 def _means(states: Tensor, size: int) -> Tensor:
@@ -123,8 +122,7 @@ def flex_sparse_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Ten
         _is_read(blocks)[0],
         _log_counts(tokens, size, query.device),
     )
-    heads: Tensor = output[0, :, :tokens].unflatten(0, (batch, -1))
-    return heads
+    return cast(Tensor, output[0, :, :tokens].unflatten(0, (batch, -1)))
 
 
 @cache
