@@ -15,7 +15,7 @@ class Arithmetic:
     Args:
         attention: the attention kernel by diffusers' name; `AUTO` until one is chosen.
         fp8: the large linear layers compute in 8 bits, and so does the self-attention if the kernel can.
-        density: experimental; the share of the self-attention that is computed, in (0, 1]; None computes all of it.
+        density: experimental; the share of the self-attention that is computed token by token, in (0, 1]; None is all.
     """
 
     attention: str = AUTO
