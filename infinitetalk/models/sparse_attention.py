@@ -101,7 +101,7 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor, 
     of_means = torch.where(reads, -torch.inf, _log_counts(tokens, block_tokens, query.device))
     bias = torch.cat((of_tokens, of_means), dim=-1).repeat_interleave(block_tokens, -2)[..., :tokens, :]
     keys, values = (torch.cat((part, _means(part, block_tokens).to(part.dtype)), dim=2) for part in (key, value))
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias.to(query.dtype))
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias.to(query.dtype)).contiguous()
 
 
 def flex_sparse_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor) -> Tensor:
@@ -122,7 +122,8 @@ def flex_sparse_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Ten
         _is_read(blocks)[0],
         _log_counts(tokens, size, query.device),
     )
-    return cast(Tensor, output[0, :, :tokens].unflatten(0, (batch, -1)))
+    # Contiguous, as the operator promises.
+    return cast(Tensor, output[0, :, :tokens].unflatten(0, (batch, -1)).contiguous())
 
 
 @cache

@@ -114,6 +114,11 @@ def test_density_is_the_part_of_the_blocks_that_is_read(density: float, count: i
     assert (chosen.sort(dim=-1).values.diff(dim=-1) > 0).all()
 
 
+def test_the_operator_is_what_a_compiled_block_takes_it_for() -> None:
+    parts = [part.transpose(1, 2).contiguous() for part in draw(1, TOKENS, 2, 8)]
+    torch.library.opcheck(module._sparse_attention, (*parts, 0.3))
+
+
 def dense_flex_attention(
     query: Tensor, key: Tensor, value: Tensor, score_mod: Any = None, block_mask: Any = None, **_options: Any
 ) -> tuple[Tensor, AuxOutput]:
@@ -148,7 +153,9 @@ def test_the_two_kernels_give_what_the_mask_gives(
     parts = [part.transpose(1, 2) for part in draw(batch, tokens, 2 if tokens < 10_000 else 1, 16)]
     blocks = choose_blocks(parts[0], parts[1], density, BLOCK_TOKENS)
     expected = masked_attention(*parts, blocks, BLOCK_TOKENS)
-    torch.testing.assert_close(flex_sparse_attention(*parts, blocks), expected, rtol=0, atol=1e-5)
+    output = flex_sparse_attention(*parts, blocks)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+    assert output.is_contiguous()
 
 
 def test_the_setting_reaches_every_block() -> None:
