@@ -69,6 +69,7 @@ LANES = {
 }
 LANES_MINIATURE = {
     "eager": Lane(Arithmetic(NATIVE), compiled=False),
+    "sparse_20": Lane(Arithmetic(NATIVE, density=0.2), compiled=False),
     "fp8": Lane(Arithmetic(NATIVE, fp8=True), compiled=False),
     "fp8_sparse_20": Lane(Arithmetic(NATIVE, fp8=True, density=0.2), compiled=False),
 }

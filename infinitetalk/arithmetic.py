@@ -20,7 +20,7 @@ class Arithmetic:
     Args:
         attention: the attention kernel by diffusers' name; `AUTO` until one is chosen.
         fp8: the large linear layers compute in 8 bits, and so does the self-attention if a kernel can.
-        density: experimental; the share of the self-attention that is computed, in (0, 1]; None computes all of it.
+        density: experimental; the share of the self-attention that is computed token by token, in (0, 1]; None is all.
         fp8_scales: of the 8-bit layers, `ROWS` or `TENSORS`; `AUTO` until the device has shown which it can.
         fp8_attention: the 8-bit kernel of the self-attention, by the name of its exact one; `AUTO` until one is
             chosen; None where none is right and faster.

@@ -143,7 +143,8 @@ class Settings(BaseModel):
         None,
         gt=0,
         le=1,
-        description="Experimental: the share of the self-attention that is computed, such as 0.2. The rest is lost.",
+        description="Experimental: the share of the self-attention that is computed token by token, such as 0.2. In "
+        "the rest a mean stands for each 128 tokens.",
     )
     lanes: str | None = Field(
         None,

@@ -147,6 +147,7 @@ def test_lanes_are_compared_by_the_pictures_they_make(
     psnrs = {line.split("| ")[1].strip(): line.split("| ")[2].split()[0] for line in printed.splitlines()[2:]}
     assert psnrs.pop("eager") == "-"
     assert float(psnrs["fp8"]) > float(psnrs["fp8_sparse_20"]) > 20
+    assert float(psnrs["sparse_20"]) > 30
 
 
 @pytest.mark.long  # both autoencoders, several times
