@@ -30,6 +30,7 @@ from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import JobError
 from infinitetalk.logs import configure_logging
 from infinitetalk.models.opening import Models
+from infinitetalk.ranks.group import RankFailed
 from infinitetalk.serving.answers import KeptAnswers
 from infinitetalk.serving.jobs import make_handler
 from infinitetalk.serving.loop import guard_job_loop
@@ -64,7 +65,7 @@ def main() -> None:
                 runpod.serverless.register_fitness_check(check)
             else:
                 check()
-    except (ValueError, JobError) as error:  # a wrong setting, or weights that are not there
+    except (ValueError, JobError, RankFailed) as error:  # a wrong setting, weights or a GPU that are not there
         sys.exit(f"The worker cannot start: {' '.join(str(error).split())}")
     config: dict[str, Any] = {}
     send_progress = post_progress if on_runpod else log_progress

@@ -41,6 +41,7 @@ from infinitetalk.models.device import choose_device, gpu_name
 from infinitetalk.planning.comparison import comparison
 from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.progress import Progress as JobProgress
+from infinitetalk.ranks.group import RankFailed
 from infinitetalk.startup.calibration import calibrated, to_toml
 from infinitetalk.startup.calibration import measure as measure_trials
 from infinitetalk.startup.fitness import check_fits, check_shapes, worker_checks
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = make_parser(COMMANDS).parse_args(arguments)
         try:
             options.run(options)
-        except (JobError, ValueError, OSError) as error:
+        except (JobError, ValueError, OSError, RankFailed) as error:
             if isinstance(error, BrokenPipeError) and _nobody_reads():
                 raise
             sys.exit(f"infinitetalk: {' '.join(str(error).split())}")
@@ -113,6 +114,7 @@ def _plan(options: argparse.Namespace) -> None:
     settings, request = settings_of(options), request_of(options)
     profile, device = profile_of(settings), choose_device(settings.device)
     arithmetic = settings.arithmetic_of(request.lane)
+    n_gpus = options.gpus or (1 if settings.gpus == "auto" else settings.gpus)
     with job_folder(settings.work_dir, "plan") as folder:
         files, seed = local_files(request, folder), KeptWindows().seed(request.seed)
         job = read_job(request, files, profile, settings, load_mode(request.speed_mode), seed)
@@ -120,8 +122,8 @@ def _plan(options: argparse.Namespace) -> None:
     plans: dict[str, Plan] = {}
     for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
         plan = make_plan(request, profile, load_mode(mode), job.plan.n_frames, seed, job.plan.separated_chunks)
-        expected = forecast(plan, profile, device, settings, arithmetic, options.gpus)
-        runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, list(job.warnings), options.gpus)
+        expected = forecast(plan, profile, device, settings, arithmetic, n_gpus)
+        runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, list(job.warnings), n_gpus)
         plans[mode] = plan
     _print_plans(runs)
     if options.compare:
@@ -169,7 +171,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     configure_logging("WARNING", sys.stderr)
     check_name(options.output, ".toml", {})
     check_place(options.output)
-    models, samples = open_models(settings), []
+    models, samples = open_models(settings.model_copy(update={"gpus": 1})), []  # a hardware file has the times of one
     for trial, sample in measure_trials(models, settings):
         samples.append(sample)
         people = "one person" if trial.speakers == 1 else "two people"

@@ -25,7 +25,7 @@ def make_parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) ->
     generate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.mp4")
     generate.set_defaults(run=commands["generate"])
     plan = add("plan", help="show what would run, how long it would take and cost; loads no model")
-    plan.add_argument("--gpus", type=_count, default=1, metavar="N", help="how many GPUs the worker would have")
+    plan.add_argument("--gpus", type=_count, metavar="N", help="how many GPUs the worker has, if not GPUS, or 1")
     plan.add_argument("--compare", action="store_true", help="also show the job on other GPUs, with RunPod's prices")
     plan.set_defaults(run=commands["plan"])
     schema = add("schema", help="print the JSON schema of a job's input")

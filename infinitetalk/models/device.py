@@ -25,7 +25,7 @@ def count_gpus(device: torch.device, wanted: int | Literal["auto"]) -> int:
     """
     if device.type != "cuda":
         return 1 if wanted == "auto" else wanted
-    found = torch.cuda.device_count()
+    found = max(1, torch.cuda.device_count())
     if wanted == "auto":
         return found
     if wanted > found:

@@ -68,16 +68,17 @@ class _Split:
     rows: int = 0
 
     def with_neighbours(self, x: Tensor, reach: int) -> Tensor:
-        """Rows (..., rows, width) with `reach` of each neighbour around them. A frame's own edges have none."""
+        """Rows (B, C, T, rows, width) with `reach` of each neighbour around them. A frame's own edges have none."""
         if not self.rows:
             return x
         rank, world = self.shards.rank, self.shards.world
-        borders = torch.cat((x[..., :reach, :], x[..., -reach:, :]), dim=-2).contiguous()
+        x = x.permute(0, 2, 3, 4, 1)  # channels are last in memory, and stay so
+        borders = torch.cat((x[:, :, :reach], x[:, :, -reach:]), dim=2).contiguous()
         gathered = [torch.empty_like(borders) for _ in range(world)]
         distributed.all_gather(gathered, borders)
-        above = [gathered[rank - 1][..., reach:, :]] if rank > 0 else []
-        below = [gathered[rank + 1][..., :reach, :]] if rank < world - 1 else []
-        return torch.cat((*above, x, *below), dim=-2)
+        above = [gathered[rank - 1][:, :, reach:]] if rank > 0 else []
+        below = [gathered[rank + 1][:, :, :reach]] if rank < world - 1 else []
+        return torch.cat((*above, x, *below), dim=2).permute(0, 4, 1, 2, 3)
 
     def without_neighbours(self, x: Tensor, rows: int) -> Tensor:
         """Rows without what a layer has made of each neighbour's: `rows`."""

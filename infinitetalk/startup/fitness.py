@@ -15,7 +15,7 @@ from infinitetalk.contract.presets import Profile, profile_of
 from infinitetalk.contract.settings import Settings
 from infinitetalk.media.ffmpeg import FfmpegError, run
 from infinitetalk.models.checkpoint import Checkpoint
-from infinitetalk.models.device import choose_device, gpu_name
+from infinitetalk.models.device import choose_device, count_gpus, gpu_name
 from infinitetalk.models.fp8 import MIN_CAPABILITY
 from infinitetalk.models.opening import load_models
 from infinitetalk.planning.estimate import basis_of, find_hardware
@@ -71,7 +71,10 @@ def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
 
 
 def check_gpu(profile: Profile, settings: Settings) -> str:
-    """There is a GPU, torch has code for it, and it has the memory that the profile or MIN_VRAM_GIB asks for."""
+    """There are the GPUs, torch has code for each, and each has the memory that the profile or MIN_VRAM_GIB asks for.
+
+    Each has the transformer and its part of a pass. Rank 0, which also has the encoders, decides how much is needed.
+    """
     needed_gib = settings.min_vram_gib
     if needed_gib is None:
         needed_gib = profile.min_vram_gib + (profile.second_set_gib if settings.has_second_set else 0)
@@ -83,6 +86,14 @@ def check_gpu(profile: Profile, settings: Settings) -> str:
                 "CPU build, or the driver is older than torch's CUDA, or DEVICE is cpu"
             )
         return "no GPU; the CPU does the work"
+    count = count_gpus(device, settings.gpus)
+    if count == 1:
+        return _check_one_gpu(device, profile.name, needed_gib)
+    found = [_check_one_gpu(torch.device("cuda", rank), profile.name, needed_gib) for rank in range(count)]
+    return f"{count} ranks: {'; '.join(f'{rank} {line}' for rank, line in enumerate(found))}"
+
+
+def _check_one_gpu(device: torch.device, needing: str, needed_gib: float) -> str:
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
     built_for = torch.cuda.get_arch_list()
     if not has_code_for(capability, built_for):
@@ -94,12 +105,12 @@ def check_gpu(profile: Profile, settings: Settings) -> str:
     free_gib, total_gib = (free + torch.cuda.memory_reserved(device)) / 2**30, total / 2**30
     if total_gib < needed_gib:
         raise Unfit(
-            f"{profile.name} needs a GPU of {needed_gib:g} GiB; {name} has {total_gib:.1f}: choose a larger one, or "
+            f"{needing} needs a GPU of {needed_gib:g} GiB; {name} has {total_gib:.1f}: choose a larger one, or "
             "set MIN_VRAM_GIB if your jobs are small"
         )
     if free_gib < needed_gib:
         raise Unfit(
-            f"{profile.name} needs {needed_gib:g} GiB of GPU memory; {name} has {total_gib:.1f}, but another process "
+            f"{needing} needs {needed_gib:g} GiB of GPU memory; {name} has {total_gib:.1f}, but another process "
             f"leaves {free_gib:.1f}: end it"
         )
     return f"{name}, sm_{capability[0]}{capability[1]}, {free_gib:.1f} of {total_gib:.1f} GiB free"
@@ -208,9 +219,11 @@ def check_fits(profile: Profile, settings: Settings) -> str:
 
 def check_estimates(profile: Profile, settings: Settings) -> str:
     """HARDWARE_FILE can be read, if it is set. The line says whether this device was measured."""
-    gpu = gpu_name(choose_device(settings.device))
+    device = choose_device(settings.device)
+    gpu, count = gpu_name(device), count_gpus(device, settings.gpus)
     hardware = find_hardware(profile.timing, gpu, settings.hardware_file)
-    return " ".join(dict.fromkeys(basis_of(hardware, gpu, arithmetic) for arithmetic in settings.arithmetics.values()))
+    lanes = settings.arithmetics.values()
+    return " ".join(dict.fromkeys(basis_of(hardware, gpu, arithmetic, count) for arithmetic in lanes))
 
 
 def check_model_files(profile: Profile, settings: Settings) -> str:

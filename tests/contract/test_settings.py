@@ -20,6 +20,7 @@ EXAMPLES = {
     "DOWNLOAD_WEIGHTS": ("true", True),
     "MIN_VRAM_GIB": ("75.5", 75.5),
     "DEVICE": ("cpu", "cpu"),
+    "GPUS": ("2", 2),
     "WORK_DIR": ("/scratch", Path("/scratch")),
     "VOLUME_DIR": ("/volume", Path("/volume")),
     "RESUME_HOURS": ("2", 2.0),
