@@ -49,9 +49,11 @@ class AudioProjection(nn.Module):
         """
         per_frame = audio.flatten(-2)
         first = per_frame[..., : self.first_slots, :].flatten(-2).unsqueeze(-2)
-        # Latent frame i > 0 stands for video frames 4i-3 .. 4i, which are entries 4i-1 .. 4i+2 here.
-        later = per_frame[..., 1:, :].unfold(-2, self.later_slots, TEMPORAL_STRIDE).transpose(-1, -2).flatten(-2)
-        hidden = torch.cat((F.relu(self.proj1(first)), F.relu(self.proj1_vf(later))), dim=-2)
+        hidden = F.relu(self.proj1(first))
+        if audio.shape[-3] > self.first_slots:
+            # Latent frame i > 0 stands for video frames 4i-3 .. 4i, which are entries 4i-1 .. 4i+2 here.
+            later = per_frame[..., 1:, :].unfold(-2, self.later_slots, TEMPORAL_STRIDE).transpose(-1, -2).flatten(-2)
+            hidden = torch.cat((hidden, F.relu(self.proj1_vf(later))), dim=-2)
         hidden = F.relu(self.proj2(hidden))
         return cast(Tensor, self.norm(self.proj3(hidden).unflatten(-1, (self.tokens, -1))))
 

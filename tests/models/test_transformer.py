@@ -185,6 +185,8 @@ def test_audio_projection_hears_the_frames_around_each_latent_frame() -> None:
         hidden = torch.relu(project.proj2(torch.relu(first(torch.cat(heard)))))
         expected = project.norm(project.proj3(hidden).view(2, 6))
         torch.testing.assert_close(tokens[0, 0, latent], expected)
+    alone = project(audio[:, :, :5])  # a window of one frame
+    torch.testing.assert_close(alone, tokens[:, :, :1])
 
 
 def test_masks_go_with_two_people_and_only_then(small: InfiniteTalkTransformer) -> None:

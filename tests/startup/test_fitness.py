@@ -51,6 +51,22 @@ def test_an_rtx_pro_6000_passes(gpu: SimpleNamespace) -> None:
     assert found == "NVIDIA RTX PRO 6000 Blackwell Server Edition, sm_120, 94.0 of 95.0 GiB free"
 
 
+def test_each_gpu_is_looked_at_and_named_as_a_rank(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    name = "NVIDIA RTX PRO 6000 Blackwell Server Edition, sm_120, 94.0 of 95.0 GiB free"
+    assert check_gpu(LARGE, Settings()) == f"2 ranks: 0 {name}; 1 {name}"
+    assert check_gpu(LARGE, Settings(gpus=1)) == name
+    assert check_estimates(LARGE, Settings()).endswith(
+        check_estimates(LARGE, Settings(gpus=2)).rpartition(" 2 GPUs")[2]
+    )
+    with pytest.raises(ValueError, match="GPUS is 3, and torch sees 2: set it to at most that"):
+        check_gpu(LARGE, Settings(gpus=3))
+    small = {0: 94, 1: 40}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (small[device.index] * 2**30, 95 * 2**30))
+    with pytest.raises(Unfit, match=r"another process leaves 40\.0"):
+        check_gpu(LARGE, Settings())
+
+
 def test_estimates_say_whether_this_gpu_was_measured(
     gpu: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
