@@ -2,6 +2,7 @@
 
     MODEL_PROFILE=infinitetalk-14b python -m benchmarks.job --json out/job.json    random weights (needs a GPU of 80 GB)
     python -m benchmarks.job --miniature --window 13                               the miniature, on any machine
+    GPUS=2 ...                                                                     on so many GPUs (auto takes all)
     python -m benchmarks.plot out/job.json docs/job.svg                            draws what the first one wrote
 
 Picture and voices are those of samples/, repeated. Settings come from the environment, as the worker's do. With random
@@ -127,7 +128,7 @@ def measure(
         "work": asdict(sample.work),
         "seconds": {stage: round(spent, 3) for stage, spent in seconds_.items()},
         "total_s": result.gpu_seconds,
-        "estimated_s": _estimate(hardware, run, sample),
+        "estimated_s": _estimate(hardware, run, sample, models.n_gpus),
         "new_frame_s": round(new_frame_s(sample.seconds, run, whole.mode.steps), 4),
         "extrapolated": {
             "video_s": seconds,
@@ -135,7 +136,7 @@ def measure(
             "steps": whole.mode.steps,
             "seconds": {stage: round(spent, 3) for stage, spent in extrapolated.items()},
             "total_s": round(total_s, 1),
-            "estimated_s": _estimate(hardware, whole, sample),
+            "estimated_s": _estimate(hardware, whole, sample, models.n_gpus),
             "outside_transformer": round(1 - extrapolated["denoise"] / total_s, 4),
         },
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if cuda else None,
@@ -143,10 +144,10 @@ def measure(
     }
 
 
-def _estimate(hardware: Hardware | None, plan: Plan, sample: Sample) -> float | None:
+def _estimate(hardware: Hardware | None, plan: Plan, sample: Sample, n_gpus: int) -> float | None:
     if hardware is None or sample.arithmetic.lane not in hardware.lanes:
         return None
-    return round(hardware.seconds(Work.of(plan), sample.arithmetic), 1)
+    return round(hardware.seconds(Work.of(plan), sample.arithmetic, n_gpus), 1)
 
 
 def table(rows: list[Json]) -> str:
@@ -197,6 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     report: Json = {
         "date": datetime.now(UTC).date().isoformat(),
         "device": gpu_name(models.device),
+        "gpus": models.n_gpus,
         "torch": torch.__version__,
         "profile": settings.model_profile,
         "arithmetic": asdict(models.arithmetic),

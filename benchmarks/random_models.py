@@ -20,13 +20,15 @@ from transformers import (
 )
 
 from infinitetalk.contract.settings import Settings
-from infinitetalk.models.compiling import compile_transformer
-from infinitetalk.models.fast_vae import optimise_vae
+from infinitetalk.models.device import count_gpus
 from infinitetalk.models.fp8 import choose_scales, quantise_block
 from infinitetalk.models.kernels import choose_kernels
-from infinitetalk.models.opening import Models, picture_dtype
+from infinitetalk.models.lanes import LaneModel
+from infinitetalk.models.opening import Models, make_fast, picture_dtype
 from infinitetalk.models.separator import new_separator
 from infinitetalk.models.transformer import InfiniteTalkTransformer
+from infinitetalk.ranks.group import Ranks
+from infinitetalk.ranks.sharing import share_models
 
 MINIATURE = Path(__file__).parents[1] / "infinitetalk" / "miniature"
 UMT5_XXL = {"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
@@ -114,7 +116,19 @@ def random_separator(device: torch.device, **sizes: int) -> nn.Module:
 
 
 def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Models:  # noqa: ANN401
-    """The 14B profile as a worker opens it. `sizes` change its transformer.
+    """The 14B profile as a worker opens it, on as many GPUs. `sizes` change its transformer."""
+    n_gpus = count_gpus(device, settings.gpus)
+    ranks = Ranks(n_gpus, device) if n_gpus > 1 else None
+    models = assemble_random_models(device, settings, **sizes)
+    if ranks is None:
+        make_fast(models, compiled=settings.compile)
+        return models
+    ranks.join()
+    return share_models(models, ranks, compiled=settings.compile)
+
+
+def assemble_random_models(device: torch.device, settings: Settings, **sizes: Any) -> Models:  # noqa: ANN401
+    """The 14B profile on one device, as `opening.load_models` leaves it. `sizes` change its transformer.
 
     The miniature's tokenizer stands in for umT5's.
     """
@@ -126,10 +140,7 @@ def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Mod
             quantise_block(transformer, index, arithmetic.fp8_scales)
     kernels, arithmetic = choose_kernels(transformer, arithmetic)
     transformer.use_kernels(kernels)
-    if settings.compile:
-        compile_transformer(transformer, arithmetic)
     vae, text_encoder, image_encoder, audio_encoder = random_encoders(device, torch.bfloat16)
-    optimise_vae(vae, settings.compile)
     return Models(
         device=device,
         dtype=torch.bfloat16,
@@ -142,4 +153,5 @@ def random_models(device: torch.device, settings: Settings, **sizes: Any) -> Mod
         audio_encoder=audio_encoder,
         audio_extractor=Wav2Vec2FeatureExtractor(),
         separator=random_separator(device),
+        lanes={arithmetic.lane: LaneModel(arithmetic, transformer)},
     )
