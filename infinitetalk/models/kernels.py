@@ -12,7 +12,7 @@ from torch import Tensor
 
 from infinitetalk.arithmetic import AUTO, NATIVE, Arithmetic
 from infinitetalk.models.attention import FP8_KERNELS, MEASURED, Attention, find_kernel
-from infinitetalk.models.sparse_attention import sparse_attention
+from infinitetalk.models.sparse_attention import flex_sparse_attention, sparse_attention
 from infinitetalk.models.trials import (
     EQUAL_WITHIN,
     AttentionTrial,
@@ -194,7 +194,7 @@ def _proven_sparse(density: float, trial: AttentionTrial | None) -> SelfAttentio
 
     if trial is not None:
         try:
-            trial.prove_sparse(attend)
+            trial.prove_sparse(flex_sparse_attention, density)
         except Exception as error:  # torch.compile has many
             raise ValueError(f"sparse attention cannot be used on this device: {first_line(error)}") from error
     return attend

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from infinitetalk.models.attention import Attention
 from infinitetalk.models.device import synchronise
+from infinitetalk.models.sparse_attention import BLOCK_TOKENS, choose_blocks, masked_attention
 
 Found = TypeVar("Found")
 
@@ -36,7 +37,7 @@ TRIED_FRAMES = 4  # latent frames that the tried tokens belong to; voices are he
 # Tokens that are read besides the window's own: of the prompt, of the picture, of one and two voices.
 TRIED_KEYS = {"text": (1, 512), "picture": (1, 257), "a voice": (TRIED_FRAMES, 32), "two voices": (TRIED_FRAMES, 64)}
 
-SPARSE_HEADS = 2  # that a CPU computes in a fraction of a second
+SPARSE_HEADS = 2  # of a sparse trial's result that are compared
 
 _HEADS_AT_ONCE = 4
 
@@ -117,13 +118,19 @@ class AttentionTrial:
         check_error(kernel(*parts), exact_attention(*parts), bound, "the self-attention")
 
     @torch.inference_mode()
-    def prove_sparse(self, kernel: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> None:
-        """Raise TrialFailed unless the kernel gives here what it gives on a CPU in float32, by plain PyTorch."""
-        parts = self.draw(1, self.tokens, self.tokens)
-        found = kernel(*parts, TRIED_FRAMES)[:, :, :SPARSE_HEADS]
-        query, key, value = (part[:, :, :SPARSE_HEADS].float().cpu() for part in parts)
-        expected = kernel(query, key, value, TRIED_FRAMES)
-        check_error(found.cpu(), expected, EXACT_ERROR, "the sparse self-attention")
+    def prove_sparse(self, kernel: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], density: float) -> None:
+        """Raise TrialFailed unless the kernel gives what plain PyTorch gives in float32 for the same blocks.
+
+        Args:
+            kernel: as `sparse_attention.flex_sparse_attention`.
+        """
+        drawn = self.draw(1, self.tokens, self.tokens)
+        query, key, value = (part.transpose(1, 2).contiguous() for part in drawn)
+        blocks = choose_blocks(query, key, density, BLOCK_TOKENS)
+        found = kernel(query, key, value, blocks)[:, :SPARSE_HEADS]
+        query, key, value = (part[:, :SPARSE_HEADS].float() for part in (query, key, value))
+        expected = masked_attention(query, key, value, blocks[:, :SPARSE_HEADS], BLOCK_TOKENS)
+        check_error(found, expected, EXACT_ERROR, "the sparse self-attention")
 
     @torch.inference_mode()
     def milliseconds(self, kernel: Attention) -> float:

@@ -64,7 +64,7 @@ def test_a_dry_run_has_an_estimate_instead_of_a_video():
 
 @pytest.mark.parametrize("error", JOB_ERRORS)
 def test_a_failure_takes_code_and_retry_from_the_class(error):
-    refresh = {"refresh_worker": True} if error is errors.DeviceFailed else {}
+    refresh = {"refresh_worker": True} if error in (errors.DeviceFailed, errors.RankOutOfMemory) else {}
     assert Failure.of(error("seed is 1.5.")).to_json() == {
         "error": "seed is 1.5.",
         "error_code": error.code,

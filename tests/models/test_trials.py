@@ -15,7 +15,7 @@ from infinitetalk.models import kernels as module
 from infinitetalk.models.attention import MEASURED, Attention, find_kernel
 from infinitetalk.models.fp8 import Fp8Linear, choose_scales
 from infinitetalk.models.kernels import Candidates, choose_kernels
-from infinitetalk.models.sparse_attention import sparse_attention
+from infinitetalk.models.sparse_attention import BLOCK_TOKENS, masked_attention, sparse_attention
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.trials import EXACT_ERROR, AttentionTrial, TrialFailed, exact_attention
 
@@ -205,15 +205,19 @@ def test_sparse_attention_proves_itself_or_is_refused(
 ) -> None:
     candidates, arithmetic = Candidates({CUDNN: loads(right)}, "native", {}), Arithmetic(CUDNN, density=0.5)
     clock = Gpu(CPU, 3, 8, torch.bfloat16, tokens=600)
+
+    def right_blocks(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor) -> Tensor:
+        return masked_attention(query, key, value, blocks, BLOCK_TOKENS)
+
+    monkeypatch.setattr(module, "flex_sparse_attention", right_blocks)
     chosen, _ = choose_kernels(model, arithmetic, candidates, clock)
     parts = clock.draw(1, 600, 600)
     assert torch.equal(chosen.self_attention(*parts, 4), sparse_attention(*parts, 4, 0.5))
 
-    def too_few(query: Tensor, key: Tensor, value: Tensor, frames: int, density: float) -> Tensor:
-        on_gpu = query.dtype == torch.bfloat16
-        return sparse_attention(query, key, value, frames, density / 2 if on_gpu else density)
+    def too_few(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor) -> Tensor:
+        return masked_attention(query, key, value, blocks[..., :1], BLOCK_TOKENS)
 
-    monkeypatch.setattr(module, "sparse_attention", too_few)
+    monkeypatch.setattr(module, "flex_sparse_attention", too_few)
     with pytest.raises(ValueError, match="sparse attention cannot be used on this device: its relative error"):
         choose_kernels(model, arithmetic, candidates, clock)
 
