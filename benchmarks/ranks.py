@@ -61,15 +61,16 @@ def main() -> None:
     parser.add_argument("--lane", choices=list(LANES), default="sdpa")
     parser.add_argument("--layers", type=int, default=40, help="blocks; the time of a pass is proportional to them")
     parser.add_argument("--people", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--sizes", nargs="+", default=DEFAULT_SIZES)
+    parser.add_argument("--sizes", nargs="+", help="such as 1280x720x81")
     parser.add_argument("--no-decoding", action="store_true")
     options = parser.parse_args()
     device = torch.device("cpu" if options.miniature else "cuda")
     count = options.gpus or (2 if options.miniature else torch.cuda.device_count())
     dtype = torch.float32 if options.miniature else torch.bfloat16
-    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes]
+    known = ["x".join(map(str, size)) for size in SIZES_MINIATURE] if options.miniature else DEFAULT_SIZES
+    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes or known]
     if options.miniature:
-        sizes, options.layers = SIZES_MINIATURE, MINIATURE["num_layers"]
+        options.layers = MINIATURE["num_layers"]
     lane = LANES_MINIATURE["eager"] if options.miniature else LANES[options.lane]
     report: Json = {**reporting.head(device), "gpus": count, "lane": options.lane, "layers": options.layers}
 
