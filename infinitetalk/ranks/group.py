@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as distributed
@@ -262,7 +263,15 @@ def join_group(joining: Joining, store: TCPStore | None = None) -> None:
         world_size=joining.world,
         timeout=timedelta(seconds=START_S),
         device_id=torch.device("cuda", joining.rank) if is_gpu else None,
+        pg_options=_nccl_options() if is_gpu else None,
     )
+
+
+def _nccl_options() -> Any:  # noqa: ANN401
+    """Transfers go first on the GPU: they must not wait until the attention that runs beside them is done."""
+    options = distributed.ProcessGroupNCCL.Options()
+    options.is_high_priority_stream = True
+    return options
 
 
 def _is_memory(error: BaseException) -> bool:
