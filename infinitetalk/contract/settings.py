@@ -18,6 +18,7 @@ from infinitetalk.shapes import FPS
 WEEK_S = 604_800
 LEAST_MB, MOST_MB = 0.001, 1_000_000
 
+_MAX_GPUS = 40  # the model's attention heads; each rank has one at least
 _SECRET = ("bucket_secret_access_key", "cache_key")
 _BUCKET = ("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_key")
 
@@ -67,7 +68,7 @@ class Settings(BaseModel):
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="Where the model runs; auto takes the GPU if there is one."
     )
-    gpus: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+    gpus: Literal["auto"] | Annotated[int, Field(ge=1, le=_MAX_GPUS)] = Field(
         "auto",
         description="On how many GPUs of this machine each job runs; auto takes all. A number that divides the model's "
         "40 attention heads (2, 4, 5, 8) shares the work evenly.",
@@ -289,12 +290,16 @@ def _variables(names: tuple[str, ...] | list[str]) -> str:
 
 
 def _problems(error: ValidationError, given: Mapping[str, str]) -> list[str]:
-    problems = []
+    problems: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         if not problem["loc"]:  # a rule over several variables names them itself
-            problems.append(str(problem["ctx"]["error"]))
+            told = str(problem["ctx"]["error"])
+            problems[told] = told
             continue
         name = str(problem["loc"][0])
         shown = "(not shown)" if name in _SECRET else repr(given[name][:80])
-        problems.append(f"{name.upper()} is {shown}: {problem['msg']}")
-    return problems
+        if name in problems:  # it may be of several kinds, and is of none
+            problems[name] += f" or {problem['msg'].removeprefix('Input ')}"
+        else:
+            problems[name] = f"{name.upper()} is {shown}: {problem['msg']}"
+    return list(problems.values())

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,7 @@ import torch.distributed as distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is exported only where torch has it
 
 import infinitetalk
+from infinitetalk.contract.settings import Settings
 from infinitetalk.models.context_parallel import Shards
 from infinitetalk.models.device import gpu_name
 from infinitetalk.ranks.shipping import Parcel, Sender, broadcast
@@ -33,6 +35,7 @@ from infinitetalk.ranks.shipping import Parcel, Sender, broadcast
 ANSWER_S = 120.0  # a pass takes half a minute at most
 START_S = 900.0  # imports, weights, compiling
 _END_S = 5.0
+_POLL_S = 0.1
 _LOOPBACK = "127.0.0.1"
 
 # What NCCL's watchdog would do by itself if a rank is lost: end this process, which has a job to answer.
@@ -95,7 +98,15 @@ class Ranks:
         Args:
             count: of all ranks, this one included.
             device: this rank's. On GPUs rank k has the k-th.
+
+        Raises:
+            RankFailed: this process is in a group of torch.distributed already.
         """
+        if distributed.is_initialized():
+            raise RankFailed(
+                "this process uses torch.distributed already: open models on several GPUs once in a process, or set "
+                "GPUS=1"
+            )
         self.count, self.device = count, device
         self._sender = Sender()
         self._failure: RankFailed | None = None
@@ -128,7 +139,7 @@ class Ranks:
                 device = torch.device("cuda", rank) if is_gpu else self.device
                 joining = Joining(rank, self.count, store.port, backend, device, torch.get_num_threads())
                 self._tell(rank, connection, joining)
-            join_group(Joining(0, self.count, store.port, backend, self.device, 0), store)
+            self._join(Joining(0, self.count, store.port, backend, self.device, 0), store)
         names = [gpu_name(torch.device("cuda", rank)) if is_gpu else "CPU" for rank in range(self.count)]
         logger.info("%d ranks (%s): %s", self.count, backend, ", ".join(f"{i} {name}" for i, name in enumerate(names)))
 
@@ -171,17 +182,35 @@ class Ranks:
             distributed.destroy_process_group()  # of NCCL's nothing is left after an abort
         self._failure = self._failure or RankFailed("the ranks have been ended")
 
+    def _join(self, joining: Joining, store: TCPStore) -> None:
+        """Join the group in a thread, which is left behind if a rank is lost: nothing else ends its waiting."""
+        joined: Future[None] = Future()
+
+        def join() -> None:
+            try:
+                join_group(joining, store)
+                joined.set_result(None)
+            except Exception as error:
+                joined.set_exception(error)
+
+        threading.Thread(target=join, name="join", daemon=True).start()
+        while self._failure is None:
+            with suppress(TimeoutError):
+                return joined.result(_POLL_S)
+        raise self._lost()
+
     def _start(self, rank: int, alive: int) -> None:
         ours, theirs = socket.socketpair()
-        package = str(Path(infinitetalk.__file__).parents[1])
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         with theirs:
-            command = [sys.executable, "-m", "infinitetalk.ranks.process", str(theirs.fileno()), str(alive)]
-            environment = {**os.environ, **_NCCL, "PYTHONPATH": os.pathsep.join(paths)}
+            # A group of its own: a signal to rank 0's, such as Ctrl-C, is for rank 0 to act on.
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(), alive), env=environment
+                [sys.executable, "-P", "-m", "infinitetalk.ranks.process", str(theirs.fileno()), str(alive)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), alive),
+                env=_environment(),
+                process_group=0,
             )
-            self._processes.append(process)
+        self._processes.append(process)
         self._connections.append(Connection(ours.detach()))
 
     def _tell(self, rank: int, connection: Connection, message: object) -> None:
@@ -197,6 +226,7 @@ class Ranks:
         listener.start()
         try:
             yield
+            listener.join()
         except BaseException as error:
             # A rank that is lost makes this one fail, too, and its own word is the better one.
             listener.join(_END_S if isinstance(error, RuntimeError) and not _is_memory(error) else 0)
@@ -205,7 +235,6 @@ class Ranks:
             if not isinstance(error, Exception):
                 raise
             raise self._lost() from error
-        listener.join()
         if self._failure is not None:
             raise self._lost()
 
@@ -272,6 +301,14 @@ def _nccl_options() -> Any:  # noqa: ANN401
     options = distributed.ProcessGroupNCCL.Options()
     options.is_high_priority_stream = True
     return options
+
+
+def _environment() -> dict[str, str]:
+    """A rank's: this process's modules in the same order, libraries' variables, and none of the worker's, with keys."""
+    ours = {name for name, _, _ in Settings.variables()}
+    others = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("RUNPOD_")}
+    paths = [*filter(None, sys.path), str(Path(infinitetalk.__file__).parents[1])]
+    return {**others, **_NCCL, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _is_memory(error: BaseException) -> bool:

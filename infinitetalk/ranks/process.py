@@ -1,10 +1,9 @@
 """The process of a rank other than 0: `python -m infinitetalk.ranks.process SOCKET PIPE`, started by `group.Ranks`."""
 
 import os
-import signal
 import sys
 import threading
-from dataclasses import dataclass
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import torch
@@ -25,16 +24,14 @@ from infinitetalk.ranks.group import Joining, Order, Report, join_group
 from infinitetalk.ranks.shipping import Receiver
 
 
-@dataclass
 class Rank:
-    """What a rank holds, and what it can be told to do: each method is an order of `Ranks.together`."""
+    """What a rank holds, and what it can be told to do: each public method is an order of `Ranks.together`."""
 
-    shards: Shards
-    transformers: dict[str, InfiniteTalkTransformer]  # by lane
-    decoder: SplitDecoder
+    decoder: SplitDecoder  # from `adopt_vae` on
 
     def __init__(self, shards: Shards) -> None:
-        self.shards, self.transformers = shards, {}
+        self.shards = shards
+        self.transformers: dict[str, InfiniteTalkTransformer] = {}  # by lane
 
     def adopt_transformer(self, value: tuple[str, InfiniteTalkTransformer, Arithmetic]) -> None:
         """Take over rank 0's transformer of a lane, to compute with the kernels that it has chosen."""
@@ -68,20 +65,24 @@ class Rank:
 
 def main() -> None:
     """Follow orders until rank 0 is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to rank 0, too
     connection, alive = Connection(int(sys.argv[1])), int(sys.argv[2])
     threading.Thread(target=_end_with, args=(alive,), name="alive", daemon=True).start()
     configure_logging("WARNING", sys.stderr)
-    try:
+    with suppress(EOFError, OSError):  # rank 0 needs this one no more
         connection.send(Report())
-        _serve(connection, connection.recv())
-    except (EOFError, OSError):  # rank 0 needs this one no more
-        pass
+        joining: Joining = connection.recv()
+        try:
+            _serve(connection, joining)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            connection.send(Report(" ".join(places(error)), is_memory=True))
+        except Exception as error:  # whatever it is, rank 0 has to know
+            connection.send(Report(" ".join(places(error))))
     os._exit(0)  # NCCL would wait for the others
 
 
 @torch.inference_mode()
 def _serve(connection: Connection, joining: Joining) -> None:
+    """Join the group and follow orders."""
     torch.set_num_threads(joining.threads)
     if joining.device.type == "cuda":
         torch.cuda.set_device(joining.device)
@@ -92,15 +93,8 @@ def _serve(connection: Connection, joining: Joining) -> None:
     connection.send(Report())
     while True:
         order: Order = connection.recv()
-        try:
-            getattr(rank, order.name)(receiver.unpack(order.parcel))
-            synchronise(joining.device)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            connection.send(Report(" ".join(places(error)), is_memory=True))
-            return
-        except Exception as error:  # whatever it is, rank 0 has to know
-            connection.send(Report(" ".join(places(error))))
-            return
+        getattr(rank, order.name)(receiver.unpack(order.parcel))
+        synchronise(joining.device)
         connection.send(Report())
 
 

@@ -45,7 +45,8 @@ class Sender:
         """What goes to each rank, and the tensors to `broadcast` afterwards."""
         pickler = _Pickler(self)
         pickler.dump(value)
-        gone, self._gone = tuple(self._gone), []
+        gone = tuple(self._gone)
+        del self._gone[: len(gone)]  # another thread may have added to it
         new = tuple((number, tensor.shape, tensor.dtype) for number, tensor in pickler.new)
         return Parcel(pickler.text(), new, gone), [tensor for _, tensor in pickler.new]
 

@@ -49,6 +49,12 @@ EXAMPLES = {
 }
 
 
+@pytest.mark.parametrize("wrong", ["0", "x", "41"])
+def test_a_setting_of_two_kinds_is_told_in_one_sentence(wrong: str):
+    with pytest.raises(SettingsError, match=f"^GPUS is '{wrong}': Input should be 'auto' or should be [^;]*$"):
+        Settings.from_env({"GPUS": wrong})
+
+
 def test_the_environment_sets_every_field():
     settings = Settings.from_env({name: text for name, (text, _) in EXAMPLES.items()})
     for name, (_, value) in EXAMPLES.items():

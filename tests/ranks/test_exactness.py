@@ -1,12 +1,15 @@
 """Several ranks give the numbers of one: passes, loops and decoding meet the authors' within the same tolerances."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from infinitetalk.arithmetic import EXACT, NATIVE, Arithmetic
 from infinitetalk.generation.pipeline import generate
+from infinitetalk.models.lanes import make_lanes
 from infinitetalk.models.opening import Models
 from infinitetalk.planning.windows import Window
 from infinitetalk.progress import Stopwatch
@@ -40,6 +43,25 @@ def test_passes_loops_and_decoding_are_those_of_one_rank(models: Models, monkeyp
     torch.testing.assert_close(video[0], tensors("vae/outputs")["decode.latent"], rtol=0, atol=VAE_ATOL)
     for folder, variant in loop_variants():
         _check_loop(Loop(folder, variant), models, monkeypatch)
+
+
+def test_a_sparse_lane_attends_by_the_tokens_places(start_ranks: Callable[[int], Ranks], tmp_path: Path) -> None:
+    """It takes tokens frame by frame, and exchanged ones come rank by rank."""
+    models = load_golden_models(wan_folder(tmp_path))
+    lanes = make_lanes(models.transformer, [Arithmetic(NATIVE), Arithmetic(NATIVE, density=0.4)])
+    models = replace(models, arithmetic=lanes[EXACT].arithmetic, transformer=lanes[EXACT].transformer, lanes=lanes)
+
+    def predictions(models: Models) -> dict[str, torch.Tensor]:
+        with torch.inference_mode():
+            return {
+                lane: Case("dit_multi", models.in_lane(lane).transformer).predict("cond", 0, 0) for lane in models.lanes
+            }
+
+    alone = predictions(models)
+    shared = predictions(share_models(models, start_ranks(2)))
+    assert not torch.allclose(alone["sparse_40"], alone[EXACT], rtol=0, atol=10 * ATOL)
+    for lane in lanes:
+        torch.testing.assert_close(shared[lane], alone[lane], rtol=0, atol=ATOL)
 
 
 def _check_loop(loop: Loop, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,51 @@ def is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] != "Z"
 
 
+def test_a_rank_that_cannot_join_is_an_error_at_once() -> None:
+    """Rank 0 would wait for it for minutes. It is another process here, since one that cannot join has to end."""
+    script = """
+        import torch
+        from dataclasses import replace
+        from infinitetalk.ranks.group import RankFailed, Ranks
+        tell, ranks = Ranks._tell, Ranks(2, torch.device("cpu"))
+        ranks._tell = lambda rank, connection, joining: tell(ranks, rank, connection, replace(joining, backend="none"))
+        try:
+            ranks.join()
+        except RankFailed as error:
+            print(error)
+        ranks.close()
+        print(ranks._processes[0].returncode)
+    """
+    worker = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=ROOT, timeout=100
+    )
+    told, status = worker.stdout.splitlines()
+    assert told.startswith("rank 1: AssertionError at infinitetalk.ranks.group:")
+    assert int(status) in (0, -signal.SIGKILL)
+    assert worker.returncode == 0
+
+
+def test_a_rank_has_our_modules_and_no_keys_and_signals_are_not_for_it(
+    start_ranks: Callable[[int], Ranks], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "never-handed-on")
+    monkeypatch.setenv("RUNPOD_AI_API_KEY", "never-handed-on")
+    monkeypatch.setenv("NCCL_DEBUG", "WARN")
+    (process,) = start_ranks(2)._processes
+    environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+    assert b"never-handed-on" not in environment
+    assert b"NCCL_DEBUG=WARN" in environment
+    assert os.getpgid(process.pid) != os.getpgid(0)
+
+
+def test_a_second_group_is_refused(ranks: Ranks) -> None:
+    with pytest.raises(RankFailed, match="uses torch"):
+        Ranks(2, torch.device("cpu"))
+    assert not have_ended(ranks)
+
+
 def test_ranks_that_cannot_start_are_an_error_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     ranks = Ranks(2, torch.device("cpu"))
