@@ -101,15 +101,22 @@ def test_an_order_that_fails_says_what_and_where(ranks: Ranks) -> None:
 
 
 def test_the_other_ranks_end_with_the_worker_however_it_ends() -> None:
+    """Whatever they are doing, too."""
     script = """
-        import os, signal, torch
+        import os, signal, time, torch
         from infinitetalk.ranks.group import Ranks
+        class Sleep:
+            def __reduce__(self):
+                return time.sleep, (600,)
         ranks = Ranks(3, torch.device("cpu"))
         ranks.join()
         print(*[process.pid for process in ranks._processes], flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
+        with ranks.together("decode", Sleep()):
+            os.kill(os.getpid(), signal.SIGKILL)
     """
-    worker = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=ROOT)
+    worker = subprocess.run(  # until its output ends, which the ranks write to, too
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=ROOT, timeout=100
+    )
     assert worker.returncode == -signal.SIGKILL
     pids = [int(pid) for pid in worker.stdout.split()]
     assert len(pids) == 2

@@ -54,25 +54,19 @@ def request_for(seconds: float, **fields: object) -> Request:
 def test_a_job_gives_the_same_frames_and_a_cancelled_one_leaves_the_ranks_ready(
     models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop = threading.Event()
-    steps: list[int] = []
-
-    def cancel_in_the_second_step(progress: Progress) -> None:
-        steps.append(progress.step)
-        if progress.step == 2:
-            stop.set()
-
-    with pytest.raises(Cancelled):
-        frames_of(
-            models,
-            request_for(1),
-            tmp_path,
-            monkeypatch,
-            on_progress=cancel_in_the_second_step,
-            should_stop=stop.is_set,
-        )
-    assert max(steps) == 2, "the step that runs is the last one"
     request = request_for(2.4, text_guidance=2.0)  # two windows, two passes a step
+    for stage, step in (("denoise", 2), ("decode", 3)):  # a step and a window's decoding are no rank's to leave
+        stop = threading.Event()
+        seen: list[tuple[str, int]] = []
+
+        def cancel(progress: Progress, last=(stage, step), stop=stop, seen=seen) -> None:
+            seen.append((progress.stage, progress.step))
+            if seen[-1] == last:
+                stop.set()
+
+        with pytest.raises(Cancelled):
+            frames_of(models, request, tmp_path, monkeypatch, on_progress=cancel, should_stop=stop.is_set)
+        assert seen[-1] == (stage, step)
     two, result = frames_of(models, request, tmp_path, monkeypatch)
     assert result.settings.gpus == 2
     assert result.cost_usd == pytest.approx(2 * result.gpu_seconds / 3600 * SETTINGS.gpu_price_per_hour, rel=0.01)
