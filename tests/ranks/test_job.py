@@ -54,7 +54,7 @@ def request_for(seconds: float, **fields: object) -> Request:
 def test_a_job_gives_the_same_frames_and_a_cancelled_one_leaves_the_ranks_ready(
     models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = request_for(2.4, text_guidance=2.0)  # two windows, two passes a step
+    request = request_for(2.0, text_guidance=2.0)  # two windows, two passes a step
     for stage, step in (("denoise", 2), ("decode", 3)):  # a step and a window's decoding are no rank's to leave
         stop = threading.Event()
         seen: list[tuple[str, int]] = []
