@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from infinitetalk.arithmetic import FLASH_3
 from infinitetalk.models.cudnn_attention import cudnn_fp8_attention, load_frontend
+from infinitetalk.models.e4m3 import narrow_attention
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -65,19 +66,12 @@ def flash_3_attention() -> Attention:
 
 
 def flash_3_fp8_attention() -> Attention:
-    """FlashAttention-3 with query, key and value in e4m3. Raises ValueError if it is not installed.
-
-    Query and key have no scale: their block normalises them, and e4m3 keeps its relative precision from 0.016 to 448.
-    Values have one scale for each head.
-    """
+    """FlashAttention-3 with query, key and value in e4m3. Raises ValueError if it is not installed."""
     function = _flash_3_function()
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        largest = torch.finfo(torch.float8_e4m3fn).max
-        scale = value.abs().amax(dim=(1, 3)).float().clamp(min=1e-6) / largest
+        query, key, value, scale = narrow_attention(query, key, value)
         one = torch.ones_like(scale)
-        query, key = (part.clamp(-largest, largest).to(torch.float8_e4m3fn) for part in (query, key))
-        value = (value / scale[:, None, :, None]).clamp(-largest, largest).to(torch.float8_e4m3fn)
         return _first(function(query, key, value, q_descale=one, k_descale=one, v_descale=scale))
 
     return attend

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-FP8 = torch.float8_e4m3fn
-LARGEST = torch.finfo(FP8).max
+from infinitetalk.models.e4m3 import FP8, narrow_attention
+
 # The weights of the softmax lie between 0 and 1, most of them below e4m3's smallest normal number, 1/64. Times 256 they
 # keep their relative precision.
 WEIGHTS_SCALE = 256.0
@@ -135,10 +135,8 @@ def _output(query: Tensor) -> Tensor:
 def cudnn_fp8_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention over (B, N, H, D) with query, key and value in e4m3, in the inputs' own number format.
 
-    Query and key have no scale: their block normalises them, and e4m3 keeps its relative precision from 0.016 to 448.
-    Values have one scale for each head. An output is never larger than the largest value, so that it fits e4m3, too.
+    An output is never larger than the largest value, so that it fits e4m3, too.
     """
-    scale = value.abs().amax(dim=(1, 3), keepdim=True).float().clamp(min=1e-6) / LARGEST
-    narrow = [part.clamp(-LARGEST, LARGEST).to(FP8) for part in (query, key, value / scale)]
+    *narrow, scale = narrow_attention(query, key, value)
     output: Tensor = _cudnn_fp8_attention(*narrow)
-    return (output.float() * scale).to(query.dtype)
+    return (output.float() * scale[:, None, :, None]).to(query.dtype)

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from infinitetalk.arithmetic import ROWS, TENSORS
+from infinitetalk.models.e4m3 import FP8, LARGEST
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.trials import FP8_ERROR, attempted, check_error, return_memory
 
-FP8 = torch.float8_e4m3fn
-LARGEST = torch.finfo(FP8).max
 MIN_CAPABILITY = (8, 9)
 
 # Inputs and outputs of layers of the 14B transformer: query, key and value in one; both of the feed-forward.

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from infinitetalk.models import cudnn_attention as module
 from infinitetalk.models.attention import FP8_KERNELS
-from infinitetalk.models.cudnn_attention import FP8, WEIGHTS_SCALE, cudnn_fp8_attention
+from infinitetalk.models.cudnn_attention import WEIGHTS_SCALE, cudnn_fp8_attention
+from infinitetalk.models.e4m3 import FP8
 from infinitetalk.models.trials import exact_attention, relative_error
 
 
