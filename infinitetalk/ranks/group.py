@@ -17,10 +17,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as distributed
@@ -30,16 +28,12 @@ import infinitetalk
 from infinitetalk.contract.settings import Settings
 from infinitetalk.models.context_parallel import Shards
 from infinitetalk.models.device import gpu_name
+from infinitetalk.ranks.joining import LOOPBACK, NCCL, START_S, Joining, join_group
 from infinitetalk.ranks.shipping import Parcel, Sender, broadcast
 
 ANSWER_S = 120.0  # a pass takes half a minute at most
-START_S = 900.0  # imports, weights, compiling
 _END_S = 5.0
 _POLL_S = 0.1
-_LOOPBACK = "127.0.0.1"
-
-# What NCCL's watchdog would do by itself if a rank is lost: end this process, which has a job to answer.
-_NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
 
 logger = logging.getLogger(__name__)
 
@@ -54,18 +48,6 @@ class RankFailed(RuntimeError):
     def __init__(self, message: str, *, is_memory: bool = False) -> None:
         super().__init__(message)
         self.is_memory = is_memory
-
-
-@dataclass(frozen=True)
-class Joining:
-    """The first thing that a rank is told: how it joins the group."""
-
-    rank: int
-    world: int
-    port: int
-    backend: str
-    device: torch.device
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -128,9 +110,9 @@ class Ranks:
 
     def join(self) -> None:
         """Make the group. Raises RankFailed."""
-        os.environ.update(_NCCL)
+        os.environ.update(NCCL)
         is_gpu = self.device.type == "cuda"
-        store = TCPStore(_LOOPBACK, 0, self.count, is_master=True, wait_for_workers=False)
+        store = TCPStore(LOOPBACK, 0, self.count, is_master=True, wait_for_workers=False)
         backend = "nccl" if is_gpu else "gloo"
         with self._watched(START_S):  # they have imported what they need
             pass
@@ -194,10 +176,11 @@ class Ranks:
                 joined.set_exception(error)
 
         threading.Thread(target=join, name="join", daemon=True).start()
-        while self._failure is None:
-            with suppress(TimeoutError):
-                return joined.result(_POLL_S)
-        raise self._lost()
+        while not joined.done():
+            if self._failure is not None:
+                raise self._lost()
+            time.sleep(_POLL_S)
+        joined.result()
 
     def _start(self, rank: int, alive: int) -> None:
         ours, theirs = socket.socketpair()
@@ -276,39 +259,12 @@ class Ranks:
         return RankFailed(str(self._failure), is_memory=self._failure.is_memory)
 
 
-def join_group(joining: Joining, store: TCPStore | None = None) -> None:
-    """Join the group of all ranks.
-
-    Args:
-        store: rank 0's, which the others find at the port.
-    """
-    is_gpu = joining.device.type == "cuda"
-    if store is None:
-        store = TCPStore(_LOOPBACK, joining.port, joining.world, is_master=False)
-    distributed.init_process_group(
-        joining.backend,
-        store=store,
-        rank=joining.rank,
-        world_size=joining.world,
-        timeout=timedelta(seconds=START_S),
-        device_id=torch.device("cuda", joining.rank) if is_gpu else None,
-        pg_options=_nccl_options() if is_gpu else None,
-    )
-
-
-def _nccl_options() -> Any:  # noqa: ANN401
-    """Transfers go first on the GPU: they must not wait until the attention that runs beside them is done."""
-    options = distributed.ProcessGroupNCCL.Options()
-    options.is_high_priority_stream = True
-    return options
-
-
 def _environment() -> dict[str, str]:
     """A rank's: this process's modules in the same order, libraries' variables, and none of the worker's, with keys."""
     ours = {name for name, _, _ in Settings.variables()}
     others = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("RUNPOD_")}
     paths = [*filter(None, sys.path), str(Path(infinitetalk.__file__).parents[1])]
-    return {**others, **_NCCL, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**others, **NCCL, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _is_memory(error: BaseException) -> bool:

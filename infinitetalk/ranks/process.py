@@ -20,7 +20,8 @@ from infinitetalk.models.kernels import choose_kernels
 from infinitetalk.models.split_vae import SplitDecoder
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.video_transformer import Context, TimeEmbedding
-from infinitetalk.ranks.group import Joining, Order, Report, join_group
+from infinitetalk.ranks.group import Order, Report
+from infinitetalk.ranks.joining import Joining, join_group
 from infinitetalk.ranks.shipping import Receiver
 
 

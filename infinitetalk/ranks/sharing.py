@@ -15,7 +15,8 @@ from infinitetalk.models.opening import Models
 from infinitetalk.models.split_vae import SplitDecoder
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.video_transformer import AudioContext, Context, KeyValue, Rotary, TimeEmbedding
-from infinitetalk.ranks.group import START_S, Ranks
+from infinitetalk.ranks.group import Ranks
+from infinitetalk.ranks.joining import START_S
 
 logger = logging.getLogger(__name__)
 

@@ -153,7 +153,7 @@ def test_a_rank_that_cannot_join_is_an_error_at_once() -> None:
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=ROOT, timeout=100
     )
     told, status = worker.stdout.splitlines()
-    assert told.startswith("rank 1: AssertionError at infinitetalk.ranks.group:")
+    assert told.startswith("rank 1: AssertionError at infinitetalk.ranks.joining:")
     assert int(status) in (0, -signal.SIGKILL)
     assert worker.returncode == 0
 
