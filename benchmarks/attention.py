@@ -102,17 +102,6 @@ def measure(size: tuple[int, int, int], device: torch.device, heads: int, head_d
     return rows
 
 
-def table(rows: list[Any]) -> str:
-    lines = ["| size | attention | kernel | ms | TFLOP/s | relative error |", "| --- | --- | --- | --- | --- | --- |"]
-    for row in rows:
-        place = f"| {row['size']} | {row['attention']} | {row['kernel']} "
-        if "unavailable" in row:
-            lines.append(f"{place}| {row['unavailable']} | | |")
-        else:
-            lines.append(f"{place}| {row['milliseconds']:.2f} | {row['tflop_per_s']:.0f} | {row['error']:.2g} |")
-    return "\n".join(lines)
-
-
 @torch.inference_mode()
 def main() -> None:
     parser = reporting.options(__doc__)
@@ -126,7 +115,7 @@ def main() -> None:
         report["kernels"] += measure(size, device, heads, head_dim, options.repeats)
         reporting.save(report, options.json)
     print(f"{report['device']}, torch {report['torch']}, {report['date']}")
-    print(table(report["kernels"]))
+    print(reporting.kernel_table(report["kernels"], ("size", "attention", "kernel")))
 
 
 if __name__ == "__main__":

@@ -49,17 +49,6 @@ def measure(
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| layer | tokens | numbers | ms | TFLOP/s | relative error |", "| --- | --- | --- | --- | --- | --- |"]
-    for row in rows:
-        place = f"| {row['layer']} | {row['tokens']} | {row['numbers']} "
-        if "unavailable" in row:
-            lines.append(f"{place}| {row['unavailable']} | | |")
-        else:
-            lines.append(f"{place}| {row['milliseconds']:.2f} | {row['tflop_per_s']:.0f} | {row['error']:.2g} |")
-    return "\n".join(lines)
-
-
 @torch.inference_mode()
 def main() -> None:
     options = reporting.options(__doc__).parse_args()
@@ -70,7 +59,7 @@ def main() -> None:
         report["products"] += measure(inputs, outputs, tokens, device, options.repeats, not options.miniature)
         reporting.save(report, options.json)
     print(f"{report['device']}, torch {report['torch']}, {report['date']}")
-    print(table(report["products"]))
+    print(reporting.kernel_table(report["products"], ("layer", "tokens", "numbers")))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,20 @@ def head(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "torch": torch.__version__,
     }
+
+
+def kernel_table(rows: list[Any], columns: Sequence[str]) -> str:
+    """Markdown: what was measured, by `columns`, then time, rate and error, or why there are none."""
+    heads = [*columns, "ms", "TFLOP/s", "relative error"]
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    for row in rows:
+        place = [row[column] for column in columns]
+        if "unavailable" in row:
+            figures = [row["unavailable"], "", ""]
+        else:
+            figures = [f"{row['milliseconds']:.2f}", f"{row['tflop_per_s']:.0f}", f"{row['error']:.2g}"]
+        lines.append(f"| {' | '.join(map(str, [*place, *figures]))} |")
+    return "\n".join(lines)
 
 
 def save(report: dict[str, Any], path: Path | None) -> None:

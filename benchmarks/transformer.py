@@ -27,7 +27,8 @@ from infinitetalk.arithmetic import FLASH_3, NATIVE, ROWS, Arithmetic
 from infinitetalk.generation.masks import person_masks
 from infinitetalk.models.attention import find_kernel, flash_3_module
 from infinitetalk.models.compiling import compile_transformer
-from infinitetalk.models.fp8 import FP8, choose_scales, quantise_block
+from infinitetalk.models.e4m3 import FP8
+from infinitetalk.models.fp8 import choose_scales, quantise_block
 from infinitetalk.models.kernels import choose_kernels
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.video_transformer import TEXT_TOKENS, Context

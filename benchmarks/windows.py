@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks import reporting
 from benchmarks.job import WARM_UP_FRAMES, extrapolate
-from benchmarks.memory import AUDIO_CHANNELS, AUDIO_LAYERS, NoisePicture
+from benchmarks.memory import NoisePicture
 from benchmarks.random_models import assemble_random_models
 from infinitetalk.contract.presets import Profile, load_mode, load_profile
 from infinitetalk.contract.request import Request, Resolution, SpeedModeName
@@ -51,11 +51,10 @@ def run(models: Models, plan: Plan) -> tuple[dict[str, float], Tensor]:
     """Seconds per stage of a job, and its last window's frames (n, height, width, 3) uint8."""
     width, height = plan.size
     generator = torch.Generator().manual_seed(0)
-    layers = getattr(models.audio_encoder.config, "num_hidden_layers", AUDIO_LAYERS)
-    channels = getattr(models.audio_encoder.config, "hidden_size", AUDIO_CHANNELS)
-    features = torch.randn(2, plan.n_frames, layers, channels, generator=generator).to(models.device)
+    heard = models.audio_encoder.config
+    features = torch.randn(2, plan.n_frames, heard.num_hidden_layers, heard.hidden_size, generator=generator)
     masks = person_masks((None, None), plan.size, plan.size)
-    material = Material(NoisePicture(width, height), VoiceFeatures(features), masks)
+    material = Material(NoisePicture(width, height), VoiceFeatures(features.to(models.device)), masks)
     watch = Stopwatch(lambda: synchronise(models.device))
     noise = SeededNoise(plan.seed)
     for part in generate(plan, models, material, noise, lambda *_: None, watch):

@@ -5,13 +5,12 @@ import torch
 from torch import Tensor, nn
 
 from infinitetalk.contract.settings import Settings
-from infinitetalk.models.fp8 import FP8, LARGEST, Fp8Linear, check_fp8, quantise, quantise_block
+from infinitetalk.models.e4m3 import FP8, LARGEST
+from infinitetalk.models.fp8 import Fp8Linear, check_fp8, quantise, quantise_block
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.video_transformer import Context
 from infinitetalk.startup.opening import open_models
-
-SIZES = {"num_attention_heads": 2, "attention_head_dim": 48, "text_dim": 16, "freq_dim": 16, "ffn_dim": 64}
-AUDIO = {"audio_layers": 3, "audio_channels": 4, "audio_hidden": 8, "audio_tokens": 2, "audio_dim": 16}
+from tests.support.small_transformer import small_bfloat16_transformer
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:
@@ -44,12 +43,7 @@ def test_the_layer_is_the_product_of_the_quantised_matrices() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> InfiniteTalkTransformer:
-    torch.manual_seed(0)
-    made = InfiniteTalkTransformer(**SIZES, **AUDIO, num_layers=2, image_dim=16).eval().requires_grad_(False)
-    for name, parameter in made.named_parameters():
-        if not set(made._keep_in_fp32_modules) & set(name.split(".")):
-            parameter.data = parameter.data.bfloat16()
-    return made
+    return small_bfloat16_transformer()
 
 
 @torch.inference_mode()

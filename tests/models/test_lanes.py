@@ -18,19 +18,9 @@ from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.video_transformer import Context
 from infinitetalk.startup.opening import open_models
 from infinitetalk.startup.weights import Weights
+from tests.support.small_transformer import small_bfloat16_transformer
 
-SIZES = {"num_attention_heads": 2, "attention_head_dim": 48, "text_dim": 16, "freq_dim": 16, "ffn_dim": 64}
-AUDIO = {"audio_layers": 3, "audio_channels": 4, "audio_hidden": 8, "audio_tokens": 2, "audio_dim": 16}
 FP8 = Arithmetic(fp8=True, fp8_scales=ROWS)
-
-
-def new_transformer() -> InfiniteTalkTransformer:
-    torch.manual_seed(0)
-    made = InfiniteTalkTransformer(**SIZES, **AUDIO, num_layers=2, image_dim=16).eval().requires_grad_(False)
-    for name, parameter in made.named_parameters():
-        if not set(made._keep_in_fp32_modules) & set(name.split(".")):
-            parameter.data = parameter.data.bfloat16()
-    return made
 
 
 @torch.inference_mode()
@@ -52,7 +42,7 @@ def predict(lane: LaneModel) -> Tensor:
 
 def alone(arithmetic: Arithmetic) -> Tensor:
     """The result of a worker with this lane only."""
-    transformer = new_transformer()
+    transformer = small_bfloat16_transformer()
     if arithmetic.fp8:
         for index in range(2):
             quantise_block(transformer, index)
@@ -63,7 +53,7 @@ ALL = (Arithmetic(), FP8, Arithmetic(density=0.3), Arithmetic(fp8=True, density=
 
 
 def test_every_lane_gives_what_it_gives_alone() -> None:
-    lanes = make_lanes(new_transformer(), ALL)
+    lanes = make_lanes(small_bfloat16_transformer(), ALL)
     assert list(lanes) == [EXACT, "fp8", "sparse_30", "fp8_sparse_30"]
     results = {name: predict(lane) for name, lane in lanes.items()}
     for arithmetic in ALL:
@@ -80,7 +70,7 @@ def storage(module: nn.Module) -> dict[int, int]:
 
 
 def test_lanes_share_all_weights_but_the_large_layers_in_8_bits() -> None:
-    lanes = {name: lane.transformer for name, lane in make_lanes(new_transformer(), ALL).items()}
+    lanes = {name: lane.transformer for name, lane in make_lanes(small_bfloat16_transformer(), ALL).items()}
     assert storage(lanes[EXACT]) == storage(lanes["sparse_30"])
     assert storage(lanes["fp8"]) == storage(lanes["fp8_sparse_30"])
     exact, narrow = storage(lanes[EXACT]), storage(lanes["fp8"])
@@ -97,7 +87,7 @@ def test_lanes_share_all_weights_but_the_large_layers_in_8_bits() -> None:
 
 
 def test_where_all_lanes_are_in_8_bits_no_other_large_layers_are_held() -> None:
-    transformer = new_transformer()
+    transformer = small_bfloat16_transformer()
     for index in range(2):
         quantise_block(transformer, index)
     lanes = make_lanes(transformer, [FP8, Arithmetic(fp8=True, density=0.3, fp8_scales=ROWS)])
@@ -107,7 +97,7 @@ def test_where_all_lanes_are_in_8_bits_no_other_large_layers_are_held() -> None:
 
 def test_compiled_lanes_keep_their_kernels_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     arithmetics = (Arithmetic(), Arithmetic(density=0.3), Arithmetic(density=0.6), FP8)
-    lanes = make_lanes(new_transformer(), arithmetics)
+    lanes = make_lanes(small_bfloat16_transformer(), arithmetics)
     eager = {name: predict(lane) for name, lane in lanes.items()}
     torch.compiler.reset()
     compiled = InfiniteTalkTransformer.compile_repeated_blocks
@@ -150,7 +140,7 @@ def test_names_and_shapes_can_be_checked_for_all_lanes() -> None:
 
 
 def test_a_copy_has_its_own_modules() -> None:
-    transformer = new_transformer()
+    transformer = small_bfloat16_transformer()
     copied = sharing_copy(transformer)
     quantise_block(copied, 0)
     assert isinstance(transformer.blocks[0].ffn.net[2], nn.Linear)
