@@ -5,8 +5,8 @@ It is measured in every lane of the transformer's arithmetic, at the sizes that 
     python -m benchmarks.transformer                 the 14B network with random weights (needs a GPU of 80 GB)
     python -m benchmarks.transformer --miniature     a small one, on any machine
 
-Lanes: `eager` (not compiled), `sdpa` (cuDNN), `flash_3` (where FlashAttention-3 is installed), `fp8`, and
-`fp8_sparse_20` and `fp8_sparse_15` (experimental). Prints a table; --json FILE also writes JSON.
+Lanes: `eager` (not compiled), `sdpa` (cuDNN), `flash_3` (where FlashAttention-3 is installed), `sparse_20` (20 % of the
+self-attention), `fp8`, and `fp8_sparse_20` and `fp8_sparse_15`. Prints a table; --json FILE also writes JSON.
 """
 
 import copy
@@ -64,6 +64,7 @@ LANES = {
     "eager": Lane(Arithmetic("_native_cudnn"), compiled=False),
     "sdpa": Lane(Arithmetic("_native_cudnn")),
     "flash_3": Lane(Arithmetic(FLASH_3)),
+    "sparse_20": Lane(Arithmetic("_native_cudnn", density=0.2)),
     "fp8": Lane(Arithmetic(fp8=True)),
     "fp8_sparse_20": Lane(Arithmetic(fp8=True, density=0.2)),
     "fp8_sparse_15": Lane(Arithmetic(fp8=True, density=0.15)),

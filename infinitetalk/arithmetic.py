@@ -7,6 +7,7 @@ from typing import Self
 AUTO = "auto"  # chosen at start
 NATIVE = "native"  # PyTorch's own choice among its kernels
 FLASH_3 = "_flash_3"
+SPARSE = "sparse"  # the sparse attention's own kernels
 EXACT = "exact"  # the lane that changes no result
 
 # How 8-bit layers scale their matrices: each row by its own number, or the whole matrix by one.
@@ -20,10 +21,10 @@ class Arithmetic:
     Args:
         attention: the attention kernel by diffusers' name; `AUTO` until one is chosen.
         fp8: the large linear layers compute in 8 bits, and so does the self-attention if a kernel can.
-        density: experimental; the share of the self-attention that is computed token by token, in (0, 1]; None is all.
+        density: the share of the self-attention that is computed token by token, in (0, 1]; None is all.
         fp8_scales: of the 8-bit layers, `ROWS` or `TENSORS`; `AUTO` until the device has shown which it can.
-        fp8_attention: the 8-bit kernel of the self-attention, by the name of its exact one; `AUTO` until one is
-            chosen; None where none is right and faster.
+        fp8_attention: the 8-bit kernel of the self-attention, by the name of its exact one, or `SPARSE`; `AUTO` until
+            one is chosen; None where none is right and faster.
     """
 
     attention: str = AUTO
@@ -55,7 +56,8 @@ class Arithmetic:
     def attention_text(self) -> str:
         """The attention kernels in words, for results and logs."""
         if self.density is not None:
-            return f"{100 * self.density:g} % of the self-attention by FlexAttention, {self.attention}"
+            narrow = " in 8 bits" if self.fp8 and self.fp8_attention == SPARSE else ""
+            return f"{100 * self.density:g} % of the self-attention{narrow}, {self.attention}"
         if not self.fp8 or self.fp8_attention == AUTO:
             return self.attention
         if self.fp8_attention is None:

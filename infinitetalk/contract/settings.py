@@ -140,18 +140,18 @@ class Settings(BaseModel):
         description="Compute large linear layers in 8 bits, and self-attention too if a kernel for it works. "
         "This is faster, smaller and less exact. It needs a GPU of compute capability 8.9 or more.",
     )
-    experimental_sparse_attention: float | None = Field(
+    sparse_attention: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="Experimental: the share of the self-attention that is computed token by token, such as 0.2. In "
-        "the rest a mean stands for each 128 tokens.",
+        description="The share of the self-attention that is computed token by token, such as 0.2. In the rest a mean "
+        "stands for each 128 tokens. This is faster and less exact.",
     )
     lanes: str | None = Field(
         None,
         description="Lanes that jobs may choose from with their field `lane`, such as exact,fp8,fp8_sparse_20. The "
-        "first one is the default. If FP8 or EXPERIMENTAL_SPARSE_ATTENTION is set too, it must be the lane they set.",
-        json_schema_extra={"default": "the one that FP8 and EXPERIMENTAL_SPARSE_ATTENTION set"},
+        "first one is the default. If FP8 or SPARSE_ATTENTION is set too, it must be the lane they set.",
+        json_schema_extra={"default": "the one that FP8 and SPARSE_ATTENTION set"},
     )
     compile: bool = Field(
         True,
@@ -190,7 +190,7 @@ class Settings(BaseModel):
         first, own = self.arithmetic.lane, self._own_arithmetic.lane
         if own not in (EXACT, first):
             raise ValueError(
-                f"LANES begins with {first}, but FP8 and EXPERIMENTAL_SPARSE_ATTENTION set the lane {own}: let LANES "
+                f"LANES begins with {first}, but FP8 and SPARSE_ATTENTION set the lane {own}: let LANES "
                 f"begin with {own}, or leave the other two out"
             )
         return self
@@ -238,7 +238,7 @@ class Settings(BaseModel):
 
     @property
     def _own_arithmetic(self) -> Arithmetic:
-        return Arithmetic(self.attention_backend, self.fp8, self.experimental_sparse_attention)
+        return Arithmetic(self.attention_backend, self.fp8, self.sparse_attention)
 
     @property
     def arithmetic(self) -> Arithmetic:

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from infinitetalk.arithmetic import AUTO, NATIVE, Arithmetic
+from infinitetalk.arithmetic import AUTO, NATIVE, SPARSE, Arithmetic
 from infinitetalk.models.attention import FP8_KERNELS, MEASURED, Attention, find_kernel
-from infinitetalk.models.sparse_attention import flex_sparse_attention, sparse_attention
+from infinitetalk.models.sparse_attention import sparse_attention
 from infinitetalk.models.trials import (
     EQUAL_WITHIN,
     AttentionTrial,
@@ -99,7 +99,10 @@ def choose_kernels(
         name, attention = _choose_exact(transformer, arithmetic.attention, candidates, trial)
         chosen = replace(arithmetic, attention=name)
         if chosen.density is not None:
-            return Kernels(attention, _proven_sparse(chosen.density, trial), in_order=True), chosen
+            name_in_8_bits, sparse = _choose_sparse(chosen, chosen.density, trial)
+            if chosen.fp8:
+                chosen = replace(chosen, fp8_attention=name_in_8_bits)
+            return Kernels(attention, sparse, in_order=True), chosen
         if chosen.fp8:
             fp8_name, self_attention = _choose_fp8(arithmetic, attention, candidates.fp8, trial)
             chosen = replace(chosen, fp8_attention=fp8_name)
@@ -186,17 +189,39 @@ def _passed(
     return passed
 
 
-def _proven_sparse(density: float, trial: AttentionTrial | None) -> SelfAttention:
-    """The sparse self-attention. Raises ValueError if it fails its trial."""
+def _choose_sparse(
+    arithmetic: Arithmetic, density: float, trial: AttentionTrial | None
+) -> tuple[str | None, SelfAttention]:
+    """The sparse self-attention, in 8 bits if the arithmetic allows it and they are right on this device.
 
-    def attend(query: Tensor, key: Tensor, value: Tensor, n_latent_frames: int) -> Tensor:
-        return sparse_attention(query, key, value, n_latent_frames, density)
+    A choice that has been made is kept.
 
-    if trial is not None:
+    Raises:
+        ValueError: it fails its trial.
+    """
+    may_be_narrow = arithmetic.fp8 and arithmetic.fp8_attention is not None
+    if trial is None:
+        return (SPARSE if may_be_narrow else None), _sparse_attention(density, may_be_narrow)
+    if may_be_narrow:
         try:
-            trial.prove_sparse(flex_sparse_attention, density)
-        except Exception as error:  # torch.compile has many
-            raise ValueError(f"sparse attention cannot be used on this device: {first_line(error)}") from error
+            trial.prove_sparse(sparse_attention, density, narrow=True)
+        except Exception as error:  # Triton has many
+            if arithmetic.fp8_attention == SPARSE:
+                raise ValueError(f"sparse attention in 8 bits cannot be used: {first_line(error)}") from error
+            logger.info("the sparse self-attention is not in 8 bits: %s", first_line(error))
+        else:
+            return SPARSE, _sparse_attention(density, narrow=True)
+    try:
+        trial.prove_sparse(sparse_attention, density, narrow=False)
+    except Exception as error:
+        raise ValueError(f"sparse attention cannot be used on this device: {first_line(error)}") from error
+    return None, _sparse_attention(density, narrow=False)
+
+
+def _sparse_attention(density: float, narrow: bool) -> SelfAttention:
+    def attend(query: Tensor, key: Tensor, value: Tensor, n_latent_frames: int) -> Tensor:
+        return sparse_attention(query, key, value, n_latent_frames, density, narrow)
+
     return attend
 
 

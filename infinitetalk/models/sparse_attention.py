@@ -11,65 +11,117 @@ h3-sparse-attn. That heads attend along time, and that it helps to reorder token
 (arXiv 2502.01776).
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache
 from math import ceil, log
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-BLOCK_TOKENS = 128  # as FlexAttention's kernel wants them
+from infinitetalk.models.e4m3 import narrow_attention
+
+BLOCK_TOKENS = 128
 SMALL_BLOCK_TOKENS = 16  # without a GPU, where windows are the miniature's: 1,200 tokens are only 10 blocks of 128
 PARTS = 4  # of a block, each with a mean of its own, when blocks are chosen
 
 
-def sparse_attention(query: Tensor, key: Tensor, value: Tensor, frames: int, density: float) -> Tensor:
+def sparse_attention(
+    query: Tensor, key: Tensor, value: Tensor, frames: int, density: float, narrow: bool = False
+) -> Tensor:
     """Attention over (B, N, H, D) of `frames` latent frames, one after the other.
 
     Args:
         density: the share of the blocks of keys that each block of queries reads, in (0, 1]; 1 is exact.
+        narrow: compute in the 8 bits of e4m3. Without a GPU only the inputs are rounded.
     """
-    query, key, value = (_place_by_place(part, frames) for part in (query, key, value))
-    output: Tensor = _sparse_attention(query, key, value, density)
-    return cast(Tensor, output.unflatten(2, (-1, frames)).permute(0, 3, 2, 1, 4).flatten(1, 2))
+    output: Tensor = _sparse_attention(query, key, value, frames, density, narrow)
+    return output
 
 
-def _place_by_place(states: Tensor, frames: int) -> Tensor:
-    """(B, N, H, D), frame by frame, to (B, H, N, D), contiguous."""
-    return cast(Tensor, states.unflatten(1, (frames, -1)).permute(0, 3, 2, 1, 4).flatten(2, 3).contiguous())
-
-
-# An operator of its own, because FlexAttention skips blocks only if it is compiled, and torch.compile cannot leave the
-# number of blocks open that are read, which follows from the size.
+# An operator of its own, because torch.compile cannot leave the number of blocks open that are read, which follows from
+# the size.
 @torch.library.custom_op("infinitetalk::sparse_attention", mutates_args=())
-def _sparse_attention(query: Tensor, key: Tensor, value: Tensor, density: float) -> Tensor:
-    """The same over (B, H, N, D), place by place, contiguous."""
+def _sparse_attention(query: Tensor, key: Tensor, value: Tensor, frames: int, density: float, narrow: bool) -> Tensor:
     if query.device.type == "cuda":
-        return flex_sparse_attention(query, key, value, choose_blocks(query, key, density, BLOCK_TOKENS))
-    blocks = choose_blocks(query, key, density, SMALL_BLOCK_TOKENS)
-    return masked_attention(query, key, value, blocks, SMALL_BLOCK_TOKENS)
+        return triton_sparse_attention(query, key, value, frames, density, narrow)
+    return plain_sparse_attention(query, key, value, frames, density, narrow, SMALL_BLOCK_TOKENS)
 
 
 @_sparse_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, density: float) -> Tensor:
-    return torch.empty_like(query)
+def _(query: Tensor, key: Tensor, value: Tensor, frames: int, density: float, narrow: bool) -> Tensor:
+    return query.new_empty(query.shape)
+
+
+def triton_sparse_attention(
+    query: Tensor, key: Tensor, value: Tensor, frames: int, density: float, narrow: bool
+) -> Tensor:
+    """The same by Triton's kernels. Raises ImportError where Triton is not installed."""
+    from infinitetalk.models import sparse_kernels  # PyTorch brings Triton along for GPUs only
+
+    arranged = sparse_kernels.arrange(query, key, value, frames, BLOCK_TOKENS, PARTS, narrow)
+    means = arranged.query_means, arranged.key_means
+    blocks = choose_blocks_by_means(*means, query.shape[1], density, BLOCK_TOKENS, query.dtype)
+    return sparse_kernels.attend(arranged, blocks, query.new_empty(query.shape), frames)
+
+
+def plain_sparse_attention(
+    query: Tensor, key: Tensor, value: Tensor, frames: int, density: float, narrow: bool, block_tokens: int
+) -> Tensor:
+    """The same in plain PyTorch: the reference, and what runs on a CPU."""
+    rounded = _rounded(query, key, value) if narrow else (query, key, value)
+    rounded_query, rounded_key, value = (place_by_place(part, frames) for part in rounded)
+    blocks = choose_blocks(place_by_place(query, frames), place_by_place(key, frames), density, block_tokens)
+    output = masked_attention(rounded_query, rounded_key, value, blocks, block_tokens)
+    return cast(Tensor, output.unflatten(2, (-1, frames)).permute(0, 3, 2, 1, 4).flatten(1, 2).contiguous())
+
+
+def _rounded(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value as 8 bits keep them."""
+    narrow_query, narrow_key, narrow_value, scale = narrow_attention(query, key, value)
+    value = (narrow_value.float() * scale[:, None, :, None]).to(value.dtype)
+    return narrow_query.to(query.dtype), narrow_key.to(key.dtype), value
+
+
+def place_by_place(states: Tensor, frames: int) -> Tensor:
+    """(B, N, H, D), frame by frame, to (B, H, N, D), place by place."""
+    return cast(Tensor, states.unflatten(1, (frames, -1)).permute(0, 3, 2, 1, 4).flatten(2, 3))
 
 
 def choose_blocks(query: Tensor, key: Tensor, density: float, block_tokens: int) -> Tensor:
-    """Indices (B, H, blocks, chosen) int32 of the blocks of keys that each block of queries reads, in any order.
+    """Indices (B, H, M, chosen) int32 of the blocks of keys that each of the M blocks of queries reads, in any order.
 
     A block reads itself. The others are those with most of the attention, as the means of parts of blocks show it.
+
+    Args:
+        query, key: (B, H, N, D), place by place.
     """
-    size, tokens = block_tokens // PARTS, query.shape[2]
-    queries, keys = _means(query, size) * query.shape[-1] ** -0.5, _means(key, size)
-    logits = queries.to(query.dtype) @ keys.to(key.dtype).transpose(-1, -2)
-    logits[..., -1:] += _log_counts(tokens, size, key.device)[-1:] - log(size)  # the last part may be short
+    query_means, key_means = (_means(part, block_tokens // PARTS) for part in (query, key))
+    return choose_blocks_by_means(query_means, key_means, query.shape[2], density, block_tokens, query.dtype)
+
+
+def choose_blocks_by_means(
+    query_means: Tensor, key_means: Tensor, tokens: int, density: float, block_tokens: int, dtype: torch.dtype
+) -> Tensor:
+    """The same from the means.
+
+    Args:
+        query_means, key_means: (B, H, parts, D) float32, over each part of `block_tokens` // `PARTS` of the tokens. The
+            last part may hold fewer.
+        dtype: in which they are compared.
+    """
+    size, parts = block_tokens // PARTS, key_means.shape[2]
+    queries = (query_means * query_means.shape[-1] ** -0.5).to(dtype).flatten(0, 1)
+    # Rows of eight numbers are what fast matrix products need; what they are filled with is not attended to.
+    missing = -parts % 8
+    keys = F.pad(key_means, (0, 0, 0, missing)).to(dtype).flatten(0, 1)
+    counts = _log_counts(tokens, size, key_means.device) - log(size)  # only the last one is not zero
+    counts = F.pad(counts, (0, missing), value=-torch.inf).to(dtype)
+    logits = torch.baddbmm(counts.expand(queries.shape[0], 1, -1), queries, keys.transpose(1, 2))
     share = F.avg_pool2d(logits.softmax(dim=-1), PARTS, ceil_mode=True, divisor_override=1).float()
+    share = share[..., : ceil(tokens / block_tokens)].unflatten(0, query_means.shape[:2])
     share.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-    return share.topk(ceil(density * share.shape[-1]), dim=-1, sorted=False).indices.to(torch.int32)
+    chosen: Tensor = share.topk(ceil(density * share.shape[-1]), dim=-1, sorted=False).indices
+    return chosen.to(torch.int32)
 
 
 def _means(states: Tensor, size: int) -> Tensor:
@@ -95,88 +147,10 @@ def _is_read(blocks: Tensor) -> Tensor:
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor, block_tokens: int) -> Tensor:
-    """Sparse attention by PyTorch's dense attention and a mask. It is the reference, and it runs on a CPU."""
+    """What the queries (B, H, N, D) read of those blocks and of the means, by PyTorch's dense attention and a mask."""
     tokens, reads = query.shape[2], _is_read(blocks)
     of_tokens = torch.where(reads, 0.0, -torch.inf).repeat_interleave(block_tokens, -1)[..., :tokens]
     of_means = torch.where(reads, -torch.inf, _log_counts(tokens, block_tokens, query.device))
     bias = torch.cat((of_tokens, of_means), dim=-1).repeat_interleave(block_tokens, -2)[..., :tokens, :]
     keys, values = (torch.cat((part, _means(part, block_tokens).to(part.dtype)), dim=2) for part in (key, value))
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias.to(query.dtype)).contiguous()
-
-
-def flex_sparse_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor) -> Tensor:
-    """The same in blocks of `BLOCK_TOKENS`, by compiled kernels that skip the blocks that are not read."""
-    batch, _, tokens, _ = query.shape
-    count, size = blocks.shape[2], BLOCK_TOKENS
-    place: dict[str, Any] = {"dtype": torch.int32, "device": query.device}
-    query, key, value, blocks = (part.flatten(0, 1).unsqueeze(0) for part in (query, key, value, blocks))
-    means = [_means(part, size).to(part.dtype) for part in (key, value)]
-    # Rows of tables are as long as there are blocks, although they hold fewer.
-    read = (torch.full(blocks.shape[:3], blocks.shape[3], **place), F.pad(blocks, (0, count - blocks.shape[3])))
-    every = torch.arange(count, **place).expand(count, 1, 1, count).contiguous()
-    all_means = (torch.full((count, 1, 1), ceil(count / size), **place), every)
-    output = _compiled_flex_attention()(
-        F.pad(query, (0, 0, 0, count * size - tokens)),
-        (key, value, *read),
-        (*means, *all_means),
-        _is_read(blocks)[0],
-        _log_counts(tokens, size, query.device),
-    )
-    # Contiguous, as the operator promises.
-    return cast(Tensor, output[0, :, :tokens].unflatten(0, (batch, -1)).contiguous())
-
-
-@cache
-def _compiled_flex_attention() -> Callable[..., Tensor]:
-    return torch.compile(_flex_attention, dynamic=True)
-
-
-def _flex_attention(
-    query: Tensor, tokens: Sequence[Tensor], means: Sequence[Tensor], reads: Tensor, log_counts: Tensor
-) -> Tensor:
-    """What is read as it is, and the means of the rest, each by FlexAttention, joined by their log-sum-exps.
-
-    Args:
-        query: (1, H, blocks * BLOCK_TOKENS, D).
-        tokens, means: keys, values (1, H, N, D), and for each row of blocks how many blocks of keys it reads and which.
-        reads: (H, blocks, blocks), as in `_is_read`.
-    """
-    keys, values, numbers, table = tokens
-    mask = BlockMask.from_kv_blocks(
-        torch.zeros_like(numbers),  # no block is read in part
-        torch.zeros_like(table),
-        numbers,  # these blocks are read as a whole
-        table,
-        BLOCK_SIZE=BLOCK_TOKENS,
-        seq_lengths=(query.shape[2], keys.shape[2]),
-        compute_q_blocks=False,
-    )
-    exact, exact_lse = _with_lse(query, keys, values, block_mask=mask)
-
-    # Each block of queries is one of a batch, so that the kernel looks up only once for all of its queries what counts.
-    def is_skipped(block: Tensor, head: Tensor, _query_at: Tensor, key_at: Tensor) -> Tensor:
-        return ~reads[head, block, key_at]
-
-    def weighed(score: Tensor, _block: Tensor, _head: Tensor, _query_at: Tensor, key_at: Tensor) -> Tensor:
-        return score + log_counts[key_at]
-
-    keys, values, numbers, table = means
-    mask = BlockMask.from_kv_blocks(
-        numbers,
-        table,
-        BLOCK_SIZE=BLOCK_TOKENS,
-        mask_mod=is_skipped,
-        seq_lengths=(BLOCK_TOKENS, keys.shape[2]),
-        compute_q_blocks=False,
-    )
-    queries = query[0].unflatten(1, (-1, BLOCK_TOKENS)).transpose(0, 1)
-    found = _with_lse(queries, keys, values, score_mod=weighed, block_mask=mask)
-    rest, rest_lse = (part.transpose(0, 1).flatten(1, 2).unsqueeze(0) for part in found)
-    weight = (rest_lse - exact_lse).sigmoid().unsqueeze(-1)
-    return exact.float().lerp(rest.float(), weight).to(query.dtype)
-
-
-def _with_lse(query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-    """FlexAttention and the logarithm of what it divides by."""
-    output, aux = flex_attention(query, keys, values, return_aux=AuxRequest(lse=True), **options)
-    return output, aux.lse

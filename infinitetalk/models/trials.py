@@ -18,9 +18,11 @@ from torch import Tensor
 
 from infinitetalk.models.attention import Attention
 from infinitetalk.models.device import synchronise
-from infinitetalk.models.sparse_attention import BLOCK_TOKENS, choose_blocks, masked_attention
+from infinitetalk.models.sparse_attention import BLOCK_TOKENS, choose_blocks, masked_attention, place_by_place
 
 Found = TypeVar("Found")
+
+SparseAttention = Callable[[Tensor, Tensor, Tensor, int, float, bool], Tensor]
 
 # Largest relative errors (norm of the difference over that of the exact result). Rounding to bfloat16 alone makes some
 # 0.003, to e4m3 some 0.05; a kernel that reads wrong tokens makes 0.5 or more.
@@ -118,19 +120,19 @@ class AttentionTrial:
         check_error(kernel(*parts), exact_attention(*parts), bound, "the self-attention")
 
     @torch.inference_mode()
-    def prove_sparse(self, kernel: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], density: float) -> None:
+    def prove_sparse(self, kernel: SparseAttention, density: float, narrow: bool) -> None:
         """Raise TrialFailed unless the kernel gives what plain PyTorch gives in float32 for the same blocks.
 
         Args:
-            kernel: as `sparse_attention.flex_sparse_attention`.
+            kernel: as `sparse_attention`.
+            narrow: whether it is to compute in 8 bits.
         """
-        drawn = self.draw(1, self.tokens, self.tokens)
-        query, key, value = (part.transpose(1, 2).contiguous() for part in drawn)
+        parts = self.draw(1, self.tokens, self.tokens)
+        found = place_by_place(kernel(*parts, TRIED_FRAMES, density, narrow)[:, :, :SPARSE_HEADS], TRIED_FRAMES)
+        query, key, value = (place_by_place(part[:, :, :SPARSE_HEADS], TRIED_FRAMES) for part in parts)
         blocks = choose_blocks(query, key, density, BLOCK_TOKENS)
-        found = kernel(query, key, value, blocks)[:, :SPARSE_HEADS]
-        query, key, value = (part[:, :SPARSE_HEADS].float() for part in (query, key, value))
-        expected = masked_attention(query, key, value, blocks[:, :SPARSE_HEADS], BLOCK_TOKENS)
-        check_error(found, expected, EXACT_ERROR, "the sparse self-attention")
+        expected = masked_attention(query.float(), key.float(), value.float(), blocks, BLOCK_TOKENS)
+        check_error(found, expected, FP8_ERROR if narrow else EXACT_ERROR, "the sparse self-attention")
 
     @torch.inference_mode()
     def milliseconds(self, kernel: Attention) -> float:

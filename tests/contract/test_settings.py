@@ -41,7 +41,7 @@ EXAMPLES = {
     "DOWNLOAD_TIMEOUT_S": ("20", 20.0),
     "ATTENTION_BACKEND": ("_native_cudnn", "_native_cudnn"),
     "FP8": ("true", True),
-    "EXPERIMENTAL_SPARSE_ATTENTION": ("0.2", 0.2),
+    "SPARSE_ATTENTION": ("0.2", 0.2),
     "LANES": ("fp8_sparse_20,exact", "fp8_sparse_20,exact"),
     "COMPILE": ("false", False),
     "CACHE_KEY": ("k" * 32, SecretStr("k" * 32)),
@@ -69,8 +69,8 @@ def test_the_environment_sets_every_field():
         ({}, "exact"),
         ({"ATTENTION_BACKEND": "_flash_3"}, "exact"),
         ({"FP8": "true"}, "fp8"),
-        ({"EXPERIMENTAL_SPARSE_ATTENTION": "0.2"}, "sparse_20"),
-        ({"FP8": "true", "EXPERIMENTAL_SPARSE_ATTENTION": "0.125"}, "fp8_sparse_12.5"),
+        ({"SPARSE_ATTENTION": "0.2"}, "sparse_20"),
+        ({"FP8": "true", "SPARSE_ATTENTION": "0.125"}, "fp8_sparse_12.5"),
     ],
 )
 def test_the_lane_names_what_changes_results(environment: dict[str, str], lane: str):
@@ -106,7 +106,7 @@ def test_lanes_are_set_in_one_way():
     with pytest.raises(SettingsError, match="LANES names a lane twice: exact,exact"):
         Settings.from_env({"LANES": "exact,exact"})
     assert list(Settings.from_env({"LANES": "fp8,exact", "FP8": "true"}).arithmetics) == ["fp8", "exact"]
-    for variable, value, lane in (("FP8", "true", "fp8"), ("EXPERIMENTAL_SPARSE_ATTENTION", "0.2", "sparse_20")):
+    for variable, value, lane in (("FP8", "true", "fp8"), ("SPARSE_ATTENTION", "0.2", "sparse_20")):
         with pytest.raises(SettingsError, match=f"LANES begins with exact, but .* set the lane {lane}: let"):
             Settings.from_env({"LANES": f"exact,{lane}", variable: value})
 
@@ -181,7 +181,7 @@ def test_a_wrong_variable_is_named_with_what_came_and_what_is_allowed(env, expec
         assert part in str(raised.value)
 
 
-NUMBERS = [name for name, _, _ in Settings.variables() if name != "EXPERIMENTAL_SPARSE_ATTENTION"]
+NUMBERS = [name for name, _, _ in Settings.variables() if name != "SPARSE_ATTENTION"]
 NUMBERS = [name for name in NUMBERS if "float" in str(Settings.model_fields[name.lower()].annotation)]
 
 

@@ -27,7 +27,7 @@ from tests.support.miniature import quicken
 BOTH = Settings.from_env({"LANES": "sparse_30,exact", "DEVICE": "cpu"})
 ALONE = {
     "exact": Settings.from_env({"DEVICE": "cpu"}),
-    "sparse_30": Settings.from_env({"EXPERIMENTAL_SPARSE_ATTENTION": "0.3", "DEVICE": "cpu"}),
+    "sparse_30": Settings.from_env({"SPARSE_ATTENTION": "0.3", "DEVICE": "cpu"}),
 }
 
 

@@ -15,7 +15,7 @@ from infinitetalk.models import kernels as module
 from infinitetalk.models.attention import MEASURED, Attention, find_kernel
 from infinitetalk.models.fp8 import Fp8Linear, choose_scales
 from infinitetalk.models.kernels import Candidates, choose_kernels
-from infinitetalk.models.sparse_attention import BLOCK_TOKENS, masked_attention, sparse_attention
+from infinitetalk.models.sparse_attention import BLOCK_TOKENS, plain_sparse_attention
 from infinitetalk.models.transformer import InfiniteTalkTransformer
 from infinitetalk.models.trials import EXACT_ERROR, AttentionTrial, TrialFailed, exact_attention
 
@@ -200,26 +200,53 @@ def test_another_8_bit_kernel_than_the_exact_one_s_is_named() -> None:
     assert arithmetic.attention_text == "_native_flash (self-attention in 8 bits by _native_cudnn)"
 
 
+def sparse(query: Tensor, key: Tensor, value: Tensor, frames: int, density: float, narrow: bool) -> Tensor:
+    """Sparse attention as a GPU computes it."""
+    return plain_sparse_attention(query, key, value, frames, density, narrow, BLOCK_TOKENS)
+
+
 def test_sparse_attention_proves_itself_or_is_refused(
     model: InfiniteTalkTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     candidates, arithmetic = Candidates({CUDNN: loads(right)}, "native", {}), Arithmetic(CUDNN, density=0.5)
-    clock = Gpu(CPU, 3, 8, torch.bfloat16, tokens=600)
-
-    def right_blocks(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor) -> Tensor:
-        return masked_attention(query, key, value, blocks, BLOCK_TOKENS)
-
-    monkeypatch.setattr(module, "flex_sparse_attention", right_blocks)
-    chosen, _ = choose_kernels(model, arithmetic, candidates, clock)
+    clock = Gpu(CPU, 3, 32, torch.bfloat16, tokens=600)
+    monkeypatch.setattr(module, "sparse_attention", sparse)
+    chosen, found = choose_kernels(model, arithmetic, candidates, clock)
+    assert found == arithmetic
     parts = clock.draw(1, 600, 600)
-    assert torch.equal(chosen.self_attention(*parts, 4), sparse_attention(*parts, 4, 0.5))
+    assert torch.equal(chosen.self_attention(*parts, 4), sparse(*parts, 4, 0.5, False))
 
-    def too_few(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor) -> Tensor:
-        return masked_attention(query, key, value, blocks[..., :1], BLOCK_TOKENS)
+    def too_few(query: Tensor, key: Tensor, value: Tensor, frames: int, density: float, narrow: bool) -> Tensor:
+        return sparse(query, key, value, frames, 0.01, narrow)
 
-    monkeypatch.setattr(module, "flex_sparse_attention", too_few)
+    monkeypatch.setattr(module, "sparse_attention", too_few)
     with pytest.raises(ValueError, match="sparse attention cannot be used on this device: its relative error"):
         choose_kernels(model, arithmetic, candidates, clock)
+
+
+def test_sparse_attention_is_in_8_bits_where_that_is_right(
+    model: InfiniteTalkTransformer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    candidates, clock = Candidates({CUDNN: loads(right)}, "native", {}), Gpu(CPU, 3, 32, torch.bfloat16, tokens=600)
+    arithmetic = Arithmetic(CUDNN, fp8=True, density=0.5)
+    parts = clock.draw(1, 600, 600)
+    monkeypatch.setattr(module, "sparse_attention", sparse)
+    chosen, found = choose_kernels(model, arithmetic, candidates, clock)
+    assert found.attention_text == "50 % of the self-attention in 8 bits, _native_cudnn"
+    assert torch.equal(chosen.self_attention(*parts, 4), sparse(*parts, 4, 0.5, True))
+
+    def wide_only(query: Tensor, key: Tensor, value: Tensor, frames: int, density: float, narrow: bool) -> Tensor:
+        return sparse(query, key, value * (2 if narrow else 1), frames, density, narrow)
+
+    monkeypatch.setattr(module, "sparse_attention", wide_only)
+    chosen, wide = choose_kernels(model, arithmetic, candidates, clock)
+    assert wide.attention_text == "50 % of the self-attention, _native_cudnn"
+    assert "the sparse self-attention is not in 8 bits: its relative error is 1" in caplog.text
+    assert torch.equal(chosen.self_attention(*parts, 4), sparse(*parts, 4, 0.5, False))
+    # A choice that another GPU of the same job has made is kept.
+    assert choose_kernels(model, wide, candidates, clock)[1] == wide
+    with pytest.raises(ValueError, match="sparse attention in 8 bits cannot be used: its relative error is 1"):
+        choose_kernels(model, found, candidates, clock)
 
 
 def test_trials_know_the_exact_result_and_compare_all_of_it() -> None:

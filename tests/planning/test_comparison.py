@@ -33,7 +33,7 @@ def test_an_alternative_is_the_estimate_of_a_worker_with_those_gpus(arithmetic: 
 
 
 def test_a_lane_without_known_times_has_no_alternatives() -> None:
-    assert alternatives(PLAN, LARGE.timing, Arithmetic(density=0.2)) == []
+    assert alternatives(PLAN, LARGE.timing, Arithmetic(density=0.35)) == []
     assert alternatives(PLAN, "miniature", Arithmetic()) == []
 
 

@@ -104,7 +104,7 @@ def test_ci_fails_where_a_step_fails(tmp_path):
         assert subprocess.run([ROOT / ".ci" / "run"], env=env, check=False).returncode == status
 
 
-COMES_WITH = {"botocore": "boto3", "pydantic_core": "pydantic"}
+COMES_WITH = {"botocore": "boto3", "pydantic_core": "pydantic", "triton": "torch"}  # Triton with the torch for CUDA
 
 
 def imported_packages(path: Path) -> set[str]:
