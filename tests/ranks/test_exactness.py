@@ -19,8 +19,8 @@ from tests.models.test_transformer import ATOL, Case
 from tests.models.test_vae import ATOL as VAE_ATOL
 from tests.support.golden import Loop, info, load_golden_models, loop_variants, tensors, wan_folder
 
-# The tiny transformer has 6 heads, and 24 or 20 tokens a latent frame: with 4 and 5 ranks neither divides.
-COUNTS = [2, *(pytest.param(count, marks=pytest.mark.long) for count in (3, 4, 5))]
+# The tiny transformer has 6 heads, and 24 or 20 tokens a latent frame: with 5 ranks neither divides.
+COUNTS = [2, pytest.param(5, marks=pytest.mark.long)]
 
 
 @pytest.fixture(params=COUNTS)
