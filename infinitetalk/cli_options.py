@@ -40,6 +40,11 @@ def make_parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) ->
     calibrate = add("calibrate", help="measure this GPU by short jobs, for HARDWARE_FILE; takes minutes")
     calibrate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.toml")
     calibrate.set_defaults(run=commands["calibrate"])
+    faces = add("faces", help="show which faces the worker sees in a picture or video")
+    faces.add_argument("file", type=Path, metavar="PICTURE|VIDEO")
+    faces.add_argument("-o", "--output", type=Path, metavar="FILE.png", help="draw what is found")
+    faces.add_argument("--json", action="store_true", help="print what is found as JSON")
+    faces.set_defaults(run=commands["faces"])
     quality = add("quality", help="measure a video: lip sync, stillness, seams, drift, identity")
     _add_quality_options(quality)
     quality.set_defaults(run=commands["quality"])
@@ -51,6 +56,7 @@ def make_parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) ->
         command.add_argument(
             "--models-dir", type=Path, metavar="FOLDER", help="where the weights are, instead of MODELS_DIR"
         )
+    for command in (generate, plan, check, calibrate, faces):
         command.add_argument(
             "--device", choices=("auto", "cuda", "cpu"), help="where the model runs, instead of DEVICE"
         )

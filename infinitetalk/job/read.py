@@ -10,6 +10,7 @@ from infinitetalk.contract.presets import Profile, Size, SpeedMode
 from infinitetalk.contract.request import MediaField, Request
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import InvalidInput, TooLarge
+from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.generation.masks import person_masks
 from infinitetalk.generation.pipeline import Footage
 from infinitetalk.media.audio import Track, Wave, load_audio, normalise_loudness, place_voices
@@ -49,12 +50,21 @@ class Job:
     warnings: tuple[str, ...]
 
 
-def read_job(request: Request, files: Files, profile: Profile, settings: Settings, mode: SpeedMode, seed: int) -> Job:
+def read_job(
+    request: Request,
+    files: Files,
+    profile: Profile,
+    settings: Settings,
+    mode: SpeedMode,
+    seed: int,
+    faces: FaceFinder | None = None,
+) -> Job:
     """Decode and check a job's files, and plan it.
 
     Args:
         mode: how the clip is made.
         seed: the seed of the noise.
+        faces: what finds faces; None where that is not installed.
 
     Raises:
         MediaUnreadable, TooLarge: a file cannot be used; the message names its field.

@@ -11,6 +11,7 @@ from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import InvalidInput, ModelMissing
+from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.job.control import Control
 from infinitetalk.job.faults import within_memory
 from infinitetalk.job.folder import job_folder
@@ -42,6 +43,7 @@ def run_job(
     exchange: Exchange,
     control: Control = UNWATCHED,
     mode: SpeedMode | None = None,
+    faces: FaceFinder | None = None,
 ) -> Result | DryRun:
     """Run one job.
 
@@ -50,6 +52,7 @@ def run_job(
         exchange: where files come from and where the video goes.
         control: how the job is watched and ended.
         mode: how the clip is made; if not given, the preset that request.speed_mode names.
+        faces: what finds faces; None where that is not installed.
 
     Raises:
         JobError: whatever keeps the video from being made or delivered.
@@ -73,7 +76,7 @@ def run_job(
         with watch.stage("read_media"):
             _check_speakers(request, models)
             mode = mode or load_mode(request.speed_mode)
-            job = read_job(request, files, profile, settings, mode, kept.seed(request.seed))
+            job = read_job(request, files, profile, settings, mode, kept.seed(request.seed), faces)
             _check_separator(job.plan, models, profile)
         plan = job.plan
         exchange.delivery.check_fits(estimate_video_bytes(plan.size, plan.n_frames), monitor.check)
