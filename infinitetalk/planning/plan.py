@@ -118,7 +118,7 @@ def make_plan(
         size=profile.size(request.resolution, request.aspect_ratio),
         windows=plan_windows(n_frames, mode.window_frames, mode.overlap_frames),
         seed=seed,
-        speakers=len(request.speakers),
+        speakers=len(request.all_speakers),
         input_type=request.input_type,
         prompt=request.prompt,
         negative_prompt=negative_prompt,
