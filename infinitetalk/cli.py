@@ -113,9 +113,11 @@ def _plan(options: argparse.Namespace) -> None:
     runs: dict[str, DryRun] = {}
     plans: dict[str, Plan] = {}
     for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
-        plan = make_plan(request, profile, load_mode(mode), job.plan.n_frames, seed, job.plan.separated_chunks)
+        plan = make_plan(
+            request, profile, load_mode(mode), job.plan.n_frames, seed, job.plan.separated_chunks, job.turns
+        )
         expected = forecast(plan, profile, device, settings, arithmetic, n_gpus)
-        runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, list(job.warnings), n_gpus)
+        runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, list(job.warnings), n_gpus, job.people)
         plans[mode] = plan
     _print_plans(runs)
     if options.compare:

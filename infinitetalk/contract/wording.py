@@ -100,7 +100,7 @@ def _path(steps: Sequence[int | str]) -> str:
 
 
 def _field_at(steps: Sequence[int | str], schema: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The innermost field on the way to a place in a job, and its schema. The items of a list of objects have fields."""
+    """The innermost field on the way to a place in a job, and its schema: items of a list of objects have fields."""
     path, rules = [steps[0]], _resolved(schema["properties"][steps[0]], schema)
     for index, name in zip(steps[1::2], steps[2::2], strict=False):
         item = _resolved(rules.get("items", {}), schema)

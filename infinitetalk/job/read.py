@@ -4,21 +4,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from infinitetalk.contract.presets import Profile, Size, SpeedMode
 from infinitetalk.contract.request import MediaField, Request
+from infinitetalk.contract.result import Person
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import InvalidInput, TooLarge
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.generation.masks import person_masks
 from infinitetalk.generation.pipeline import Footage
+from infinitetalk.job.people import check_faces, find_in_image, find_in_video
 from infinitetalk.media.audio import Track, Wave, load_audio, normalise_loudness, place_voices
 from infinitetalk.media.image import load_image
 from infinitetalk.media.video import SourceVideo
+from infinitetalk.planning.places import Placed, Places, place_speakers
 from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.planning.speakers import speaker_starts
+from infinitetalk.planning.turns import AT_A_TIME, Turns, frame_loudness, left_out
 from infinitetalk.shapes import (
+    CENTRE,
     FPS,
     SAMPLE_RATE_HZ,
     SEPARATOR_RATE_HZ,
@@ -38,7 +44,11 @@ class Job:
         waves: the voices as they were sent, at 16 kHz, of equal length and normalised loudness.
         tracks: the sound of the result.
         footage: what is animated.
-        person_masks: (1, P + 1, S) with several speakers, see `masks.person_masks`; None with one.
+        person_masks: (1, P + 1, S) where voices belong to places, see `masks.person_masks`; None where one voice has
+            the whole picture.
+        places: where the speakers are, and which part of the picture is shown.
+        turns: who is heard when, for another plan of the same job; None where the plan does not need it.
+        people: the faces that were found; None where nothing can find them.
         warnings: what the caller should know about the media.
     """
 
@@ -47,6 +57,9 @@ class Job:
     tracks: tuple[Track, ...]
     footage: Footage
     person_masks: Tensor | None
+    places: Places
+    turns: Turns | None
+    people: tuple[Person, ...] | None
     warnings: tuple[str, ...]
 
 
@@ -68,17 +81,18 @@ def read_job(
 
     Raises:
         MediaUnreadable, TooLarge: a file cannot be used; the message names its field.
-        InvalidInput: a box lies outside the visible picture, or vocals are to be isolated and the profile has no
-            separator.
+        InvalidInput: a speaker is where nobody can be, or vocals are to be isolated and the profile has no separator.
+        ModelMissing: the job asks for a face, and nothing can find faces.
     """
+    check_faces(request, faces)
     size = profile.size(request.resolution, request.aspect_ratio)
     waves, tracks, warnings = _read_voices(request, files, settings)
     duration_s = len(waves[0]) / SAMPLE_RATE_HZ
-    footage, notes = _read_footage(request, files, size, duration_s)
-    warnings += notes
+    footage, placed, notes = _read_footage(request, files, size, duration_s, faces)
+    warnings += [*notes, *placed.warnings]
     if profile.is_embedded:
         warnings.insert(0, f"The profile {profile.name} is a small demonstration model: it knows drawn faces only.")
-    for speaker, track in zip(request.speakers, tracks, strict=True):
+    for speaker, track in zip(request.all_speakers, tracks, strict=True):
         if track.start_s + 1 / FPS > duration_s:
             warnings.append(
                 f"{speaker.voice} is not heard: the video ends after {duration_s:.2f} s, before its turn comes."
@@ -86,36 +100,55 @@ def read_job(
     chunks = _separated_chunks(request, tracks, profile, settings)
     # The scheduler that is there for comparison with the authors' code comes with its length.
     frames_of = whole_frames_of_samples if mode.scheduler == "infinitetalk" else frames_of_samples
-    plan = make_plan(request, profile, mode, frames_of(len(waves[0])), seed, chunks)
-    masks = _place_speakers(request, footage, size)
-    return Job(plan, waves, tracks, footage, masks, tuple(warnings))
+    n_frames = frames_of(len(waves[0]))
+    turns = None
+    if len(waves) > AT_A_TIME or placed.places.others_silent:
+        turns = Turns(frame_loudness(waves, n_frames), placed.places.others_silent)
+    plan = make_plan(request, profile, mode, n_frames, seed, chunks, turns)
+    warnings += _left_out(request, plan, turns)
+    masks = None
+    if placed.places.are_bound:
+        masks = person_masks(placed.places.boxes, footage.source_size, size, placed.places.crop)
+    return Job(plan, waves, tracks, footage, masks, placed.places, turns, placed.people, tuple(warnings))
 
 
 def _read_voices(
     request: Request, files: Files, settings: Settings
 ) -> tuple[tuple[Wave, ...], tuple[Track, ...], list[str]]:
     """The speakers' waves, each in its place, the same as tracks of the result's sound, and what to say of them."""
-    voices = [speaker.voice for speaker in request.speakers]
+    voices = [speaker.voice for speaker in request.all_speakers]
     read = [
         load_audio(files[voice], voice, request.max_duration_s, settings.max_audio_s, files[voice].parent)
         for voice in voices
     ]
     waves = [normalise_loudness(voice.wave) for voice in read]
-    starts = speaker_starts([len(wave) for wave in waves], request.speaker_order)
+    starts = _starts(request, waves)
     tracks = tuple(
         Track(voice.sound, start / SAMPLE_RATE_HZ, len(wave) / SAMPLE_RATE_HZ)
         for voice, start, wave in zip(read, starts, waves, strict=True)
     )
-    placed = place_voices(waves, starts)
+    samples = max(start + len(wave) for start, wave in zip(starts, waves, strict=True))
     if request.max_duration_s is not None:
-        placed = tuple(wave[: round(request.max_duration_s * SAMPLE_RATE_HZ)] for wave in placed)
-    duration_s = len(placed[0]) / SAMPLE_RATE_HZ
+        samples = min(samples, round(request.max_duration_s * SAMPLE_RATE_HZ))
+    duration_s = samples / SAMPLE_RATE_HZ
     if duration_s > settings.max_audio_s:
+        order = "with their starts" if request.speakers is not None else "one after the other"
         raise TooLarge(
-            f"{' and '.join(voices)} last {duration_s:.1f} s one after the other, and at most "
+            f"{' and '.join(voices)} last {duration_s:.1f} s {order}, and at most "
             f"{settings.max_audio_s:g} s are accepted; set max_duration_s or send shorter voices."
         )
+    begins = [min(start, samples) for start in starts]
+    placed = place_voices([wave[: samples - begin] for wave, begin in zip(waves, begins, strict=True)], begins)
+    placed = tuple(np.pad(wave, (0, samples - len(wave))) for wave in placed)
     return placed, tracks, [warning for voice in read for warning in voice.warnings]
+
+
+def _starts(request: Request, waves: Sequence[Wave]) -> tuple[int, ...]:
+    """The sample at which each voice begins."""
+    starts_s = [speaker.start_s for speaker in request.all_speakers if speaker.start_s is not None]
+    if starts_s:
+        return tuple(round(start_s * SAMPLE_RATE_HZ) for start_s in starts_s)
+    return speaker_starts([len(wave) for wave in waves], request.speaker_order)
 
 
 def _separated_chunks(request: Request, tracks: Sequence[Track], profile: Profile, settings: Settings) -> int:
@@ -132,22 +165,37 @@ def _separated_chunks(request: Request, tracks: Sequence[Track], profile: Profil
     return sum(len(separator_chunk_starts(length)) for length in samples)
 
 
-def _read_footage(request: Request, files: Files, size: Size, duration_s: float) -> tuple[Footage, list[str]]:
-    """What is animated, fitted to `size`, and what the caller should know about it."""
+def _read_footage(
+    request: Request, files: Files, size: Size, duration_s: float, faces: FaceFinder | None
+) -> tuple[Footage, Placed, list[str]]:
+    """What is animated, of the part that shows the speakers, fitted to `size`; who is where; what to say of it."""
     if request.input_type == "image":
-        return load_image(files["image_url"], "image_url", *size), []
-    video = SourceVideo.open(files["video_url"], "video_url", *size, needed_s=duration_s)
+        path = files["image_url"]
+        picture = load_image(path, "image_url", *size)
+        found = None if faces is None else find_in_image(faces, path)
+        placed = place_speakers(request, found, picture.source_size, size)
+        if placed.places.crop != CENTRE:
+            picture = load_image(path, "image_url", *size, placed.places.crop)
+        return picture, placed, []
+    video = SourceVideo.look(files["video_url"], "video_url", *size)
+    found = None if faces is None else find_in_video(faces, video)
+    placed = place_speakers(request, found, video.source_size, size)
+    video = video.ready(placed.places.crop, needed_s=duration_s)
+    notes = []
     if video.duration_s + 1 / FPS < duration_s:
-        return video, [
+        notes.append(
             f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: the last frame of the video "
             "stays to the end."
-        ]
-    return video, []
+        )
+    return video, placed, notes
 
 
-def _place_speakers(request: Request, footage: Footage, size: Size) -> Tensor | None:
-    """Masks of where the speakers are: in the job's boxes, or else side by side. None for one speaker."""
-    speakers = request.speakers
-    if len(speakers) == 1:
-        return None
-    return person_masks([speaker.box for speaker in speakers], footage.source_size, size)
+def _left_out(request: Request, plan: Plan, turns: Turns | None) -> list[str]:
+    """Warnings of stretches in which a voice moves no lips."""
+    if turns is None:
+        return []
+    return [
+        f"From {part.start_s:.2f} to {part.stop_s:.2f} s {request.all_speakers[part.voice].voice} moves no lips: more "
+        f"than {AT_A_TIME} voices are heard there, and {AT_A_TIME} others are louder."
+        for part in left_out(turns, plan.windows)
+    ]

@@ -10,7 +10,7 @@ from infinitetalk.contract.presets import Profile, SpeedMode, load_mode, profile
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
-from infinitetalk.errors import InvalidInput, ModelMissing
+from infinitetalk.errors import ModelMissing
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.job.control import Control
 from infinitetalk.job.faults import within_memory
@@ -74,7 +74,6 @@ def run_job(
         with watch.stage("download"):
             files = exchange.fetch(request, folder)
         with watch.stage("read_media"):
-            _check_speakers(request, models)
             mode = mode or load_mode(request.speed_mode)
             job = read_job(request, files, profile, settings, mode, kept.seed(request.seed), faces)
             _check_separator(job.plan, models, profile)
@@ -85,9 +84,11 @@ def run_job(
         monitor.counter.planned(len(plan.windows), plan.mode.steps, warnings)
         _log_plan(plan, expected.seconds, warnings)
         if request.dry_run:
-            return dry_run(plan, request.speed_mode, profile, expected, models.arithmetic, warnings, models.n_gpus)
+            return dry_run(
+                plan, request.speed_mode, profile, expected, models.arithmetic, warnings, models.n_gpus, job.people
+            )
         with watch.stage("read_media"):
-            kept.identify(plan, files.values(), models, settings)
+            kept.identify(plan, files.values(), models, settings, job.places)
         video = within_memory(plan, partial(render, job, models, folder, kept, monitor))
         with watch.stage("deliver"):
             delivered = exchange.delivery.deliver(video.path)
@@ -99,6 +100,7 @@ def run_job(
         seed=plan.seed,
         speed_mode=request.speed_mode,
         settings=plan.resolved(profile, models.arithmetic, models.n_gpus),
+        people=None if job.people is None else list(job.people),
         warnings=warnings,
         **_times(watch, settings, models.n_gpus),
     )
@@ -112,13 +114,6 @@ def _times(watch: Stopwatch, settings: Settings, n_gpus: int) -> dict[str, Any]:
         "gpu_seconds": round(total_s, 3),
         "cost_usd": round(cost_usd(total_s, settings.gpu_price_per_hour, n_gpus), 6),
     }
-
-
-def _check_speakers(request: Request, models: Models) -> None:
-    """Raise InvalidInput for more voices than the weights can bind to people."""
-    speakers, most = request.speakers, models.transformer.max_speakers
-    if len(speakers) > most:
-        raise InvalidInput(f"{speakers[-1].voice} is one voice too many: this model can give {most} people a voice.")
 
 
 def _check_separator(plan: Plan, models: Models, profile: Profile) -> None:
