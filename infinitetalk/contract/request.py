@@ -170,7 +170,7 @@ class SpeakerEntry(BaseModel):
     @classmethod
     def _check_names(cls, entry: object) -> object:
         if isinstance(entry, Mapping):
-            n_unknown = sum(name not in cls.model_fields for name in entry)
+            n_unknown = len(entry) - sum(name in entry for name in cls.model_fields)
             if n_unknown:
                 raise ValueError("; ".join(unknown_fields(entry, n_unknown, cls.model_fields)))
         return entry
@@ -386,7 +386,7 @@ class Request(BaseModel):
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """JSON schema of the job's `input`, with descriptions."""
-        return cls.model_json_schema()
+        return cls.model_json_schema() | {"anyOf": [{"required": ["wav_url"]}, {"required": ["speakers"]}]}
 
 
 # (field, the field that decides whether it applies, the value with which it does, whether it is then required)
@@ -433,7 +433,7 @@ def _conflicts(values: Mapping[str, Any], given: Collection[str]) -> Iterator[st
     if speakers is not None:
         yield from _speaker_conflicts(values, given, speakers)
     elif "speakers" in values and "wav_url" in values and values["wav_url"] is None:
-        yield f"wav_url is missing: must be {URL_RULE}"
+        yield f"wav_url is {'null' if 'wav_url' in given else 'missing'}: must be {URL_RULE}"
 
 
 def _speaker_conflicts(values: Mapping[str, Any], given: Collection[str], speakers: Sequence[Any]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Where the speakers are, as masks over the tokens of the first latent frame.
 
 As in the authors' code (InfiniteTalk, wan/multitalk.py), bit for bit: a person is a rectangle of whole pixels of the
-source picture; the picture is enlarged or reduced until it covers the video, by nearest neighbour, and cropped (in theirs
-to its centre); a token has the value of its top left pixel.
+source picture; the picture is enlarged or reduced until it covers the video, by nearest neighbour, and cropped, in
+theirs to its centre; a token has the value of its top left pixel.
 """
 
 from collections.abc import Sequence

@@ -14,6 +14,7 @@ Size = tuple[int, int]
 MIN_SHOWN = 0.6  # share of a speaker's face that the video must show
 # A speaker's box around their face, in faces, and what it leaves free below, in heights of the shown part.
 _ABOVE, _BESIDE, _BELOW = 0.7, 1.6, 0.05
+_MIDDLE = -0.25  # of a box, at each side: what is left is its middle half
 _HEAD = 0.25  # in faces: hair and ears around a face, which the shown part keeps too where it can
 
 
@@ -25,13 +26,13 @@ def best_crop(faces: Sequence[Box], boxes: Sequence[Box], source: Size, target: 
         source, target: (width, height) in pixels.
 
     Returns:
-        As `shapes.cover_crop` takes it; None if it cannot have most of each face. Boxes alone are kept whole if that
-        can be: nobody knows where in them a face is.
+        As `shapes.cover_crop` takes it; None if it cannot have most of each face. Of boxes alone it has the middle if
+        that can be: nobody knows where in them a face is.
     """
     (x0, y0, x1, y1), axis = cover_crop(source, target), moving_axis(source, target)
     length = (x1 - x0, y1 - y0)[axis] / source[axis]
     room = 1 - length
-    wanted = [_span(face, axis, _HEAD) for face in faces] + [_span(box, axis, 0.0) for box in boxes]
+    wanted = [_span(face, axis, _HEAD) for face in faces] + [_span(box, axis, _MIDDLE) for box in boxes]
     least = [_span(face, axis, MIN_SHOWN - 1) for face in faces]
     for spans in (wanted, least):
         low, high = min((span[0] for span in spans), default=0.5), max((span[1] for span in spans), default=0.5)

@@ -89,7 +89,7 @@ def place_speakers(request: Request, faces: Found, source: Size, target: Size) -
     boxes = _boxes(speakers, owners, found, shown) if chooses else tuple(speaker.box for speaker in speakers)
     one_box = len(speakers) == 1 and speakers[0].box is not None
     is_chosen = chooses and all(boxes) and (one_box or len(found) > len(speakers))
-    if not chooses and faces:
+    if not chooses and faces is not None:
         notes += _unchosen(speakers, faces, shown, picture)
     notes += _small(speakers, owners, found, source, target)
     people = None if faces is None else tuple(_people(faces, owners, speakers, source, target))
@@ -109,7 +109,7 @@ def _faces_of(
             if speaker.face >= len(faces):
                 raise InvalidInput(
                     f"{_entry(speaker)}.face is {speaker.face}, but {_count(len(faces))} found in {picture}"
-                    f"{_indices(len(faces))}: choose one of these, or give a box."
+                    f"{_indices(len(faces))}: choose {'one of these' if faces else 'another picture'}, or give a box."
                 )
             owners[number] = speaker.face
     for number, speaker in enumerate(speakers):
@@ -150,6 +150,7 @@ def _no_match(speakers: Sequence[Speaker], waiting: Sequence[int], n_free: int, 
             f"{_entry(speakers[waiting[0]])} has no place: {found}, {n_free} of them left for {_voices(len(waiting))}; "
             "give it a face or a box."
         )
+    found = found[0].upper() + found[1:]
     if len(speakers) == 1:
         return f"{found}, and one voice was given: {_anyone(n_faces)} {_how(speakers)}."
     return (
@@ -161,8 +162,11 @@ def _no_match(speakers: Sequence[Speaker], waiting: Sequence[int], n_free: int, 
 def _unchosen(speakers: Sequence[Speaker], faces: Sequence[Box], shown: Box, picture: str) -> list[str]:
     """Warnings for a job without `speakers`, which is made as it is: where its speakers are not where it has them."""
     found = f"{_count(len(faces))} found in {picture}{_indices(len(faces))}"
+    found = found[0].upper() + found[1:]
     if any(speaker.box for speaker in speakers):
         return []
+    if not faces:
+        return [f"{found}: if somebody is in it all the same, nothing is wrong; otherwise send another picture."]
     if len(speakers) == 1:
         if len(faces) > 1:
             return [f"{found}, and one voice was given: {_anyone(len(faces))} {_how(speakers)}."]
