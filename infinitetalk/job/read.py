@@ -35,6 +35,8 @@ from infinitetalk.shapes import (
 
 Files = Mapping[MediaField, Path]
 
+_MAX_STRETCHES = 5  # in which a voice moves no lips, that a warning lists
+
 
 @dataclass(frozen=True)
 class Job:
@@ -191,11 +193,15 @@ def _read_footage(
 
 
 def _left_out(request: Request, plan: Plan, turns: Turns | None) -> list[str]:
-    """Warnings of stretches in which a voice moves no lips."""
-    if turns is None:
-        return []
-    return [
-        f"From {part.start_s:.2f} to {part.stop_s:.2f} s {request.all_speakers[part.voice].voice} moves no lips: more "
-        f"than {AT_A_TIME} voices are heard there, and {AT_A_TIME} others are louder."
-        for part in left_out(turns, plan.windows)
-    ]
+    """A warning for each voice that moves no lips in some stretches."""
+    parts = () if turns is None else left_out(turns, plan.windows)
+    warnings = []
+    for voice, speaker in enumerate(request.all_speakers):
+        stretches = [f"{part.start_s:.2f} to {part.stop_s:.2f} s" for part in parts if part.voice == voice]
+        if stretches:
+            more = f" and {len(stretches) - _MAX_STRETCHES} more times" if len(stretches) > _MAX_STRETCHES else ""
+            warnings.append(
+                f"{speaker.voice} moves no lips from {', from '.join(stretches[:_MAX_STRETCHES])}{more}: more than "
+                f"{AT_A_TIME} voices are heard there, and {AT_A_TIME} others are louder."
+            )
+    return warnings

@@ -197,13 +197,16 @@ def _crop(
 ) -> tuple[float, list[str]]:
     """Where the shown part lies so that the speakers are in it, and what to say of it."""
     alone = [s.box for number, s in enumerate(speakers) if number not in owners and s.box is not None]
-    crop = best_crop([faces[index] for index in owners.values()], alone, source, target)
+    crop, axis = (
+        best_crop([faces[index] for index in owners.values()], alone, source, target),
+        moving_axis(source, target),
+    )
     if crop is None:
+        other = "" if (target[0] > target[1]) == (axis == 0) else f"choose aspect_ratio {('16:9', '9:16')[axis]}, or "
         raise InvalidInput(
-            f"speakers: they are too far apart in {picture} to be shown together in this aspect_ratio: choose the "
-            "other one, or a picture in which they are closer together."
+            f"speakers: they are too far apart in {picture} to be shown together: {other}send a picture in which they "
+            "are closer together."
         )
-    axis = moving_axis(source, target)
     shown, centred = shown_part(source, target, crop), shown_part(source, target, CENTRE)
     for number, speaker in enumerate(speakers):
         if speaker.box is not None and share(speaker.box, shown) == 0:

@@ -11,7 +11,7 @@ from infinitetalk.planning.windows import SILENCE, Window, plan_windows
 from infinitetalk.shapes import AUDIO_REACH_FRAMES, FPS, SAMPLES_PER_FRAME, TEMPORAL_STRIDE, next_window_length
 
 AT_A_TIME = 2  # voices that the released weights bind to people (MultiTalk, section 3.3)
-# A frame is heard where its sound is within 30 dB of the voice's loud frames, or near such a frame: a mouth moves a
+# A voice sounds in a frame that is within 30 dB of its loud ones. Frames near such a frame count too: a mouth moves a
 # little before and after its sound.
 _HEARD, _LOUD_PERCENTILE, _AUDIBLE, _NEAR_FRAMES = 10 ** (-30 / 20), 95, 1e-4, 5
 # The fewest new frames of a window that ends early because another voice comes in.
@@ -31,16 +31,21 @@ class Turns:
     others_silent: bool = False
 
     @cached_property
-    def heard(self) -> NDArray[np.bool_]:
-        """(voices, frames): where each voice is heard."""
-        near = np.ones(2 * _NEAR_FRAMES + 1)
+    def sounds(self) -> NDArray[np.bool_]:
+        """(voices, frames): where each voice sounds."""
         rows = []
         for row in self.loudness:
             audible = row[row > _AUDIBLE]
             least = _HEARD * np.percentile(audible, _LOUD_PERCENTILE) if audible.size else np.inf
-            padded = np.pad(row >= least, _NEAR_FRAMES).astype(float)
-            rows.append(np.convolve(padded, near, mode="valid") > 0)
+            rows.append(row >= least)
         return np.array(rows)
+
+    @cached_property
+    def heard(self) -> NDArray[np.bool_]:
+        """(voices, frames): where each voice sounds, or is about to, or has just done so."""
+        near = np.ones(2 * _NEAR_FRAMES + 1)
+        padded = np.pad(self.sounds, ((0, 0), (_NEAR_FRAMES, _NEAR_FRAMES))).astype(float)
+        return np.array([np.convolve(row, near, mode="valid") > 0 for row in padded])
 
 
 @dataclass(frozen=True)
@@ -104,16 +109,16 @@ def plan_turns(turns: Turns | None, n_frames: int, window_frames: int, overlap_f
 
 
 def left_out(turns: Turns, windows: Sequence[Window]) -> tuple[LeftOut, ...]:
-    """Where voices sound in windows that do not hear them, in order."""
-    found = []
+    """Where voices sound in windows that do not hear them, voice by voice."""
+    missed = turns.sounds.copy()
     for window in windows:
-        if window.heard is None:
-            continue
-        for voice in set(range(len(turns.loudness))) - set(window.heard):
-            frames = np.flatnonzero(turns.heard[voice, window.keep_start : window.keep_stop])
-            if frames.size:
-                first, last = window.keep_start + frames[0], window.keep_start + frames[-1] + 1
-                found.append(LeftOut(voice, float(first / FPS), float(last / FPS)))
+        heard = slice(None) if window.heard is None else [voice for voice in window.heard if voice != SILENCE]
+        missed[heard, window.keep_start : window.keep_stop] = False
+    found = []
+    for voice, row in enumerate(missed):
+        edges = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0))
+        pairs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+        found += [LeftOut(voice, first / FPS, stop / FPS) for first, stop in pairs]
     return tuple(found)
 
 

@@ -212,8 +212,12 @@ def test_it_moves_no_further_than_it_must_and_stays_in_the_picture() -> None:
 
 
 def test_speakers_who_do_not_fit_into_one_video_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="they are too far apart in image_url to be shown together"):
+    with pytest.raises(
+        InvalidInput, match=r"too far apart in image_url to be shown together: choose aspect_ratio 16:9,"
+    ):
         place({}, {}, faces=(LEFT, RIGHT), target=TALL)
+    with pytest.raises(InvalidInput, match="too far apart in image_url to be shown together: send a picture"):
+        place({}, {}, faces=(LEFT, RIGHT), source=(3000, 500))
     assert place({}, {}, faces=(LEFT, RIGHT)).places.crop == CENTRE
     with pytest.raises(InvalidInput, match=r"speakers\[1\]\.box lies outside the part of image_url"):
         place({"face": 0}, {"box": [0.8, 0, 1, 1]}, faces=(LEFT, MIDDLE), target=TALL)

@@ -116,7 +116,7 @@ def test_windows_tile_the_clip_and_hear_at_most_two(spoken, frames: int) -> None
         told[part.voice, round(part.start_s * 25) : round(part.stop_s * 25)] = True
     for window in windows:
         told[list(window.heard[:-1] or ()), window.keep_start : window.keep_stop] = True
-    assert (told >= heard.heard).all()
+    assert (told >= heard.sounds).all()
 
 
 def test_loudness_is_counted_by_frames() -> None:
