@@ -1,4 +1,4 @@
-"""InfiniteTalk: one picture (or video) and one or two voices become a talking video of any length.
+"""InfiniteTalk: one picture (or video) and one to four voices become a talking video of any length.
 
 from infinitetalk import Request, Settings, local_exchange, open_faces, open_models, run_job
 
