@@ -229,6 +229,9 @@ def _print_plans(runs: dict[str, DryRun]) -> None:
         table.add_row(name, *map(shown, runs.values()))
     console = Output()
     console.print(table)
+    for person in first.people or ():
+        edges, voice = ", ".join(f"{edge:.2f}" for edge in person.box), person.voice or "no voice"
+        console.print(f"Face {person.index}: box ({edges}), {person.width}x{person.height} pixels, {voice}")
     for warning in first.warnings:
         console.print(f"Note: {warning}")
 

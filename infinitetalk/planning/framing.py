@@ -4,7 +4,7 @@ Boxes are (x0, y0, x1, y1) in fractions of the source picture. A face's box goes
 the chin.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from infinitetalk.shapes import CENTRE, cover_crop
 
@@ -12,8 +12,8 @@ Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
 MIN_SHOWN = 0.6  # share of a speaker's face that the video must show
-# A speaker's box around their face, in faces, and what it leaves free below, in heights of the shown part.
-_ABOVE, _BESIDE, _BELOW = 0.7, 1.6, 0.05
+# A speaker's box around their face, in faces, and what a box leaves free below, or a column all around.
+_ABOVE, _BESIDE, _BORDER = 0.7, 1.6, 0.05
 _MIDDLE = -0.25  # of a box, at each side: what is left is its middle half
 _HEAD = 0.25  # in faces: hair and ears around a face, which the shown part keeps too where it can
 
@@ -44,6 +44,19 @@ def best_crop(faces: Sequence[Box], boxes: Sequence[Box], source: Size, target: 
     return None
 
 
+def columns(count: int, shown: Box) -> Iterator[Box]:
+    """Boxes side by side in the shown part, a little apart from each other and from its edges."""
+    width, height = (shown[2] - shown[0]) / count, shown[3] - shown[1]
+    for index in range(count):
+        x0 = shown[0] + index * width
+        yield (
+            x0 + _BORDER * width,
+            shown[1] + _BORDER * height,
+            x0 + (1 - _BORDER) * width,
+            shown[3] - _BORDER * height,
+        )
+
+
 def moving_axis(source: Size, target: Size) -> int:
     """The axis along which the shown part can be moved: 0 across, 1 down."""
     x0, _, x1, _ = cover_crop(source, target)
@@ -69,7 +82,7 @@ def around(face: Box, others: Sequence[Box], given: Sequence[Box], shown: Box) -
         max(face[0] - _BESIDE * width, shown[0]),
         max(face[1] - _ABOVE * height, shown[1]),
         min(face[2] + _BESIDE * width, shown[2]),
-        shown[3] - _BELOW * (shown[3] - shown[1]),
+        shown[3] - _BORDER * (shown[3] - shown[1]),
     ]
     middle = [(face[axis] + face[axis + 2]) / 2 for axis in (0, 1)]
     for other, is_box in [*((one, False) for one in others), *((one, True) for one in given)]:

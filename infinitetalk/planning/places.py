@@ -16,6 +16,7 @@ from infinitetalk.planning.framing import (
     area,
     around,
     best_crop,
+    columns,
     holds,
     moving_axis,
     pixels,
@@ -36,7 +37,7 @@ class Places:
 
     Args:
         crop: where the shown part lies in the room that the source leaves it: 0 at the left or top, 1 at the other end.
-        boxes: of the speakers, in the order of their voices; None where they stand in columns side by side.
+        boxes: of the speakers, in the order of their voices; None where two stand in the halves of the picture.
         others_silent: whether the speakers are chosen among several people, and all others are to keep still.
     """
 
@@ -88,7 +89,8 @@ def place_speakers(request: Request, faces: Found, source: Size, target: Size) -
     shown = shown_part(source, target, crop)
     boxes = _boxes(speakers, owners, found, shown) if chooses else tuple(speaker.box for speaker in speakers)
     one_box = len(speakers) == 1 and speakers[0].box is not None
-    is_chosen = chooses and all(boxes) and (one_box or len(found) > len(speakers))
+    have_places = all(speaker.box or number in owners for number, speaker in enumerate(speakers))
+    is_chosen = chooses and have_places and (one_box or len(found) > len(speakers))
     if not chooses and faces is not None:
         notes += _unchosen(speakers, faces, shown, picture)
     notes += _small(speakers, owners, found, source, target)
@@ -176,14 +178,13 @@ def _unchosen(speakers: Sequence[Speaker], faces: Sequence[Box], shown: Box, pic
                 "speakers the shown part moves to the face; or choose another aspect_ratio."
             ]
         return []
-    columns = [(number / len(speakers), 0.0, (number + 1) / len(speakers), 1.0) for number in range(len(speakers))]
-    held = [sum(holds(column, face) and share(face, shown) >= MIN_SHOWN for face in faces) for column in columns]
-    if held == [1] * len(speakers):
+    halves = [(0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)]
+    held = [sum(holds(half, face) and share(face, shown) >= MIN_SHOWN for face in faces) for half in halves]
+    if held == [1, 1]:
         return []
-    where = ", ".join(map(str, held))
     return [
-        f"{found}, and {len(speakers)} voices were given: the speakers are taken to stand side by side in columns of "
-        f"equal width, in which the video shows {where} of the faces. {_how(speakers)}."
+        f"{found}, and two voices were given: the speakers are taken to be in the left and the right half, of which "
+        f"the video shows {held[0]} and {held[1]} of the faces. {_how(speakers)}."
     ]
 
 
@@ -230,6 +231,8 @@ def _boxes(
     """The speakers' boxes: their own, or around their faces, cut where a neighbour begins."""
     given = [speaker.box for speaker in speakers if speaker.box is not None]
     boxes: list[Box | None] = []
+    if len(speakers) > 2 and not owners and not given:  # the authors' columns, of which two are always in sight
+        return tuple(columns(len(speakers), shown))
     for number, speaker in enumerate(speakers):
         if speaker.box is not None or number not in owners:
             boxes.append(speaker.box)

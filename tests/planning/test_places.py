@@ -1,9 +1,11 @@
 """Where speakers are, by the job's words and the faces that were found, and what the caller is told of it."""
 
 import pytest
+import torch
 
 from infinitetalk.contract.request import Request
 from infinitetalk.errors import InvalidInput
+from infinitetalk.generation.masks import person_masks
 from infinitetalk.planning.framing import Box, around, best_crop, share, shown_part
 from infinitetalk.planning.places import Placed, place_speakers
 from infinitetalk.shapes import CENTRE
@@ -101,10 +103,20 @@ def test_where_faces_and_voices_do_not_match_the_default_stays_and_says_how_to_c
 
 
 def test_without_a_finder_speakers_stand_in_columns_and_nothing_is_said() -> None:
-    placed = place({}, {}, {}, faces=None)
+    placed = place({}, {}, faces=None)
     assert placed == Placed(placed.places, None, ())
-    assert placed.places.boxes == (None, None, None)
+    assert placed.places.boxes == (None, None)
     assert placed.places.crop == CENTRE
+
+
+def test_columns_of_more_than_two_lie_in_the_shown_part() -> None:
+    """Of the whole picture's columns the outer ones would be out of sight in a tall video of a wide picture."""
+    for faces in (None, (LEFT, RIGHT)):
+        boxes = place({}, {}, {}, faces=faces, target=TALL).places.boxes
+        shown = shown_part(WIDE, TALL, CENTRE)
+        assert [share(box, shown) for box in boxes if box] == pytest.approx([1, 1, 1])
+        assert boxes == tuple(sorted(box for box in boxes if box))
+        assert torch.equal(person_masks(boxes, WIDE, TALL).sum(dim=1).amax(), torch.tensor(1.0))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +195,7 @@ def test_the_older_fields_are_made_as_ever_and_told_what_was_found() -> None:
     assert "lies outside the part that the video shows" in warning
     close = (LEFT, (0.25, 0.2, 0.35, 0.4))
     (warning,) = place(faces=close, **two).warnings
-    assert "in which the video shows 2, 0 of the faces." in warning
+    assert "in the left and the right half, of which the video shows 2 and 0 of the faces." in warning
 
 
 def test_the_shown_part_moves_to_the_speakers_and_says_so() -> None:
