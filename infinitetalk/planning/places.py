@@ -295,5 +295,6 @@ def _anyone(faces: int) -> str:
 
 
 def _how(speakers: Sequence[Speaker]) -> str:
-    first = "speakers[0]" if "." in speakers[0].voice else "the field speakers"
-    return f"To choose, give {first} a face or a box (a dry_run lists the faces as people)"
+    is_listed = "." in speakers[0].voice
+    how = "give each of the speakers" if is_listed else "use the field speakers, with"
+    return f"To choose, {how} a face or a box (a dry_run lists the faces as people)"

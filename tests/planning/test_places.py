@@ -14,7 +14,7 @@ WIDE, TALL = (1600, 900), (480, 848)
 URL = "https://example.com/a"
 # Faces of 160x180 pixels in a picture of 1600x900: at the left, in the middle, at the right.
 LEFT, MIDDLE, RIGHT = ((x, 0.2, x + 0.1, 0.4) for x in (0.1, 0.45, 0.8))
-ONE_CHOICE = "To choose, give speakers[0] a face or a box (a dry_run lists the faces as people)."
+ONE_CHOICE = "To choose, give each of the speakers a face or a box (a dry_run lists the faces as people)."
 
 
 def place(*speakers, faces=(), target=(848, 480), source=WIDE, **fields) -> Placed:
@@ -190,7 +190,7 @@ def test_the_older_fields_are_made_as_ever_and_told_what_was_found() -> None:
         assert warning.startswith("Nobody was found in image_url")
     assert place(faces=(MIDDLE,), **one).warnings == ()
     (warning,) = place(faces=(LEFT, RIGHT), **one).warnings
-    assert "one voice was given: any of them may be seen to speak. To choose, give the field speakers" in warning
+    assert "one voice was given: any of them may be seen to speak. To choose, use the field speakers" in warning
     (warning,) = place(faces=(LEFT,), target=TALL, **one).warnings
     assert "lies outside the part that the video shows" in warning
     close = (LEFT, (0.25, 0.2, 0.35, 0.4))
