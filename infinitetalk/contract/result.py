@@ -64,7 +64,9 @@ class Person(_Reply):
     """A face that was found in the picture, or in the first frame of the video."""
 
     index: int = Field(description="Counted from left to right, from 0: what a speaker's field face may say.")
-    box: tuple[float, float, float, float] = Field(description="[x0, y0, x1, y1] in fractions of the input picture.")
+    box: tuple[float, float, float, float] = Field(
+        strict=False, description="[x0, y0, x1, y1] in fractions of the input picture."
+    )
     width: int = Field(description="Of the face, in pixels of the result.")
     height: int = Field(description="Likewise.")
     voice: str | None = Field(None, description="The field of the voice that the person has, if one is known.")
