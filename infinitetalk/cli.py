@@ -113,8 +113,16 @@ def _plan(options: argparse.Namespace) -> None:
     runs: dict[str, DryRun] = {}
     plans: dict[str, Plan] = {}
     for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
+        read = job.plan
         plan = make_plan(
-            request, profile, load_mode(mode), job.plan.n_frames, seed, job.plan.separated_chunks, job.turns
+            request,
+            profile,
+            load_mode(mode),
+            read.n_frames,
+            seed,
+            read.separated_chunks,
+            job.turns,
+            read.conversation,
         )
         expected = forecast(plan, profile, device, settings, arithmetic, n_gpus)
         runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, list(job.warnings), n_gpus, job.people)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import cache
 from itertools import combinations
@@ -144,12 +144,19 @@ class Speaker:
         box: where in the picture they are; None if the job does not say.
         face: which of the faces is theirs, counted from left to right from 0, or "auto"; None if the job does not say.
         start_s: when the voice begins; None where `Request.speaker_order` decides.
+        part: which of the two voices of one recording it is, 1 or 2; None where each voice has a file of its own.
     """
 
     voice: MediaField
     box: Box | None = None
     face: int | Literal["auto"] | None = None
     start_s: float | None = None
+    part: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The voice, for messages."""
+        return self.voice if self.part is None else f"{self.voice} (speaker {self.part})"
 
 
 class SpeakerEntry(BaseModel):
@@ -214,7 +221,9 @@ class Request(BaseModel):
         description="The (first) voice, in any common audio or video container; required without speakers.",
     )
     wav_url_2: Url | None = Field(
-        None, repr=False, description="The second voice; required with person_count multi, refused otherwise."
+        None,
+        repr=False,
+        description="The second voice; required with person_count multi without split_voices, refused otherwise.",
     )
     aspect_ratio: AspectRatio = Field("9:16", description="Width to height of the result.")
     resolution: Resolution = Field("480p", description="480p is 848x480 or 480x848, 720p is 1280x720 or 720x1280.")
@@ -254,6 +263,11 @@ class Request(BaseModel):
         None,
         description="One to four voices, each with a place and a start: {wav_url, box or face, start_s}, in place of "
         "wav_url, wav_url_2, speaker_order and speaker_boxes.",
+    )
+    split_voices: bool = Field(
+        False,
+        description="Take wav_url, one recording of two people who speak in turn, apart into two voices; only with "
+        "person_count multi, in place of wav_url_2. Whoever speaks first is the first speaker.",
     )
     isolate_vocals: bool | None = Field(
         None,
@@ -346,7 +360,7 @@ class Request(BaseModel):
                 for entry in speakers
             ]
         else:
-            job["person_count"] = "single" if audio_2 is None else "multi"
+            job["person_count"] = "multi" if audio_2 is not None or fields.get("split_voices") else "single"
         return cls.parse(job, LOCAL_FILES)
 
     @classmethod
@@ -368,10 +382,11 @@ class Request(BaseModel):
                 Speaker(f"speakers[{index}].wav_url", entry.box, entry.face, entry.start_s)
                 for index, entry in enumerate(self.speakers)
             )
-        voices = [field for field in VOICES if getattr(self, field) is not None]
-        return tuple(
-            Speaker(voice, box) for voice, box in zip(voices, self.speaker_boxes or [None] * len(voices), strict=True)
-        )
+        voices = [Speaker(field) for field in VOICES if getattr(self, field) is not None]
+        if self.split_voices:
+            voices = [Speaker("wav_url", part=part) for part in (1, 2)]
+        boxes = self.speaker_boxes or [None] * len(voices)
+        return tuple(replace(voice, box=box) for voice, box in zip(voices, boxes, strict=True))
 
     @property
     def media_files(self) -> tuple[MediaFile, ...]:
@@ -397,7 +412,13 @@ _BELONGS_TO: tuple[tuple[str, str, str, bool], ...] = (
     ("wav_url_2", "person_count", "multi", True),
     ("speaker_order", "person_count", "multi", False),
     ("speaker_boxes", "person_count", "multi", False),
+    ("split_voices", "person_count", "multi", False),
 )
+# Beside split_voices these say something else of the voices, and what to do then.
+_NOT_WITH_SPLIT_VOICES = {
+    "wav_url_2": "leave split_voices out if each voice is a file of its own",
+    "speaker_order": "the recording itself says when each of them speaks",
+}
 
 
 # What says who speaks without `speakers`, and what to do with it beside them.
@@ -406,6 +427,7 @@ _INSTEAD_OF_SPEAKERS = {
     "wav_url_2": "make it an entry of speakers",
     "speaker_order": "give each of the speakers its start_s",
     "speaker_boxes": "give each of the speakers its box",
+    "split_voices": "it takes apart wav_url; give the two speakers' places in speaker_boxes, and leave speakers out",
 }
 
 
@@ -422,8 +444,12 @@ def _conflicts(values: Mapping[str, Any], given: Collection[str]) -> Iterator[st
         if values[decider] != value:
             if values[name] != Request.model_fields[name].default:
                 yield f"{name} is only for {decider} {value}, but {decider} is {values[decider]}"
-        elif required and values[name] is None:
+        elif required and values[name] is None and not (name == "wav_url_2" and values.get("split_voices")):
             yield f"{name} is missing: {decider} {value} needs it"
+    if values.get("split_voices"):
+        for name, remedy in _NOT_WITH_SPLIT_VOICES.items():
+            if name in values and values[name] != Request.model_fields[name].default:
+                yield f"{name} is not read with split_voices: {remedy}"
     if values.get("negative_prompt") is not None and values.get("text_guidance") == 1:
         yield "negative_prompt is only read with text_guidance above 1: raise the guidance or leave the prompt out"
     if values.get("speaker_boxes") is not None and any(

@@ -69,7 +69,15 @@ class Person(_Reply):
     )
     width: int = Field(description="Of the face, in pixels of the result.")
     height: int = Field(description="Likewise.")
-    voice: str | None = Field(None, description="The field of the voice that the person has, if one is known.")
+    voice: str | None = Field(None, description="The voice that the person has, by its field, if one is known.")
+
+
+class Turn(_Reply):
+    """What one of two speakers says before the other does, in the recording that split_voices took apart."""
+
+    speaker: int = Field(description="1, who speaks first, or 2.")
+    start_s: float = Field(description="Seconds from the beginning of the recording.")
+    end_s: float
 
 
 class Result(_Reply):
@@ -85,6 +93,7 @@ class Result(_Reply):
     gpu_seconds: float = Field(description="Seconds the worker was busy with this job, however many GPUs it has.")
     cost_usd: float = Field(description="Those seconds at the price of all of its GPUs.")
     people: list[Person] | None = Field(None, description=_PEOPLE)
+    turns: list[Turn] | None = Field(None, description="Who speaks when; only with split_voices.")
     warnings: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -107,6 +116,7 @@ class DryRun(_Reply):
         None, description="The job on other GPUs; left out where no GPU's times are known."
     )
     people: list[Person] | None = Field(None, description=_PEOPLE)
+    turns: list[Turn] | None = Field(None, description="Who speaks when; only with split_voices.")
     warnings: list[str] = Field(default_factory=list)
 
 

@@ -43,6 +43,7 @@ def dry_run(
         estimate=expected,
         alternatives=alternatives(plan, profile.timing, arithmetic) or None,
         people=None if people is None else list(people),
+        turns=list(plan.conversation) or None,
         warnings=warnings,
     )
 

@@ -9,16 +9,20 @@ from torch import Tensor
 
 from infinitetalk.contract.presets import Profile, Size, SpeedMode
 from infinitetalk.contract.request import MediaField, Request
-from infinitetalk.contract.result import Person
+from infinitetalk.contract.result import Person, Turn
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import InvalidInput, TooLarge
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.generation.masks import person_masks
 from infinitetalk.generation.pipeline import Footage
+from infinitetalk.job.conversation import find_turns, split_wave
 from infinitetalk.job.people import check_faces, find_in_image, find_in_video
 from infinitetalk.media.audio import Track, Wave, load_audio, normalise_loudness, place_voices
+from infinitetalk.media.child import check_ended
 from infinitetalk.media.image import load_image
 from infinitetalk.media.video import SourceVideo
+from infinitetalk.models.device import choose_device
+from infinitetalk.models.voices import VoiceModels
 from infinitetalk.planning.places import Placed, Places, place_speakers
 from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.planning.speakers import speaker_starts
@@ -43,8 +47,9 @@ class Job:
     """A request, its media read and checked, and its plan.
 
     Args:
-        waves: the voices as they were sent, at 16 kHz, of equal length and normalised loudness.
-        tracks: the sound of the result.
+        waves: the voices as they were sent, at 16 kHz, of equal length and normalised loudness. A recording that is
+            taken apart gives two.
+        tracks: the sound of the result, one for each file.
         footage: what is animated.
         person_masks: (1, P + 1, S) where voices belong to places, see `masks.person_masks`; None where one voice has
             the whole picture.
@@ -83,22 +88,27 @@ def read_job(
 
     Raises:
         MediaUnreadable, TooLarge: a file cannot be used; the message names its field.
-        InvalidInput: a speaker is where nobody can be, or vocals are to be isolated and the profile has no separator.
-        ModelMissing: the job asks for a face, and nothing can find faces.
+        InvalidInput: a speaker is where nobody can be, vocals are to be isolated and the profile has no separator, or a
+            recording is to be taken apart in which one voice is heard.
+        ModelMissing: the job asks for a face or for a recording to be taken apart, and what this needs is not
+            installed.
     """
     check_faces(request, faces)
     size = profile.size(request.resolution, request.aspect_ratio)
     waves, tracks, warnings = _read_voices(request, files, settings)
+    conversation: tuple[Turn, ...] = ()
+    if request.split_voices:
+        models = VoiceModels.open(choose_device(settings.device), check_ended)
+        conversation = find_turns(waves[0], models, "wav_url")
+        waves = tuple(normalise_loudness(wave) for wave in split_wave(waves[0], conversation))
     duration_s = len(waves[0]) / SAMPLE_RATE_HZ
     footage, placed, notes = _read_footage(request, files, size, duration_s, faces)
     warnings += [*notes, *placed.warnings]
     if profile.is_embedded:
         warnings.insert(0, f"The profile {profile.name} is a small demonstration model: it knows drawn faces only.")
-    for speaker, track in zip(request.all_speakers, tracks, strict=True):
+    for voice, track in zip(_voice_fields(request), tracks, strict=True):
         if track.start_s + 1 / FPS > duration_s:
-            warnings.append(
-                f"{speaker.voice} is not heard: the video ends after {duration_s:.2f} s, before its turn comes."
-            )
+            warnings.append(f"{voice} is not heard: the video ends after {duration_s:.2f} s, before its turn comes.")
     chunks = _separated_chunks(request, tracks, profile, settings)
     # The scheduler that is there for comparison with the authors' code comes with its length.
     frames_of = whole_frames_of_samples if mode.scheduler == "infinitetalk" else frames_of_samples
@@ -106,7 +116,7 @@ def read_job(
     turns = None
     if len(waves) > AT_A_TIME or placed.places.others_silent:
         turns = Turns(frame_loudness(waves, n_frames), placed.places.others_silent)
-    plan = make_plan(request, profile, mode, n_frames, seed, chunks, turns)
+    plan = make_plan(request, profile, mode, n_frames, seed, chunks, turns, conversation)
     warnings += _left_out(request, plan, turns)
     masks = None
     if placed.places.are_bound:
@@ -117,8 +127,8 @@ def read_job(
 def _read_voices(
     request: Request, files: Files, settings: Settings
 ) -> tuple[tuple[Wave, ...], tuple[Track, ...], list[str]]:
-    """The speakers' waves, each in its place, the same as tracks of the result's sound, and what to say of them."""
-    voices = [speaker.voice for speaker in request.all_speakers]
+    """The files' waves, each in its place, the same as tracks of the result's sound, and what to say of them."""
+    voices = _voice_fields(request)
     read = [
         load_audio(files[voice], voice, request.max_duration_s, settings.max_audio_s, files[voice].parent)
         for voice in voices
@@ -151,6 +161,11 @@ def _starts(request: Request, waves: Sequence[Wave]) -> tuple[int, ...]:
     if starts_s:
         return tuple(round(start_s * SAMPLE_RATE_HZ) for start_s in starts_s)
     return speaker_starts([len(wave) for wave in waves], request.speaker_order)
+
+
+def _voice_fields(request: Request) -> list[MediaField]:
+    """The fields of the voices' files, in the order of the speakers; a recording that is taken apart is one file."""
+    return list(dict.fromkeys(speaker.voice for speaker in request.all_speakers))
 
 
 def _separated_chunks(request: Request, tracks: Sequence[Track], profile: Profile, settings: Settings) -> int:

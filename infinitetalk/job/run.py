@@ -101,6 +101,7 @@ def run_job(
         speed_mode=request.speed_mode,
         settings=plan.resolved(profile, models.arithmetic, models.n_gpus),
         people=None if job.people is None else list(job.people),
+        turns=list(plan.conversation) or None,
         warnings=warnings,
         **_times(watch, settings, models.n_gpus),
     )

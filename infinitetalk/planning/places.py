@@ -67,8 +67,8 @@ class Placed:
 def place_speakers(request: Request, faces: Found, source: Size, target: Size) -> Placed:
     """Choose the speakers' places and the part of the picture that the video shows.
 
-    With `speakers`, faces that were found take the place of columns, and the shown part moves to keep the speakers in
-    it. Jobs without that field are made as they always were; what was found is only told.
+    With `speakers` or `split_voices`, faces that were found take the place of columns, and the shown part moves to keep the speakers in
+    it. Jobs without these fields are made as they always were; what was found is only told.
 
     Args:
         faces: the boxes of all faces, from left to right.
@@ -80,7 +80,7 @@ def place_speakers(request: Request, faces: Found, source: Size, target: Size) -
     """
     picture = "image_url" if request.input_type == "image" else "the first frame of video_url"
     speakers, found = request.all_speakers, faces or ()
-    chooses = request.speakers is not None
+    chooses = request.speakers is not None or request.split_voices
     owners, notes = _faces_of(speakers, faces, picture, chooses)
     crop = CENTRE
     if chooses:
@@ -252,7 +252,7 @@ def _small(
         side = max(pixels(faces[index], source, target))
         if side < MIN_FACE_PX:
             notes.append(
-                f"The face of {speakers[number].voice} (face {index}) is {side} pixels high in the video; below "
+                f"The face of {speakers[number].name} (face {index}) is {side} pixels high in the video; below "
                 f"{MIN_FACE_PX} a mouth is hardly seen to speak: choose resolution 720p, or a picture cut closer."
             )
     return notes
@@ -261,7 +261,7 @@ def _small(
 def _people(
     faces: Sequence[Box], owners: Mapping[int, int], speakers: Sequence[Speaker], source: Size, target: Size
 ) -> list[Person]:
-    voices = {index: speakers[number].voice for number, index in owners.items()}
+    voices = {index: speakers[number].name for number, index in owners.items()}
     people = []
     for index, face in enumerate(faces):
         width, height = pixels(face, source, target)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.presets import Profile, Size, SpeedMode
 from infinitetalk.contract.request import InputType, Request
-from infinitetalk.contract.result import ResolvedSettings
+from infinitetalk.contract.result import ResolvedSettings, Turn
 from infinitetalk.planning.turns import Turns, plan_turns
 from infinitetalk.planning.windows import Window
 from infinitetalk.shapes import FPS, token_count
@@ -27,6 +27,7 @@ class Plan:
         negative_prompt: None if text guidance is 1, when nothing reads it.
         text_guidance, audio_guidance, color_correction, video_strength: as in the job.
         separated_chunks: chunks of sound that vocals are taken out of; 0 where the job leaves the sound as it is.
+        conversation: who of two speaks when in one recording; empty where each voice has a file of its own.
     """
 
     mode: SpeedMode
@@ -43,6 +44,7 @@ class Plan:
     color_correction: float
     video_strength: float
     separated_chunks: int = 0
+    conversation: tuple[Turn, ...] = ()
 
     @property
     def n_frames(self) -> int:
@@ -112,6 +114,7 @@ def make_plan(
     seed: int,
     separated_chunks: int = 0,
     turns: Turns | None = None,
+    conversation: tuple[Turn, ...] = (),
 ) -> Plan:
     """Resolve a request.
 
@@ -121,6 +124,7 @@ def make_plan(
         seed: the request's, or a drawn one.
         separated_chunks: of sound, that vocals are taken out of.
         turns: who is heard when; needed for more than two voices, and where people without one are to keep still.
+        conversation: who of two speaks when, in a recording that is taken apart.
     """
     negative_prompt = None
     if request.text_guidance != 1:
@@ -140,4 +144,5 @@ def make_plan(
         color_correction=request.color_correction,
         video_strength=request.video_strength,
         separated_chunks=separated_chunks,
+        conversation=conversation,
     )
