@@ -7,7 +7,7 @@
 Two speakers hold a conversation of 12 turns, cut from their recordings: at their own pauses, with 0.25 s of silence
 between turns, or anywhere, without a pause. It counts, of the 10 ms frames in which somebody speaks, those that go to
 whoever does: a frame speaks where it is at most 30 dB below its turn's loudest. Alike are the two groups' mean voices,
-in a conversation and in the recordings of one speaker alone.
+in a conversation and in stretches of one speaker alone. Where they are more alike than two voices are, a job is refused.
 """
 
 import argparse
@@ -51,6 +51,7 @@ CASES: tuple[tuple[str, tuple[float, float], float | None], ...] = (
     ("no pause, turns of 1.2 to 2 s", (1.2, 2.0), None),
     ("no pause, turns of 0.6 to 1 s", (0.6, 1.0), None),
 )
+ALONE_S = (5, 10, 30)
 TURNS = 12
 FRAME = SAMPLE_RATE_HZ // 100
 
@@ -124,18 +125,34 @@ def measure_pair(a: Sequence[Floats], b: Sequence[Floats], pause_s: float, model
     }
 
 
-def table(rows: dict[str, list[dict[str, float]]]) -> str:
-    lines = ["| conversations | number | right: mean | worst | to the other one: mean | alike: from | to | refused |"]
+def table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: of each kind of conversation how many are refused, and how right the others come apart."""
+    lines = [
+        "| conversations | number | alike: from | to | refused | of the others right: mean | worst | to the other |"
+    ]
     lines.append("|" + " --- |" * 8)
     for name, pairs in rows.items():
-        right, alike = [pair["right"] for pair in pairs], [pair["alike"] for pair in pairs]
-        wrong = float(np.mean([pair["wrong"] for pair in pairs]))
-        refused = sum(value > MAX_LIKENESS for value in alike)
+        alike = [pair["alike"] for pair in pairs]
+        taken = [pair for pair in pairs if pair["alike"] <= MAX_LIKENESS]
+        right = [pair["right"] for pair in taken]
+        wrong = [pair["wrong"] for pair in taken]
+        figures = f"{np.mean(right):.3f} | {min(right):.3f} | {np.mean(wrong):.3f}" if taken else "- | - | -"
         lines.append(
-            f"| {name} | {len(pairs)} | {np.mean(right):.3f} | {min(right):.3f} | {wrong:.3f} "
-            f"| {min(alike):.2f} | {max(alike):.2f} | {refused} |"
+            f"| {name} | {len(pairs)} | {min(alike):.2f} | {max(alike):.2f} | {len(pairs) - len(taken)} | {figures} |"
         )
     return "\n".join(lines)
+
+
+def measure_alone(speakers: dict[str, Floats], seconds: int, models: VoiceModels) -> list[float]:
+    """How alike two groups are in stretches of one speaker's recordings."""
+    length = seconds * SAMPLE_RATE_HZ
+    stretches = [
+        wave[start : start + length]
+        for wave in speakers.values()
+        for start in range(0, min(len(wave), 4 * length) - length + 1, length)
+    ]
+    found = [listen(stretch, models) for stretch in stretches]
+    return [one.likeness for one in found if one is not None]
 
 
 def speakers_of(options: argparse.Namespace) -> dict[str, Floats]:
@@ -153,26 +170,25 @@ def main() -> None:
     options = parser.parse_args()
     models = VoiceModels.open(torch.device("cpu"))
     speakers = speakers_of(options)
-    rows: dict[str, list[dict[str, float]]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for name, length_s, pause_s in CASES:
         cut = {who: pieces(wave, models, length_s, pause_s is not None) for who, wave in speakers.items()}
         pairs = [pair for pair in combinations(cut, 2) if min(len(cut[who]) for who in pair) >= 2]
         pairs = random.Random(0).sample(pairs, min(options.pairs, len(pairs)))
-        rows[name] = [measure_pair(cut[a], cut[b], pause_s or 0.0, models) for a, b in pairs]
-    alone: dict[str, Any] = {}
-    heard_s, began = 0.0, time.process_time()
-    for who, wave in speakers.items():
-        found = listen(wave, models)
-        alone[who] = None if found is None else found.likeness
-        heard_s += len(wave) / SAMPLE_RATE_HZ
+        rows[name] = [measure_pair(cut[a], cut[b], pause_s or 0.0, models) | {"speakers": [a, b]} for a, b in pairs]
+    began = time.process_time()
+    alone = {seconds: measure_alone(speakers, seconds, models) for seconds in ALONE_S}
+    heard_s = sum(seconds * len(found) for seconds, found in alone.items())
     cpu_s = (time.process_time() - began) / heard_s
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     report = reporting.head(torch.device("cpu")) | {"rows": rows, "alone": alone, "cpu_s_per_s": cpu_s, "mb": peak_mb}
     reporting.save(report, options.json)
     print(f"torch {report['torch']}, {report['date']}, {cpu_s:.3f} s of CPU for each second, {peak_mb:.0f} MB in all")
     print(table({name: pairs for name, pairs in rows.items() if pairs}))
-    print("\n| one speaker alone | alike |\n| --- | --- |")
-    print("\n".join(f"| {who} | {'-' if value is None else f'{value:.2f}'} |" for who, value in alone.items()))
+    print("\n| one speaker alone, for | number | alike: from | to | refused |\n| --- | --- | --- | --- | --- |")
+    for seconds, found in alone.items():
+        refused = sum(value > MAX_LIKENESS for value in found)
+        print(f"| {seconds} s | {len(found)} | {min(found):.2f} | {max(found):.2f} | {refused} |")
 
 
 if __name__ == "__main__":

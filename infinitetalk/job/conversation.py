@@ -76,9 +76,9 @@ def find_turns(wave: Floats, models: VoiceModels, field: str) -> tuple[Turn, ...
         )
     if conversation.likeness > MAX_LIKENESS or len({turn.speaker for turn in conversation.turns}) < 2:
         raise InvalidInput(
-            f"split_voices finds one voice only in {field} (the two groups are {conversation.likeness:.2f} alike, two "
-            f"voices at most {MAX_LIKENESS:g}): leave split_voices out and set person_count to single, or send each "
-            "voice as a file of its own, wav_url and wav_url_2."
+            f"split_voices finds one voice only in {field}, or two that it cannot tell apart (what is heard is "
+            f"{conversation.likeness:.2f} alike, two voices at most {MAX_LIKENESS:g}): set person_count to single and "
+            "leave split_voices out, or send each voice as a file of its own, wav_url and wav_url_2."
         )
     return conversation.turns
 

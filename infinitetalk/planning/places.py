@@ -67,8 +67,8 @@ class Placed:
 def place_speakers(request: Request, faces: Found, source: Size, target: Size) -> Placed:
     """Choose the speakers' places and the part of the picture that the video shows.
 
-    With `speakers` or `split_voices`, faces that were found take the place of columns, and the shown part moves to keep the speakers in
-    it. Jobs without these fields are made as they always were; what was found is only told.
+    With `speakers` or `split_voices`, faces that were found take the place of columns, and the shown part moves to keep
+    the speakers in it. Jobs without these fields are made as they always were; what was found is only told.
 
     Args:
         faces: the boxes of all faces, from left to right.
@@ -295,6 +295,8 @@ def _anyone(faces: int) -> str:
 
 
 def _how(speakers: Sequence[Speaker]) -> str:
+    if speakers[0].part is not None:
+        return "To choose, give speaker_boxes (a dry_run lists the faces as people)"
     is_listed = "." in speakers[0].voice
     how = "give each of the speakers" if is_listed else "use the field speakers, with"
     return f"To choose, {how} a face or a box (a dry_run lists the faces as people)"
