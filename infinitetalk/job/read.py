@@ -16,6 +16,7 @@ from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.generation.masks import person_masks
 from infinitetalk.generation.pipeline import Footage
 from infinitetalk.job.conversation import find_turns, split_wave
+from infinitetalk.job.matching import match_note, watched_match
 from infinitetalk.job.people import check_faces, find_in_image, find_in_video
 from infinitetalk.media.audio import Track, Wave, load_audio, normalise_loudness, place_voices
 from infinitetalk.media.child import check_ended
@@ -23,7 +24,7 @@ from infinitetalk.media.image import load_image
 from infinitetalk.media.video import SourceVideo
 from infinitetalk.models.device import choose_device
 from infinitetalk.models.voices import VoiceModels
-from infinitetalk.planning.places import Placed, Places, place_speakers
+from infinitetalk.planning.places import Placed, Places, chooses_places, place_speakers
 from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.planning.speakers import speaker_starts
 from infinitetalk.planning.turns import AT_A_TIME, Turns, frame_loudness, left_out
@@ -102,7 +103,7 @@ def read_job(
         conversation = find_turns(waves[0], models, "wav_url")
         waves = tuple(normalise_loudness(wave) for wave in split_wave(waves[0], conversation))
     duration_s = len(waves[0]) / SAMPLE_RATE_HZ
-    footage, placed, notes = _read_footage(request, files, size, duration_s, faces)
+    footage, placed, notes = _read_footage(request, files, size, waves, faces)
     warnings += [*notes, *placed.warnings]
     if profile.is_embedded:
         warnings.insert(0, f"The profile {profile.name} is a small demonstration model: it knows drawn faces only.")
@@ -183,7 +184,7 @@ def _separated_chunks(request: Request, tracks: Sequence[Track], profile: Profil
 
 
 def _read_footage(
-    request: Request, files: Files, size: Size, duration_s: float, faces: FaceFinder | None
+    request: Request, files: Files, size: Size, waves: Sequence[Wave], faces: FaceFinder | None
 ) -> tuple[Footage, Placed, list[str]]:
     """What is animated, of the part that shows the speakers, fitted to `size`; who is where; what to say of it."""
     if request.input_type == "image":
@@ -197,8 +198,15 @@ def _read_footage(
     video = SourceVideo.look(files["video_url"], "video_url", *size)
     found = None if faces is None else find_in_video(faces, video)
     placed = place_speakers(request, found, video.source_size, size)
-    video = video.ready(placed.places.crop, needed_s=duration_s)
     notes = []
+    if faces is not None and found:
+        match = watched_match(request, faces, found, video, waves)
+        if match is not None and match.is_certain and match.faces != tuple(range(len(found))):
+            notes.append(match_note(request, match))
+            if chooses_places(request):
+                placed = place_speakers(request, found, video.source_size, size, match.faces)
+    duration_s = len(waves[0]) / SAMPLE_RATE_HZ
+    video = video.ready(placed.places.crop, needed_s=duration_s)
     if video.duration_s + 1 / FPS < duration_s:
         notes.append(
             f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: the last frame of the video "

@@ -64,7 +64,14 @@ class Placed:
     warnings: tuple[str, ...]
 
 
-def place_speakers(request: Request, faces: Found, source: Size, target: Size) -> Placed:
+def chooses_places(request: Request) -> bool:
+    """Whether faces that were found decide where the speakers are; other jobs are made as they always were."""
+    return request.speakers is not None or request.split_voices
+
+
+def place_speakers(
+    request: Request, faces: Found, source: Size, target: Size, order: Sequence[int] | None = None
+) -> Placed:
     """Choose the speakers' places and the part of the picture that the video shows.
 
     With `speakers` or `split_voices`, faces that were found take the place of columns, and the shown part moves to keep
@@ -73,6 +80,7 @@ def place_speakers(request: Request, faces: Found, source: Size, target: Size) -
     Args:
         faces: the boxes of all faces, from left to right.
         source, target: (width, height) of the picture and of the video, in pixels.
+        order: the face of each voice, where the job leaves that open; from left to right if not given.
 
     Raises:
         InvalidInput: a face is asked for that is not there, two speakers are in one place, or they do not fit into one
@@ -80,8 +88,8 @@ def place_speakers(request: Request, faces: Found, source: Size, target: Size) -
     """
     picture = "image_url" if request.input_type == "image" else "the first frame of video_url"
     speakers, found = request.all_speakers, faces or ()
-    chooses = request.speakers is not None or request.split_voices
-    owners, notes = _faces_of(speakers, faces, picture, chooses)
+    chooses = chooses_places(request)
+    owners, notes = _faces_of(speakers, faces, picture, chooses, order)
     crop = CENTRE
     if chooses:
         crop, moved = _crop(speakers, owners, found, source, target, picture)
@@ -99,7 +107,7 @@ def place_speakers(request: Request, faces: Found, source: Size, target: Size) -
 
 
 def _faces_of(
-    speakers: Sequence[Speaker], faces: Found, picture: str, chooses: bool
+    speakers: Sequence[Speaker], faces: Found, picture: str, chooses: bool, order: Sequence[int] | None
 ) -> tuple[Mapping[int, int], list[str]]:
     """The face of each speaker who has one, by their numbers, and what to say of it."""
     notes: list[str] = []
@@ -138,7 +146,7 @@ def _faces_of(
     ]
     free = [index for index in range(len(faces)) if index not in owners.values() and index not in taken]
     if len(waiting) == len(free):
-        owners |= dict(zip(waiting, free, strict=True))
+        owners |= dict(zip(waiting, order or free, strict=True))
     elif waiting and chooses:
         notes.append(_no_match(speakers, waiting, len(free), len(faces), picture))
     return owners, notes

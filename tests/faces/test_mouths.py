@@ -5,22 +5,7 @@ import pytest
 
 from infinitetalk.faces.mouths import MIN_FRAMES, following, openness, openness_curve
 from infinitetalk.shapes import FPS
-
-
-def syllables(frames: int, seed: int) -> np.ndarray:
-    """A curve that goes up and down some four times a second, never in the same way."""
-    steps = np.random.default_rng(seed).uniform(0, 1, frames // 3 + 2)
-    return np.interp(np.arange(frames), np.arange(len(steps)) * 3, steps).astype(np.float32)
-
-
-def mesh(opening_px: float, width_px: float = 60.0) -> np.ndarray:
-    points = np.zeros((468, 2), np.float32)
-    points[263] = (width_px, 0)
-    for lower in (14, 87, 317):
-        points[lower] = (30, 50 + opening_px)
-    for upper in (13, 82, 312):
-        points[upper] = (30, 50)
-    return points
+from tests.support.mouths import mesh, syllables
 
 
 def test_openness_is_the_lips_distance_in_eye_distances_whatever_the_size_and_turn() -> None:

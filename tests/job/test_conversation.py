@@ -16,8 +16,6 @@ from infinitetalk.contract.request import LOCAL_FILES, Request
 from infinitetalk.contract.result import DryRun, Result, Turn
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import InvalidInput, ModelMissing
-from infinitetalk.job.read import Job, read_job
-from infinitetalk.job.run import run_job
 from infinitetalk.job.conversation import (
     Conversation,
     find_turns,
@@ -27,6 +25,8 @@ from infinitetalk.job.conversation import (
     two_centres,
     windows_of,
 )
+from infinitetalk.job.read import Job, read_job
+from infinitetalk.job.run import run_job
 from infinitetalk.models import voices
 from infinitetalk.models.opening import Models
 from infinitetalk.models.voices import SPEECH_STEP, VOICE_WINDOW, VoiceModels
