@@ -1,7 +1,7 @@
 """Which voice belongs to which face of a video: how often it is told, and how often wrongly.
 
     python -m benchmarks.matching                      drawn people who speak held-out sentences, two in a picture
-    python -m benchmarks.matching --video FILE.mp4     also one real person, who makes two with himself half a film later
+    python -m benchmarks.matching --video FILE.mp4     also a real person, twice, one of them half the film late
 
 From each clip windows of several lengths are taken at random. "told": the given order is the wrong one and is
 exchanged, as it should be. "harmed": it is the right one and is exchanged. "unrelated": the voices say something else

@@ -7,7 +7,7 @@
 Two speakers hold a conversation of 12 turns, cut from their recordings: at their own pauses, with 0.25 s of silence
 between turns, or anywhere, without a pause. It counts, of the 10 ms frames in which somebody speaks, those that go to
 whoever does: a frame speaks where it is at most 30 dB below its turn's loudest. Alike are the two groups' mean voices,
-in a conversation and in stretches of one speaker alone. Where they are more alike than two voices are, a job is refused.
+in a conversation and in stretches of one speaker alone. Above a likeness of 0.75 a job is refused.
 """
 
 import argparse

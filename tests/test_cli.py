@@ -220,7 +220,7 @@ def test_every_field_of_a_job_can_be_given() -> None:
         is False
     )
     left = {"image_url", "video_url", "wav_url", "wav_url_2", "input_type", "person_count", "output", "dry_run"}
-    assert given.keys() | left | {"speakers"} == Request.model_fields.keys()
+    assert given.keys() | left | {"speakers", "split_voices"} == Request.model_fields.keys()
 
 
 def test_speakers_are_files_with_settings() -> None:

@@ -1,8 +1,8 @@
 """One recording of a conversation: who of two speaks when, and each voice alone.
 
 Speech is cut at its pauses. Windows of 1.2 s of it are described by a voice each, and these are brought into two groups
-(2-means). A stretch between two pauses may still hold both speakers; where they change in it is where the groups' share
-in the windows crosses, if the change pays for its cost (Viterbi's algorithm).
+(2-means). Speakers change where windows begin to be more like the other group: at a pause, or within a stretch between
+two pauses where that pays for its cost (Viterbi's algorithm).
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,11 @@ _SPEECH, _NO_SPEECH = 0.5, 0.35  # probabilities at which speech begins and ends
 _MIN_PAUSE, _MIN_SPEECH = SAMPLE_RATE_HZ // 10, SAMPLE_RATE_HZ // 5
 _WINDOW_STEP = SAMPLE_RATE_HZ * 3 // 10
 _CELL = SAMPLE_RATE_HZ // 20  # within a stretch, speakers change at multiples of this
-_CHANGE_COST = 1.5  # cells times likeness: what a change within a stretch has to gain
+_CHANGE_COST = 1.5  # cells times likeness: what a change within a stretch has to gain; at a pause it costs nothing
+_MIN_TELLING = SAMPLE_RATE_HZ * 4 // 5  # a shorter stretch says too little of a voice to found a group
 _ROUNDS = 50
+# Of 3 to 5 s of one voice a tenth looked like two; of 5 to 10 s one in a hundred (docs/jobs.md).
+MIN_SPEECH_S = 5.0
 _FADE = SAMPLE_RATE_HZ // 200  # 5 ms
 
 
@@ -38,10 +41,12 @@ class Conversation:
     Args:
         turns: in the order of time; whoever speaks first is speaker 1. Pauses within a turn belong to it.
         likeness: cosine of the two voices' mean windows.
+        speech_s: for how long anybody speaks.
     """
 
     turns: tuple[Turn, ...]
     likeness: float
+    speech_s: float
 
 
 def listen(wave: Floats, models: VoiceModels) -> Conversation | None:
@@ -51,13 +56,14 @@ def listen(wave: Floats, models: VoiceModels) -> Conversation | None:
     voices = models.voices(wave, [window for found in windows for window in found])
     if len(voices) < 2:
         return None
-    centres = two_centres(voices)
-    leaning = voices @ (centres[0] - centres[1])  # above 0 where a window is more like the first centre
-    spoken: list[tuple[int, Stretch]] = []
-    for stretch, found in zip(stretches, windows, strict=True):
-        spoken += _speakers_in(stretch, found, leaning[: len(found)])
-        leaning = leaning[len(found) :]
-    return Conversation(_turns(spoken), float(centres[0] @ centres[1]))
+    lengths = np.array([stop - start for found in windows for start, stop in found])
+    whole = voices[lengths >= _MIN_TELLING]
+    centres = two_centres(whole if len(whole) > 1 else voices)
+    # Above 0 where a window is more like the first centre; a short one tells less.
+    leaning = voices @ (centres[0] - centres[1]) * (lengths / VOICE_WINDOW)
+    spoken = _speakers(stretches, windows, leaning)
+    speech_s = sum(stop - start for start, stop in stretches) / SAMPLE_RATE_HZ
+    return Conversation(_turns(spoken), float(centres[0] @ centres[1]), speech_s)
 
 
 def find_turns(wave: Floats, models: VoiceModels, field: str) -> tuple[Turn, ...]:
@@ -66,13 +72,14 @@ def find_turns(wave: Floats, models: VoiceModels, field: str) -> tuple[Turn, ...
     Args:
         field: the job's field that named the file, for errors.
 
-    Raises InvalidInput where one voice is heard, or no speech.
+    Raises InvalidInput where one voice is heard, or too little speech.
     """
     conversation = listen(wave, models)
-    if conversation is None:
+    heard_s = 0.0 if conversation is None else conversation.speech_s
+    if conversation is None or heard_s < MIN_SPEECH_S:
         raise InvalidInput(
-            f"split_voices finds less than a second of speech in {field}: send a recording of two people who speak in "
-            "turn, or each voice as a file of its own, wav_url and wav_url_2."
+            f"split_voices needs {MIN_SPEECH_S:g} s of speech in {field} to tell two voices apart, and hears "
+            f"{heard_s:.1f} s: send a longer recording, or each voice as a file of its own, wav_url and wav_url_2."
         )
     if conversation.likeness > MAX_LIKENESS or len({turn.speaker for turn in conversation.turns}) < 2:
         raise InvalidInput(
@@ -128,26 +135,40 @@ def two_centres(voices: Floats) -> Floats:
     return np.stack([mean, mean])
 
 
-def _speakers_in(stretch: Stretch, windows: Sequence[Stretch], leaning: Floats) -> list[tuple[int, Stretch]]:
-    """Who speaks in a stretch: speaker 0 or 1, and their part of it, in order."""
-    start, stop = stretch
-    edges = np.linspace(start, stop, 1 + max(1, round((stop - start) / _CELL))).astype(int)
-    centres = (edges[1:] + edges[:-1]) / 2
-    gain = np.interp(centres, [(a + b) / 2 for a, b in windows], leaning)
-    speakers = _cheapest_changes(gain)
-    firsts = [0, *(np.flatnonzero(np.diff(speakers)) + 1)]
-    return [
-        (int(speakers[first]), (int(edges[first]), int(edges[last])))
-        for first, last in zip(firsts, [*firsts[1:], len(speakers)], strict=True)
-    ]
+def _speakers(
+    stretches: Sequence[Stretch], windows: Sequence[Sequence[Stretch]], leaning: Floats
+) -> list[tuple[int, Stretch]]:
+    """Who speaks: speaker 0 or 1 and a part of a stretch, in the order of time."""
+    cells: list[Stretch] = []
+    gains: list[float] = []
+    costs: list[float] = []
+    for (start, stop), found in zip(stretches, windows, strict=True):
+        edges = np.linspace(start, stop, 1 + max(1, round((stop - start) / _CELL))).astype(int).tolist()
+        here = list(pairwise(edges))
+        middles = [(first + last) / 2 for first, last in here]
+        gains += np.interp(middles, [(first + last) / 2 for first, last in found], leaning[: len(found)]).tolist()
+        leaning = leaning[len(found) :]
+        costs += [0.0] + [_CHANGE_COST] * (len(here) - 1)
+        cells += here
+    speakers = _cheapest_changes(np.array(gains), costs)
+    parts: list[tuple[int, Stretch]] = []
+    for speaker, (first, last) in zip(speakers.tolist(), cells, strict=True):
+        if parts and parts[-1][0] == speaker and parts[-1][1][1] == first:
+            first = parts.pop()[1][0]
+        parts.append((speaker, (first, last)))
+    return parts
 
 
-def _cheapest_changes(gain: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Speaker 0 or 1 in each cell: the most gain (taken for 0, lost for 1), less the cost of changes."""
+def _cheapest_changes(gain: NDArray[np.float64], costs: Sequence[float]) -> NDArray[np.int64]:
+    """Speaker 0 or 1 in each cell: the most gain (taken for 0, lost for 1), less the cost of changes.
+
+    Args:
+        costs: of a change into each cell.
+    """
     gains = np.stack([gain, -gain], 1)
     best, came_from = gains[0], np.zeros((len(gain), 2), int)
     for cell in range(1, len(gain)):
-        changed = best[::-1] - _CHANGE_COST
+        changed = best[::-1] - costs[cell]
         came_from[cell] = np.where(changed > best, [1, 0], [0, 1])
         best = np.maximum(best, changed) + gains[cell]
     speakers = np.zeros(len(gain), int)

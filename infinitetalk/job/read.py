@@ -224,7 +224,7 @@ def _left_out(request: Request, plan: Plan, turns: Turns | None) -> list[str]:
         if stretches:
             more = f" and {len(stretches) - _MAX_STRETCHES} more times" if len(stretches) > _MAX_STRETCHES else ""
             warnings.append(
-                f"{speaker.voice} moves no lips from {', from '.join(stretches[:_MAX_STRETCHES])}{more}: more than "
+                f"{speaker.name} moves no lips from {', from '.join(stretches[:_MAX_STRETCHES])}{more}: more than "
                 f"{AT_A_TIME} voices are heard there, and {AT_A_TIME} others are louder."
             )
     return warnings

@@ -24,7 +24,7 @@ from infinitetalk.shapes import SAMPLE_RATE_HZ
 
 Floats = NDArray[np.float32]
 
-INSTALL = "pip install 'infinitetalk[voices]' && pip install --no-deps resemblyzer==0.1.4"
+INSTALL = "pip install silero-vad==6.2.3 && pip install --no-deps resemblyzer==0.1.4"
 SPEECH_STEP = 512  # samples, 32 ms: for each of these the detector gives one probability
 VOICE_WINDOW = round(1.2 * SAMPLE_RATE_HZ)
 
@@ -148,7 +148,7 @@ def _in_package(package: str, file: str) -> Path:
     path = Path(spec.origin).parent / file if spec is not None and spec.origin is not None else None
     if path is None or not path.is_file():
         raise ModelMissing(
-            f"split_voices needs the package {package}, which this worker does not have: {INSTALL} - or send each "
-            "voice as a file of its own, wav_url and wav_url_2."
+            f"split_voices needs the package {package}, which this worker does not have: `{INSTALL}` brings it; or "
+            "send each voice as a file of its own, wav_url and wav_url_2."
         )
     return path

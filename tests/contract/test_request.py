@@ -50,6 +50,7 @@ def test_the_defaults_are_the_published_ones():
         "speaker_order": "together",
         "speaker_boxes": None,
         "speakers": None,
+        "split_voices": False,
         "isolate_vocals": None,
         "color_correction": 0.0,
         "video_strength": 1.0,
