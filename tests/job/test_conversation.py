@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from infinitetalk.job.conversation import (
     two_centres,
     windows_of,
 )
+from infinitetalk.job.isolate import isolated_waves
 from infinitetalk.job.read import Job, read_job
+from infinitetalk.job.resume import fingerprint
 from infinitetalk.job.run import run_job
 from infinitetalk.models import voices
 from infinitetalk.models.opening import Models
@@ -221,3 +224,20 @@ def test_the_answers_name_the_turns(models: Models, media: dict[str, str], tmp_p
     made = run(max_duration_s=7.5)
     assert isinstance(made, Result) and made.turns is not None and [turn.speaker for turn in made.turns] == [1, 2, 1]
     assert "turns" not in run(split_voices=False, person_count="single", dry_run=True).to_json()
+
+
+def test_vocals_are_isolated_first_and_then_taken_apart_in_the_same_way(read: Callable[..., Job]) -> None:
+    job = read(split_voices=True)
+    heard = isolated_waves(job, lambda sound: sound, torch.device("cpu"), lambda: None)
+    assert len(heard) == 2 and len(heard[0]) == len(heard[1]) == len(job.waves[0])
+    for isolated, plain in zip(heard, job.waves, strict=True):
+        assert np.corrcoef(isolated, plain)[0, 1] > 0.99
+
+
+def test_windows_of_another_split_are_not_resumed(models: Models, read: Callable[..., Job]) -> None:
+    job = read(split_voices=True)
+    other = replace(job.plan, conversation=job.plan.conversation[:-1])
+    first, again, changed = (
+        fingerprint(plan, [], models, SETTINGS, job.places) for plan in (job.plan, job.plan, other)
+    )
+    assert first == again != changed
