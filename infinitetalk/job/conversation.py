@@ -29,7 +29,7 @@ _CELL = SAMPLE_RATE_HZ // 20  # within a stretch, speakers change at multiples o
 _CHANGE_COST = 1.5  # cells times likeness: what a change within a stretch has to gain; at a pause it costs nothing
 _MIN_TELLING = SAMPLE_RATE_HZ * 4 // 5  # a shorter stretch says too little of a voice to found a group
 _ROUNDS = 50
-# Of 3 to 5 s of one voice a tenth looked like two; of 5 to 10 s one in a hundred (docs/jobs.md).
+# Below it one voice often looks like two (docs/jobs.md).
 MIN_SPEECH_S = 5.0
 _FADE = SAMPLE_RATE_HZ // 200  # 5 ms
 
