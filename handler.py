@@ -28,6 +28,7 @@ import runpod.serverless
 
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import JobError
+from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.logs import configure_logging
 from infinitetalk.models.opening import Models
 from infinitetalk.ranks.group import RankFailed
@@ -37,7 +38,7 @@ from infinitetalk.serving.loop import guard_job_loop
 from infinitetalk.serving.sdk_logs import limit_sdk_logs, redirect_sdk_logs
 from infinitetalk.serving.updates import log_progress, post_progress
 from infinitetalk.startup.fitness import worker_checks
-from infinitetalk.startup.opening import open_models
+from infinitetalk.startup.opening import open_faces, open_models
 
 STOPPED_WHILE_LOADING = 128 + signal.SIGTERM
 
@@ -59,7 +60,11 @@ def main() -> None:
         def load_models() -> Models:
             return open_models(settings)
 
-        checks: tuple[Callable[[], object], ...] = (*worker_checks(settings), load_models)
+        @cache
+        def load_faces() -> FaceFinder | None:
+            return open_faces(settings)
+
+        checks: tuple[Callable[[], object], ...] = (*worker_checks(settings), load_models, load_faces)
         for check in checks:
             if on_runpod:  # the SDK runs them, tells RunPod which one failed, and ends the process
                 runpod.serverless.register_fitness_check(check)
@@ -75,7 +80,12 @@ def main() -> None:
         guard_job_loop(answers.arrived)
     # If this flag is set, the SDK ends the process after the job and asks RunPod for a new one.
     config["handler"] = make_handler(
-        load_models, settings, send_progress, retire=lambda: config.update(refresh_worker=True), answers=answers
+        load_models,
+        settings,
+        send_progress,
+        retire=lambda: config.update(refresh_worker=True),
+        answers=answers,
+        load_faces=load_faces,
     )
     runpod.serverless.start(config)
 

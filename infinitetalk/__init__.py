@@ -1,10 +1,11 @@
-"""InfiniteTalk: one picture (or video) and one or two voices become a talking video of any length.
+"""InfiniteTalk: one picture (or video) and one to four voices become a talking video of any length.
 
-from infinitetalk import Request, Settings, local_exchange, open_models, run_job
+from infinitetalk import Request, Settings, local_exchange, open_faces, open_models, run_job
 
 settings = Settings()
 request = Request.of_files(audio="voice.wav", image="face.png", speed_mode="turbo")
-result = run_job(request, open_models(settings), settings, local_exchange("out.mp4"))
+exchange = local_exchange("out.mp4")
+result = run_job(request, open_models(settings), settings, exchange, faces=open_faces(settings))
 """
 
 from importlib import import_module
@@ -14,17 +15,18 @@ if TYPE_CHECKING:
     from infinitetalk.contract.request import Request
     from infinitetalk.contract.settings import Settings
     from infinitetalk.job.run import run_job
-    from infinitetalk.startup.opening import open_models
+    from infinitetalk.startup.opening import open_faces, open_models
     from infinitetalk.transfer.exchange import local_exchange
 
 __version__ = "0.1.0"
-__all__ = ["Request", "Settings", "local_exchange", "open_models", "run_job"]
+__all__ = ["Request", "Settings", "local_exchange", "open_faces", "open_models", "run_job"]
 
 # Imported when they are asked for, so that the parts of the package that need no torch do not load it.
 _PLACES = {
     "Request": "infinitetalk.contract.request",
     "Settings": "infinitetalk.contract.settings",
     "local_exchange": "infinitetalk.transfer.exchange",
+    "open_faces": "infinitetalk.startup.opening",
     "open_models": "infinitetalk.startup.opening",
     "run_job": "infinitetalk.job.run",
 }

@@ -15,9 +15,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from io import BytesIO, TextIOWrapper
-from pathlib import Path
-from typing import Any, get_args
+from io import TextIOWrapper
+from typing import get_args
 
 import torch
 from rich import box
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from infinitetalk.cli_measures import Output, faces, quality
 from infinitetalk.cli_options import make_parser, request_of, settings_of
 from infinitetalk.contract.presets import load_mode, profile_of
 from infinitetalk.contract.request import Request, SpeedModeName
@@ -45,11 +45,10 @@ from infinitetalk.ranks.group import RankFailed
 from infinitetalk.startup.calibration import calibrated, to_toml
 from infinitetalk.startup.calibration import measure as measure_trials
 from infinitetalk.startup.fitness import check_fits, check_shapes, worker_checks
-from infinitetalk.startup.opening import open_models
+from infinitetalk.startup.opening import open_faces, open_models
 from infinitetalk.startup.weights import fetch_weights, volume_folder
 from infinitetalk.transfer.exchange import check_local_output, local_exchange, local_files
 from infinitetalk.transfer.output_file import check_name, check_place
-from infinitetalk.transfer.volume import Volume
 
 READER_LEFT = 128 + signal.SIGPIPE  # the exit status that shells know
 
@@ -83,13 +82,6 @@ def _while_somebody_reads() -> Iterator[None]:
         sys.exit(READER_LEFT)
 
 
-class _Output(Console):
-    """What goes to whoever reads the output; where that one has left, `_while_somebody_reads` sees to the end."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
 def _nobody_reads() -> bool:
     """Whether the pipe that the output goes to has lost its reader."""
     pipe = select.poll()
@@ -106,7 +98,7 @@ def _generate(options: argparse.Namespace) -> None:
     with _progress_bar() as on_progress:
         control = Control(options.output.stem, on_progress)
         exchange = local_exchange(options.output, settings.work_dir)
-        result = run_job(request, open_models(settings), settings, exchange, control)
+        result = run_job(request, open_models(settings), settings, exchange, control, faces=open_faces(settings))
     print(json.dumps(result.to_json(), indent=2))
 
 
@@ -117,13 +109,23 @@ def _plan(options: argparse.Namespace) -> None:
     n_gpus = options.gpus or (1 if settings.gpus == "auto" else settings.gpus)
     with job_folder(settings.work_dir, "plan") as folder:
         files, seed = local_files(request, folder), KeptWindows().seed(request.seed)
-        job = read_job(request, files, profile, settings, load_mode(request.speed_mode), seed)
+        job = read_job(request, files, profile, settings, load_mode(request.speed_mode), seed, open_faces(settings))
     runs: dict[str, DryRun] = {}
     plans: dict[str, Plan] = {}
     for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
-        plan = make_plan(request, profile, load_mode(mode), job.plan.n_frames, seed, job.plan.separated_chunks)
+        read = job.plan
+        plan = make_plan(
+            request,
+            profile,
+            load_mode(mode),
+            read.n_frames,
+            seed,
+            read.separated_chunks,
+            job.turns,
+            read.conversation,
+        )
         expected = forecast(plan, profile, device, settings, arithmetic, n_gpus)
-        runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, list(job.warnings), n_gpus)
+        runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, list(job.warnings), n_gpus, job.people)
         plans[mode] = plan
     _print_plans(runs)
     if options.compare:
@@ -185,55 +187,6 @@ def _calibrate(options: argparse.Namespace) -> None:
     print(f"The figures are in {options.output}; set HARDWARE_FILE to this path to use them")
 
 
-def _quality(options: argparse.Namespace) -> None:
-    path = options.picture or options.video.with_suffix(".quality.png")
-    files = [options.video, options.against, options.result, *options.audio]
-    check_name(path, ".png", {str(file): file for file in files if file is not None})
-    # scikit-image and scipy are slow to import, and only these measures need them.
-    try:
-        from infinitetalk.quality.measures import joins_of
-        from infinitetalk.quality.report import measure, picture, table
-
-        joins = options.joins
-        if options.result:
-            joins = joins_of(_result_settings(options.result))
-        measured = measure(
-            options.video,
-            against=options.against,
-            audio=options.audio,
-            order=options.speaker_order,
-            people=options.people,
-            joins=joins,
-        )
-    except ImportError as error:
-        sys.exit(f"infinitetalk: {error}")
-    if options.json:
-        print(json.dumps(measured.report.to_json(), indent=2))
-    else:
-        console = _Output()
-        console.print(table(measured.report))
-        for note in measured.report.notes:
-            console.print(f"Note: {note}")
-    drawn = BytesIO()
-    picture(measured).save(drawn, "PNG")
-    try:
-        Volume(path.parent).write(path.name, drawn.getvalue())
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror}); name another place with --picture") from error
-    if not options.json:
-        print(f"Picture: {path}")
-
-
-def _result_settings(path: Path) -> dict[str, Any]:
-    """The settings in what a job printed or an endpoint answered. Raises ValueError."""
-    try:
-        result = json.loads(path.read_text("utf-8"))
-        settings = result.get("output", result)["settings"]
-        return dict(settings.items())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} holds no result with settings; give the file that the job printed") from error
-
-
 def _schema(_options: argparse.Namespace) -> None:
     print(json.dumps(Request.json_schema(), indent=2))
 
@@ -282,8 +235,11 @@ def _print_plans(runs: dict[str, DryRun]) -> None:
     }
     for name, shown in rows.items():
         table.add_row(name, *map(shown, runs.values()))
-    console = _Output()
+    console = Output()
     console.print(table)
+    for person in first.people or ():
+        edges, voice = ", ".join(f"{edge:.2f}" for edge in person.box), person.voice or "no voice"
+        console.print(f"Face {person.index}: box ({edges}), {person.width}x{person.height} pixels, {voice}")
     for warning in first.warnings:
         console.print(f"Note: {warning}")
 
@@ -295,7 +251,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "fetch": _fetch,
     "check": _check,
     "calibrate": _calibrate,
-    "quality": _quality,
+    "faces": faces,
+    "quality": quality,
 }
 
 

@@ -3,13 +3,15 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from infinitetalk import __version__
 from infinitetalk.contract.request import MEDIA, Request, SpeakerOrder
 from infinitetalk.contract.settings import Settings
+from infinitetalk.contract.wording import show
+from infinitetalk.errors import InvalidInput
 
 # Fields of a job that follow from the other options, or that mean nothing here.
 FROM_FILES = ("input_type", "person_count")
@@ -40,6 +42,11 @@ def make_parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) ->
     calibrate = add("calibrate", help="measure this GPU by short jobs, for HARDWARE_FILE; takes minutes")
     calibrate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.toml")
     calibrate.set_defaults(run=commands["calibrate"])
+    faces = add("faces", help="show which faces the worker sees in a picture or video")
+    faces.add_argument("file", type=Path, metavar="PICTURE|VIDEO")
+    faces.add_argument("-o", "--output", type=Path, metavar="FILE.png", help="draw what is found")
+    faces.add_argument("--json", action="store_true", help="print what is found as JSON")
+    faces.set_defaults(run=commands["faces"])
     quality = add("quality", help="measure a video: lip sync, stillness, seams, drift, identity")
     _add_quality_options(quality)
     quality.set_defaults(run=commands["quality"])
@@ -51,6 +58,7 @@ def make_parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) ->
         command.add_argument(
             "--models-dir", type=Path, metavar="FOLDER", help="where the weights are, instead of MODELS_DIR"
         )
+    for command in (generate, plan, check, calibrate, faces):
         command.add_argument(
             "--device", choices=("auto", "cuda", "cpu"), help="where the model runs, instead of DEVICE"
         )
@@ -62,7 +70,16 @@ def _add_job_options(command: argparse.ArgumentParser) -> None:
     properties = Request.json_schema()["properties"]
     for field, media in MEDIA.items():
         about = properties[field]["description"]
-        _add(command, media.option, type=Path, required=media.option == "audio", metavar="FILE", help=about)
+        _add(command, media.option, type=Path, metavar="FILE", help=about)
+    command.add_argument(
+        "--speaker",
+        type=str,
+        nargs="+",
+        action="append",
+        metavar=("FILE", "KEY=JSON"),
+        help="a voice and where its speaker is, once for each of one to four speakers: --speaker anna.wav face=1 "
+        "start_s=2.5, or box=[0,0,0.5,1]; in place of --audio, --audio-2, --speaker-order and --speaker-boxes",
+    )
     for name in _plain_fields():
         schema = properties[name]
         schema |= next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), {})
@@ -90,7 +107,7 @@ def _json_value(text: str) -> Any:  # noqa: ANN401
 
 def _plain_fields() -> list[str]:
     """The job's fields that are options of the same name."""
-    return [name for name in Request.model_fields if name not in (*MEDIA, *FROM_FILES, *NOT_HERE)]
+    return [name for name in Request.model_fields if name not in (*MEDIA, *FROM_FILES, *NOT_HERE, "speakers")]
 
 
 def _add_quality_options(command: argparse.ArgumentParser) -> None:
@@ -130,7 +147,26 @@ def request_of(options: argparse.Namespace) -> Request:
     """The job that the options describe. Raises InvalidInput."""
     files = {media.option: getattr(options, media.option) for media in MEDIA.values()}
     given = {name: getattr(options, name) for name in _plain_fields()}
-    return Request.of_files(**files, **{name: value for name, value in given.items() if value is not None})
+    speakers = None if options.speaker is None else [_speaker(words) for words in options.speaker]
+    plain = {name: value for name, value in given.items() if value is not None}
+    return Request.of_files(**files, speakers=speakers, **plain)
+
+
+def _speaker(words: Sequence[str]) -> dict[str, object]:
+    """An entry of `speakers` as `Request.of_files` takes it, from a file and settings such as face=1.
+
+    Raises InvalidInput.
+    """
+    entry: dict[str, object] = {"audio": words[0]}
+    for word in words[1:]:
+        name, is_setting, text = word.partition("=")
+        if not is_setting:
+            raise InvalidInput(f"--speaker: {show(word)} is no setting such as face=1, start_s=2.5 or box=[0,0,0.5,1].")
+        try:
+            entry[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            entry[name] = text  # face=auto; the request says what is wrong with others
+    return entry
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

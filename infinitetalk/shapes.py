@@ -60,11 +60,23 @@ def token_count(frames: int, width: int, height: int) -> int:
     return latent_frames(frames) * (height // SIDE_MULTIPLE) * (width // SIDE_MULTIPLE)
 
 
-def cover_crop(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The centred part of a source picture that has the target's aspect ratio.
+CENTRE = 0.5
+
+
+def whole_size(source: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(width, height) of a whole picture, made smaller where its longer side has more than `longest` pixels."""
+    scale = min(1.0, longest / max(source))
+    return max(1, round(source[0] * scale)), max(1, round(source[1] * scale))
+
+
+def cover_crop(
+    source: tuple[int, int], target: tuple[int, int], crop: float = CENTRE
+) -> tuple[float, float, float, float]:
+    """The part of a source picture that has the target's aspect ratio.
 
     Args:
         source, target: (width, height) in pixels.
+        crop: where the part lies in the room that the source leaves it: 0 at the left or top, 1 at the other end.
 
     Returns:
         (x0, y0, x1, y1) in source pixels, not rounded.
@@ -72,5 +84,5 @@ def cover_crop(source: tuple[int, int], target: tuple[int, int]) -> tuple[float,
     (source_width, source_height), (target_width, target_height) = source, target
     scale = min(source_width / target_width, source_height / target_height)
     width, height = target_width * scale, target_height * scale
-    x0, y0 = (source_width - width) / 2, (source_height - height) / 2
+    x0, y0 = (source_width - width) * crop, (source_height - height) * crop
     return x0, y0, x0 + width, y0 + height

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -9,7 +10,7 @@ from infinitetalk import cli
 from infinitetalk.cli import main
 from infinitetalk.cli_options import make_parser, request_of
 from infinitetalk.contract.presets import load_profile
-from infinitetalk.contract.request import Request
+from infinitetalk.contract.request import Request, Speaker
 from infinitetalk.contract.settings import Settings
 from infinitetalk.media.probe import probe
 from infinitetalk.models.opening import Models
@@ -219,7 +220,38 @@ def test_every_field_of_a_job_can_be_given() -> None:
         is False
     )
     left = {"image_url", "video_url", "wav_url", "wav_url_2", "input_type", "person_count", "output", "dry_run"}
-    assert given.keys() | left == Request.model_fields.keys()
+    assert given.keys() | left | {"speakers", "split_voices"} == Request.model_fields.keys()
+
+
+def test_speakers_are_files_with_settings() -> None:
+    words = ["--image", "a.png", "--speaker", "b.wav", "face=1", "start_s=2.5", "--speaker", "c d.wav"]
+    words += ["box=[0, 0, 0.5, 1]", "--speaker", "e=f.wav", "face=auto"]
+    request = request_of(make_parser(cli.COMMANDS).parse_args(["plan", *words]))
+    assert request.all_speakers == (
+        Speaker("speakers[0].wav_url", None, 1, 2.5),
+        Speaker("speakers[1].wav_url", (0, 0, 0.5, 1), None, 0.0),
+        Speaker("speakers[2].wav_url", None, "auto", 0.0),
+    )
+    assert [Path(unquote(file.url)).name for file in request.media_files[1:]] == ["b.wav", "c d.wav", "e=f.wav"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--speaker", "b.wav", "left"], r'--speaker: "left" is no setting such as face=1'),
+        (["--speaker", "b.wav", "voice=1"], r'speakers\[0\] is an object of 2 fields: "voice" is not a field'),
+        (["--speaker", "b.wav", "face=left"], r'speakers\[0\]\.face is "left": must be "auto" or a whole number'),
+        (["--speaker", "b.wav", "box=" + "[" * 100_000], r"speakers\[0\]\.box is "),
+        (["--speaker", "b.wav", "--audio", "c.wav"], "wav_url is not read beside speakers"),
+        ([], "wav_url is missing: must be an http"),
+        (["--speaker", "gone.wav"], r"speakers\[0\]\.wav_url: there is no file .*gone\.wav"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_speakers_are_named(words: list[str], message: str, tmp_path: Path) -> None:
+    image = str(write_picture(tmp_path / "a.png"))
+    with pytest.raises(SystemExit, match=rf"^infinitetalk: .*{message}"):
+        main(["plan", "--image", image, *words])
 
 
 @pytest.mark.parametrize(

@@ -138,9 +138,10 @@ class Painter:
         return (colors + self.uniform(-jitter, jitter, *shape, 3)).clamp(0, 1)
 
     def scene(self, count: int, people: int, size: tuple[int, int], teeth: float = 0.0, alike: float = 0.0) -> Scene:
-        """`count` new scenes of one or two people for pictures of size (width, height).
+        """`count` new scenes of people side by side for pictures of size (width, height).
 
         Args:
+            people: in each picture. The training draws one or two; more are for measurements.
             teeth: share of people who show teeth. A closed mouth does not tell whether there are any, so only the
                 autoencoder, which copies what it sees, is shown some.
             alike: share of people whose hair has nearly their skin's colour. Blurring such faces costs an autoencoder
@@ -154,6 +155,11 @@ class Painter:
             unit = self.uniform(17, 28, b, p) * scale
             x = width / 2 + self.uniform(-0.16 if wide else -0.09, 0.16 if wide else 0.09, b, p) * width
             y = height * self.uniform(0.37, 0.50, b, p)
+        elif p > 2:
+            unit = self.uniform(0.2, 0.26, b, p) * width / p
+            centres = (torch.arange(p, device=self.device) + 0.5) / p
+            x = (centres + self.uniform(-0.06, 0.06, b, p) / p) * width
+            y = height * self.uniform(0.36, 0.48, b, p)
         else:
             unit = (self.uniform(15, 20, b, p) if wide else self.uniform(10.5, 14, b, p)) * scale
             centres = self.constant((0.265, 0.735))
@@ -294,7 +300,7 @@ class Painter:
                 look = {f.name: getattr(scene, f.name)[owner[part]] for f in fields(scene) if f.name != "background"}
                 look = {name: value[:, person].contiguous() for name, value in look.items()}
                 # Of two people, each is painted on little more than a half of the picture.
-                left, right = (0, width) if people == 1 else ((0, 5 * width // 8), (3 * width // 8, width))[person]
+                left, right = (0, width) if people != 2 else ((0, 5 * width // 8), (3 * width // 8, width))[person]
                 look["x"] = look["x"] - left
                 head = self.draw_head(canvas[..., left:right].contiguous(), look, [m[part, person] for m in moves])
                 canvas = torch.cat((canvas[..., :left], head, canvas[..., right:]), -1)

@@ -1,15 +1,25 @@
 """The job a caller sends: every field, its limits, and which fields go together."""
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from infinitetalk.contract.wording import TOO_LARGE, URL_RULE, field_problems, show, unknown_fields
@@ -23,13 +33,15 @@ AspectRatio = Literal["16:9", "9:16"]
 Resolution = Literal["480p", "720p"]
 SpeakerOrder = Literal["together", "first_then_second", "second_then_first"]
 Output = Literal["url", "base64", "volume"]
-MediaField = Literal["image_url", "video_url", "wav_url", "wav_url_2"]
+MediaField = str  # a field that names a file: image_url, wav_url, speakers[1].wav_url
 MediaKind = Literal["image", "video", "audio"]
 
 MAX_DURATION_S = 86_400  # a day: far more than any worker accepts, and still a number of samples
 MAX_SEED = 2**63 - 1  # the largest that torch.Generator takes as it is
 MAX_PROMPT_CHARS = 4000  # more than the text encoder's 512 tokens ever need
 MAX_LANE_CHARS = 40
+MAX_SPEAKERS = 4
+MAX_FACE_INDEX = 999
 MAX_URL_CHARS = 8192
 # About 10 MB of media. RunPod refuses requests over 10 MB (/run) or 20 MB (/runsync) as a whole.
 MAX_DATA_URI_CHARS = 14_000_000
@@ -59,6 +71,19 @@ MEDIA: Mapping[MediaField, Media] = {
     "wav_url_2": Media("audio", "audio_2"),
 }
 VOICES: tuple[MediaField, ...] = tuple(field for field, media in MEDIA.items() if media.kind == "audio")
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """A file that a job names.
+
+    Args:
+        field: where in the job; it names the file in errors, and among the job's files.
+    """
+
+    field: MediaField
+    kind: MediaKind
+    url: str = dataclass_field(repr=False)
 
 
 def _check_url(url: str, info: ValidationInfo) -> str:
@@ -96,10 +121,18 @@ def _check_box(box: tuple[float, float, float, float]) -> tuple[float, float, fl
     return box
 
 
+def _check_face(face: object) -> object:
+    if face == "auto" or (type(face) is int and 0 <= face <= MAX_FACE_INDEX):
+        return face
+    raise ValueError(f'must be "auto" or a whole number from 0 to {MAX_FACE_INDEX}, counted from left to right')
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Url = Annotated[str, AfterValidator(_check_url), Field(json_schema_extra={"format": "uri"})]
 # A JSON array arrives as a list, which a strict tuple would refuse; its numbers stay strict.
 Box = Annotated[tuple[Fraction, Fraction, Fraction, Fraction], Field(strict=False), AfterValidator(_check_box)]
+Face = Annotated[Annotated[int, Field(ge=0, le=MAX_FACE_INDEX)] | Literal["auto"], BeforeValidator(_check_face)]
+_STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 @dataclass(frozen=True)
@@ -109,16 +142,64 @@ class Speaker:
     Args:
         voice: the field of the voice.
         box: where in the picture they are; None if the job does not say.
+        face: which of the faces is theirs, counted from left to right from 0, or "auto"; None if the job does not say.
+        start_s: when the voice begins; None where `Request.speaker_order` decides.
+        part: which of the two voices of one recording it is, 1 or 2; None where each voice has a file of its own.
     """
 
     voice: MediaField
-    box: Box | None
+    box: Box | None = None
+    face: int | Literal["auto"] | None = None
+    start_s: float | None = None
+    part: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The voice, for messages."""
+        return self.voice if self.part is None else f"{self.voice} (speaker {self.part})"
+
+
+class SpeakerEntry(BaseModel):
+    """One of a job's `speakers`."""
+
+    model_config = _STRICT
+
+    wav_url: Url = Field(repr=False, description="The voice, in any common audio or video container.")
+    box: Box | None = Field(
+        None, description="Where the speaker is: a box [x0, y0, x1, y1] in fractions of the input picture."
+    )
+    face: Face | None = Field(
+        None, description="Which face speaks, counted from left to right from 0; auto if as many are found as voices."
+    )
+    start_s: float = Field(0.0, ge=0, le=MAX_DURATION_S, description="When the voice begins, in seconds.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, entry: object) -> object:
+        if isinstance(entry, Mapping):
+            n_unknown = len(entry) - sum(name in entry for name in cls.model_fields)
+            if n_unknown:
+                raise ValueError("; ".join(unknown_fields(entry, n_unknown, cls.model_fields)))
+        return entry
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if self.box is not None and self.face is not None:
+            raise ValueError("box and face both say where the speaker is: give one of them")
+        return self
+
+
+# A JSON object arrives as a dict, which a strict model would refuse; its fields stay strict.
+Speakers = Annotated[
+    tuple[Annotated[SpeakerEntry, Field(strict=False)], ...],
+    Field(strict=False, min_length=1, max_length=MAX_SPEAKERS),
+]
 
 
 class Request(BaseModel):
     """One job: who is animated, by which voice, and how."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+    model_config = _STRICT
 
     speed_mode: SpeedModeName = Field("balanced", description="Quality against time: which preset runs.")
     input_type: InputType = Field("image", description="What is animated: a picture or a video.")
@@ -134,9 +215,15 @@ class Request(BaseModel):
     video_url: Url | None = Field(
         None, repr=False, description="The video; required with input_type video, refused otherwise."
     )
-    wav_url: Url = Field(repr=False, description="The (first) voice, in any common audio or video container.")
+    wav_url: Url | None = Field(
+        None,
+        repr=False,
+        description="The (first) voice, in any common audio or video container; required without speakers.",
+    )
     wav_url_2: Url | None = Field(
-        None, repr=False, description="The second voice; required with person_count multi, refused otherwise."
+        None,
+        repr=False,
+        description="The second voice; required with person_count multi without split_voices, refused otherwise.",
     )
     aspect_ratio: AspectRatio = Field("9:16", description="Width to height of the result.")
     resolution: Resolution = Field("480p", description="480p is 848x480 or 480x848, 720p is 1280x720 or 720x1280.")
@@ -172,6 +259,16 @@ class Request(BaseModel):
         description="Where the first and the second speaker are: two boxes [x0, y0, x1, y1] in fractions of "
         "the input picture, not overlapping; only with person_count multi. If not given, the left and the right half.",
     )
+    speakers: Speakers | None = Field(
+        None,
+        description="One to four voices, each with a place and a start: {wav_url, box or face, start_s}, in place of "
+        "wav_url, wav_url_2, speaker_order and speaker_boxes.",
+    )
+    split_voices: bool = Field(
+        False,
+        description="Take wav_url, one recording of two people who speak in turn, apart into two voices; only with "
+        "person_count multi, in place of wav_url_2. Whoever speaks first is the first speaker.",
+    )
     isolate_vocals: bool | None = Field(
         None,
         description="Take the vocals out of a song for the model to hear; the video keeps the whole sound. "
@@ -200,7 +297,7 @@ class Request(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        problems = list(_conflicts(dict(self)))
+        problems = list(_conflicts(dict(self), self.model_fields_set))
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -234,10 +331,11 @@ class Request(BaseModel):
     @classmethod
     def of_files(
         cls,
-        audio: Path | str,
+        audio: Path | str | None = None,
         image: Path | str | None = None,
         video: Path | str | None = None,
         audio_2: Path | str | None = None,
+        speakers: Sequence[Mapping[str, object]] | None = None,
         **fields: object,
     ) -> Self:
         """The request of this machine's user, with files in place of URLs.
@@ -245,41 +343,65 @@ class Request(BaseModel):
         input_type and person_count follow from the files.
 
         Args:
+            speakers: as in a job, but each with `audio`, a file, in place of wav_url.
             fields: the other fields, as in a job.
 
         Raises:
             InvalidInput, TooLarge: as in `parse`.
         """
         files = {"audio": audio, "image": image, "video": video, "audio_2": audio_2}
-        given = {name: Path(file).resolve().as_uri() for name, file in files.items() if file is not None}
+        given = {name: _file_url(file) for name, file in files.items() if file is not None}
         job = fields | {field: given[media.option] for field, media in MEDIA.items() if media.option in given}
         job["input_type"] = "image" if video is None else "video"
-        job["person_count"] = "single" if audio_2 is None else "multi"
+        if speakers is not None:
+            job["speakers"] = [
+                {name: value for name, value in entry.items() if name != "audio"}
+                | ({"wav_url": _file_url(entry["audio"])} if "audio" in entry else {})
+                for entry in speakers
+            ]
+        else:
+            job["person_count"] = "multi" if audio_2 is not None or fields.get("split_voices") else "single"
         return cls.parse(job, LOCAL_FILES)
 
     @classmethod
     def _problems(cls, error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
         """The problem of each wrong field, then the conflicts between the fields that are right by themselves."""
         wrong: set[str | None] = set()
-        for name, sentence in field_problems(error, _properties()):
+        for name, sentence in field_problems(error, _schema()):
             wrong.add(name)
             yield sentence
         if None not in wrong:  # otherwise the conflicts are what was wrong, and have been told
             rest = {name: field.default for name, field in cls.model_fields.items() if name not in wrong}
-            yield from _conflicts(rest | {name: given[name] for name in rest if name in given})
+            yield from _conflicts(rest | {name: given[name] for name in rest if name in given}, given)
 
     @property
-    def speakers(self) -> tuple[Speaker, ...]:
-        """Who speaks, in the order of their voices."""
-        voices = [field for field in VOICES if getattr(self, field) is not None]
-        return tuple(
-            Speaker(voice, box) for voice, box in zip(voices, self.speaker_boxes or [None] * len(voices), strict=True)
+    def all_speakers(self) -> tuple[Speaker, ...]:
+        """Who speaks, in the order of their voices, whichever fields say so."""
+        if self.speakers is not None:
+            return tuple(
+                Speaker(f"speakers[{index}].wav_url", entry.box, entry.face, entry.start_s)
+                for index, entry in enumerate(self.speakers)
+            )
+        voices = [Speaker(field) for field in VOICES if getattr(self, field) is not None]
+        if self.split_voices:
+            voices = [Speaker("wav_url", part=part) for part in (1, 2)]
+        boxes = self.speaker_boxes or [None] * len(voices)
+        return tuple(replace(voice, box=box) for voice, box in zip(voices, boxes, strict=True))
+
+    @property
+    def media_files(self) -> tuple[MediaFile, ...]:
+        """The files that the job names."""
+        plain = (MediaFile(field, media.kind, getattr(self, field) or "") for field, media in MEDIA.items())
+        entries = (
+            MediaFile(speaker.voice, "audio", entry.wav_url)
+            for speaker, entry in zip(self.all_speakers, self.speakers or (), strict=False)
         )
+        return (*(file for file in plain if file.url), *entries)
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """JSON schema of the job's `input`, with descriptions."""
-        return cls.model_json_schema()
+        return cls.model_json_schema() | {"anyOf": [{"required": ["wav_url"]}, {"required": ["speakers"]}]}
 
 
 # (field, the field that decides whether it applies, the value with which it does, whether it is then required)
@@ -290,30 +412,84 @@ _BELONGS_TO: tuple[tuple[str, str, str, bool], ...] = (
     ("wav_url_2", "person_count", "multi", True),
     ("speaker_order", "person_count", "multi", False),
     ("speaker_boxes", "person_count", "multi", False),
+    ("split_voices", "person_count", "multi", False),
 )
+# Beside split_voices these say something else of the voices, and what to do then.
+_NOT_WITH_SPLIT_VOICES = {
+    "wav_url_2": "leave split_voices out if each voice is a file of its own",
+    "speaker_order": "the recording itself says when each of them speaks",
+}
 
 
-def _conflicts(values: Mapping[str, Any]) -> Iterator[str]:
-    """Problems between fields that are right by themselves. Rules about absent fields are skipped."""
+# What says who speaks without `speakers`, and what to do with it beside them.
+_INSTEAD_OF_SPEAKERS = {
+    "wav_url": "make it an entry of speakers",
+    "wav_url_2": "make it an entry of speakers",
+    "speaker_order": "give each of the speakers its start_s",
+    "speaker_boxes": "give each of the speakers its box",
+    "split_voices": "it takes apart wav_url; give the two speakers' places in speaker_boxes, and leave speakers out",
+}
+
+
+def _conflicts(values: Mapping[str, Any], given: Collection[str]) -> Iterator[str]:
+    """Problems between fields that are right by themselves. Rules about absent fields are skipped.
+
+    Args:
+        given: the fields that the caller sent; `values` has the defaults of the others.
+    """
+    speakers = values.get("speakers")
     for name, decider, value, required in _BELONGS_TO:
-        if name not in values or decider not in values:
+        if name not in values or decider not in values or (speakers is not None and name in _INSTEAD_OF_SPEAKERS):
             continue
         if values[decider] != value:
             if values[name] != Request.model_fields[name].default:
                 yield f"{name} is only for {decider} {value}, but {decider} is {values[decider]}"
-        elif required and values[name] is None:
+        elif required and values[name] is None and not (name == "wav_url_2" and values.get("split_voices")):
             yield f"{name} is missing: {decider} {value} needs it"
+    if values.get("split_voices"):
+        for name, remedy in _NOT_WITH_SPLIT_VOICES.items():
+            if name in values and values[name] != Request.model_fields[name].default:
+                yield f"{name} is not read with split_voices: {remedy}"
     if values.get("negative_prompt") is not None and values.get("text_guidance") == 1:
         yield "negative_prompt is only read with text_guidance above 1: raise the guidance or leave the prompt out"
-    if values.get("speaker_boxes") is not None:
-        for (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) in combinations(values["speaker_boxes"], 2):
-            if max(ax0, bx0) < min(ax1, bx1) and max(ay0, by0) < min(ay1, by1):
-                yield "speaker_boxes overlap: each place can belong to one speaker only"
-                break
+    if values.get("speaker_boxes") is not None and any(
+        _overlap(a, b) for a, b in combinations(values["speaker_boxes"], 2)
+    ):
+        yield "speaker_boxes overlap: each place can belong to one speaker only"
+    if speakers is not None:
+        yield from _speaker_conflicts(values, given, speakers)
+    elif "speakers" in values and "wav_url" in values and values["wav_url"] is None:
+        yield f"wav_url is {'null' if 'wav_url' in given else 'missing'}: must be {URL_RULE}"
+
+
+def _speaker_conflicts(values: Mapping[str, Any], given: Collection[str], speakers: Sequence[Any]) -> Iterator[str]:
+    """Problems of `speakers`, objects or entries, with other fields and with each other."""
+    for name, remedy in _INSTEAD_OF_SPEAKERS.items():
+        if name in values and values[name] != Request.model_fields[name].default:
+            yield f"{name} is not read beside speakers: {remedy}"
+    said = values.get("person_count")
+    if "person_count" in given and said is not None and (said == "multi") != (len(speakers) > 1):
+        yield f"person_count is {said}, but speakers has {len(speakers)}: leave person_count out"
+    entries = [entry if isinstance(entry, Mapping) else dict(entry) for entry in speakers]
+    for (i, one), (j, other) in combinations(enumerate(entries), 2):
+        if one.get("box") and other.get("box") and _overlap(one["box"], other["box"]):
+            yield f"speakers[{i}].box and speakers[{j}].box overlap: each place can belong to one speaker only"
+        face = one.get("face")
+        if type(face) is int and face == other.get("face"):
+            yield f"speakers[{i}].face and speakers[{j}].face are both {face}: each face can have one voice only"
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two boxes (x0, y0, x1, y1) share more than an edge."""
+    return max(a[0], b[0]) < min(a[2], b[2]) and max(a[1], b[1]) < min(a[3], b[3])
+
+
+def _file_url(file: object) -> str:
+    """The file: URL of a path."""
+    return Path(str(file)).resolve().as_uri()
 
 
 @cache
-def _properties() -> dict[str, Any]:
-    """The fields' JSON schemas."""
-    properties: dict[str, Any] = Request.json_schema()["properties"]
-    return properties
+def _schema() -> dict[str, Any]:
+    """The job's JSON schema."""
+    return Request.json_schema()

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from infinitetalk.contract.request import SpeedModeName
 from infinitetalk.errors import JobError
 
+_PEOPLE = "The faces of the input, from left to right; left out where the worker cannot find faces."
+
 
 class _Reply(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -58,6 +60,26 @@ class Alternative(_Reply):
     is_measured: bool = Field(description="Whether the time comes from measurements there; otherwise it is computed.")
 
 
+class Person(_Reply):
+    """A face that was found in the picture, or in the first frame of the video."""
+
+    index: int = Field(description="Counted from left to right, from 0: what a speaker's field face may say.")
+    box: tuple[float, float, float, float] = Field(
+        strict=False, description="[x0, y0, x1, y1] in fractions of the input picture."
+    )
+    width: int = Field(description="Of the face, in pixels of the result.")
+    height: int = Field(description="Likewise.")
+    voice: str | None = Field(None, description="The voice that the person has, by its field, if one is known.")
+
+
+class Turn(_Reply):
+    """What one of two speakers says before the other does, in the recording that split_voices took apart."""
+
+    speaker: int = Field(description="1, who speaks first, or 2.")
+    start_s: float = Field(description="Seconds from the beginning of the recording.")
+    end_s: float
+
+
 class Result(_Reply):
     """A finished video. Exactly one of video_url, video and video_path says where it is."""
 
@@ -70,6 +92,8 @@ class Result(_Reply):
     timings_s: dict[str, float] = Field(description="Seconds per stage.")
     gpu_seconds: float = Field(description="Seconds the worker was busy with this job, however many GPUs it has.")
     cost_usd: float = Field(description="Those seconds at the price of all of its GPUs.")
+    people: list[Person] | None = Field(None, description=_PEOPLE)
+    turns: list[Turn] | None = Field(None, description="Who speaks when; only with split_voices.")
     warnings: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -91,6 +115,8 @@ class DryRun(_Reply):
     alternatives: list[Alternative] | None = Field(
         None, description="The job on other GPUs; left out where no GPU's times are known."
     )
+    people: list[Person] | None = Field(None, description=_PEOPLE)
+    turns: list[Turn] | None = Field(None, description="Who speaks when; only with split_voices.")
     warnings: list[str] = Field(default_factory=list)
 
 

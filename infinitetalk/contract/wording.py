@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from typing import Any
@@ -13,7 +13,7 @@ from infinitetalk.shapes import FPS
 
 TOO_LARGE = "too_large"  # the type of a problem of size alone
 URL_RULE = "an http(s) URL or a base64 data: URI"
-_BOXES_RULE = "two boxes [x0, y0, x1, y1] in fractions of the picture: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1"
+_BOX_RULE = "[x0, y0, x1, y1] in fractions of the picture: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1"
 
 # Fields that other services have, and what takes their place here.
 _SIZE_ADVICE = "the size follows from aspect_ratio and resolution"
@@ -61,46 +61,72 @@ def unknown_fields(job_input: Mapping[object, object], n_unknown: int, fields: M
         yield f"the fields are {', '.join(fields)}"
 
 
-def field_problems(error: ValidationError, properties: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
+def field_problems(error: ValidationError, schema: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
     """The first problem of each wrong field: its name and a sentence. A problem between fields has no name.
 
     Args:
-        properties: the fields' JSON schemas.
+        schema: the job's JSON schema.
     """
     wrong: set[str] = set()
     for problem in error.errors(include_url=False):
         if not problem["loc"]:  # each field is right by itself
             yield None, str(problem["ctx"]["error"])
             continue
-        name = str(problem["loc"][0])
-        if name in wrong:
+        field, rules = _field_at(problem["loc"], schema)
+        if field in wrong or any(other.startswith(f"{field}[") for other in wrong):
             continue
-        wrong.add(name)
-        missing = problem["type"] == "missing"
+        wrong.add(field)
+        name, missing = str(problem["loc"][0]), problem["type"] == "missing"
+        lacks_field = missing and isinstance(problem["loc"][-1], str)
         # If an item is missing, the list is what is wrong.
-        steps = problem["loc"][1:-1] if missing else problem["loc"][1:]
-        place = name + "".join(f"[{step}]" for step in steps)
+        place = _path(problem["loc"][:-1] if missing and not lacks_field else problem["loc"])
         value = problem["input"]
-        allowed = _allowed(properties[name])
+        allowed = _allowed(rules)
         shown = _shown_url(value) if isinstance(value, str) and allowed == URL_RULE else show(value)
-        if missing and len(problem["loc"]) == 1:
-            yield name, f"{name} is missing: must be {allowed}"
+        if lacks_field:
+            yield name, f"{place} is missing: must be {allowed}"
         elif problem["type"] == "value_error":
             yield name, f"{place} is {shown}: {problem['ctx']['error']}"
         elif problem["type"] == TOO_LARGE:
             yield name, f"{place} is {shown}: {problem['msg']}"
         else:
-            subject = "" if place == name else f"{name} "
+            subject = "" if place == field else f"{field} "
             yield name, f"{place} is {shown}: {subject}must be {allowed}"
+
+
+def _path(steps: Sequence[int | str]) -> str:
+    """Where in a job something is: speakers[1].box[2]."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+
+
+def _field_at(steps: Sequence[int | str], schema: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The innermost field on the way to a place in a job, and its schema: items of a list of objects have fields."""
+    path, rules = [steps[0]], _resolved(schema["properties"][steps[0]], schema)
+    for index, name in zip(steps[1::2], steps[2::2], strict=False):
+        item = _resolved(rules.get("items", {}), schema)
+        if "properties" not in item:
+            break
+        path, rules = [*path, index, name], _resolved(item["properties"][name], schema)
+    return _path(path), rules
+
+
+def _resolved(rules: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A field's own schema: without null, and what a reference refers to."""
+    rules = {**rules} | next((part for part in rules.get("anyOf", ()) if part.get("type") != "null"), {})
+    return {**rules} | schema["$defs"][rules["$ref"].rsplit("/", 1)[1]] if "$ref" in rules else rules
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
     """What a field may hold, in words, from its JSON schema."""
-    schema = {**schema} | next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), {})
     if "enum" in schema:
         return " or ".join([", ".join(schema["enum"][:-1]), schema["enum"][-1]])
     if schema.get("format") == "uri":
         return URL_RULE
+    if schema["type"] == "array":
+        if "$ref" in schema.get("items", {}):
+            return f"a list of {schema['minItems']} to {schema['maxItems']} objects {{wav_url, box or face, start_s}}"
+        is_box = schema["prefixItems"][0]["type"] == "number"
+        return f"{'a box' if is_box else 'two boxes'} {_BOX_RULE}"
     low, above, high = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
     bounds = f"above {above}" if above is not None else f"from {low}"
     bounds += "" if high is None else f" to {high}"
@@ -109,7 +135,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         "integer": f"a whole number {bounds}",
         "number": f"a number {bounds}",
         "string": f"text of at most {schema.get('maxLength')} characters",
-        "array": _BOXES_RULE,
+        "object": "an object {wav_url, box or face, start_s}",
     }
     return kinds[schema["type"]]
 

@@ -105,12 +105,14 @@ def window_contexts(
     """The context of each forward pass that the steps of a window need.
 
     Args:
-        audio: (P, 4T-3+4, layers, channels). A pass without audio hears one person's silence: zeros, and no masks.
+        audio: (P, 4T-3+4, layers, channels), or one voice more, which the background hears. A pass without audio hears
+            one person's silence: zeros, and no masks.
         person_masks: (1, P + 1, S) with several people, see `masks.person_masks`; None with one.
         latents: the window's latents; only their shape counts.
     """
     transformer = models.transformer
-    adapter = transformer.adapter_for(audio.shape[0])  # silence is heard through the same adapter
+    people = 1 if person_masks is None else person_masks.shape[1] - 1
+    adapter = transformer.adapter_for(people)  # silence is heard through the same adapter
     audio = audio.unsqueeze(0).to(models.dtype)
     heard = transformer.embed_audio(audio, adapter, person_masks)
     silence = heard

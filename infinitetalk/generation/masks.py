@@ -1,8 +1,8 @@
 """Where the speakers are, as masks over the tokens of the first latent frame.
 
 As in the authors' code (InfiniteTalk, wan/multitalk.py), bit for bit: a person is a rectangle of whole pixels of the
-source picture; the picture is enlarged or reduced until it covers the video, by nearest neighbour, and cropped to its
-centre; a token has the value of its top left pixel.
+source picture; the picture is enlarged or reduced until it covers the video, by nearest neighbour, and cropped, in
+theirs to its centre; a token has the value of its top left pixel.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infinitetalk.errors import InvalidInput
-from infinitetalk.shapes import SIDE_MULTIPLE, cover_crop
+from infinitetalk.planning.windows import SILENCE
+from infinitetalk.shapes import CENTRE, SIDE_MULTIPLE, cover_crop
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
@@ -26,24 +27,39 @@ _BORDER = 0.05
 _DIGITS = 6  # of a pixel that count: 0.29 of 100 pixels are 29 of them, and not 28.999999999999996
 
 
-def person_masks(boxes: Sequence[Box | None], source_size: Size, target_size: Size) -> Tensor:
+def person_masks(boxes: Sequence[Box | None], source_size: Size, target_size: Size, crop: float = CENTRE) -> Tensor:
     """Masks (1, P + 1, S) float32: the tokens of each of P people, and of the background.
 
     Args:
         boxes: one for each person, in fractions (x0, y0, x1, y1) of the source picture; None: people without a box are
             side by side in columns of equal width, the first one to the left.
         source_size: (width, height) of the picture that the boxes refer to.
-        target_size: (width, height) of the video, which shows the source's centre crop of that shape.
+        target_size: (width, height) of the video, which shows a part of the source that has its shape.
+        crop: where that part lies, as in `shapes.cover_crop`.
 
     Raises:
-        InvalidInput: a box lies outside the centre crop.
+        InvalidInput: a box lies outside that part.
     """
     masks = []
     for index, box in enumerate(boxes):
         spans = _box_spans(box, source_size) if box else _column(index, len(boxes), source_size)
-        masks.append(_mask(spans, index, source_size, target_size))
+        masks.append(_mask(spans, index, source_size, target_size, crop))
     background = 1 - reduce(torch.maximum, masks)
     return torch.stack((*masks, background)).flatten(1).unsqueeze(0)
+
+
+def masks_of_window(masks: Tensor, heard: Sequence[int]) -> Tensor:
+    """Masks (1, 3, S) of one window: two people, and the background.
+
+    Args:
+        masks: (1, P + 1, S), all of a job's people and the background, from `person_masks`.
+        heard: the voices that the window hears, see `windows.Window`. Beside a single voice everything else in the
+            picture counts as the second person, who is silent. Beside two, all others belong to the background.
+    """
+    people = [masks[:, voice] for voice in heard if voice != SILENCE]
+    if len(people) == 1:
+        people.append(1 - people[0])
+    return torch.stack((*people, 1 - reduce(torch.maximum, people)), dim=1)
 
 
 def _box_spans(box: Box, source_size: Size) -> tuple[Span, Span]:
@@ -59,18 +75,18 @@ def _column(index: int, people: int, source_size: Size) -> tuple[Span, Span]:
     return (index * width + x[0], index * width + x[1]), (y[0], y[1])
 
 
-def _mask(spans: tuple[Span, Span], index: int, source_size: Size, target_size: Size) -> Tensor:
-    crop = cover_crop(source_size, target_size)
+def _mask(spans: tuple[Span, Span], index: int, source_size: Size, target_size: Size, crop: float) -> Tensor:
+    part = cover_crop(source_size, target_size, crop)
     sides = []
     for axis, (start, stop) in enumerate(spans):
-        low, high = crop[axis], crop[axis + 2]
+        low, high = part[axis], part[axis + 2]
         shown = max(start, low), min(stop, high)
         if shown[0] >= shown[1]:
             raise InvalidInput(
                 f"speaker_boxes: box {index + 1} lies outside the part of the picture that the video shows "
                 "(its centre, cropped to the aspect_ratio); choose another box or aspect_ratio."
             )
-        pixels = _token_pixels(axis, source_size, target_size)
+        pixels = _token_pixels(axis, source_size, target_size, crop)
         inside = (pixels >= floor(round(start, _DIGITS))) & (pixels < floor(round(stop, _DIGITS)))
         if not inside.any():  # A box that no token's pixel lies in still marks a token.
             inside[int((sum(shown) / 2 - low) / (high - low) * len(pixels))] = True
@@ -78,7 +94,7 @@ def _mask(spans: tuple[Span, Span], index: int, source_size: Size, target_size: 
     return (sides[1].unsqueeze(1) & sides[0].unsqueeze(0)).float()
 
 
-def _token_pixels(axis: int, source_size: Size, target_size: Size) -> Tensor:
+def _token_pixels(axis: int, source_size: Size, target_size: Size, crop: float) -> Tensor:
     """Along one axis, the source pixel that each token has its value from."""
     scale = max(target / source for source, target in zip(source_size, target_size, strict=True))
     resized = ceil(scale * source_size[axis])
@@ -86,5 +102,5 @@ def _token_pixels(axis: int, source_size: Size, target_size: Size) -> Tensor:
     pixels = F.interpolate(
         torch.arange(source_size[axis]).float().view(1, 1, -1), size=resized, mode="nearest"
     ).flatten()
-    start = round((resized - target_size[axis]) / 2)
+    start = round((resized - target_size[axis]) * crop)
     return pixels[start : start + target_size[axis] : SIDE_MULTIPLE]

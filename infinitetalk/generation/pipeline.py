@@ -22,6 +22,7 @@ from infinitetalk.generation.conditioning import (
 from infinitetalk.generation.denoise import Steps, denoise
 from infinitetalk.generation.guidance import Guide
 from infinitetalk.generation.joins import Handover, Start, fade_in
+from infinitetalk.generation.masks import masks_of_window
 from infinitetalk.generation.pixels import to_picture
 from infinitetalk.generation.schedule import Scheduler, make_scheduler
 from infinitetalk.models.opening import Models
@@ -87,12 +88,14 @@ class Voices(Protocol):
     """What the speakers are heard to say."""
 
     def window(self, window: Window) -> Tensor:
-        """Audio features (speakers, length + 4, layers, channels) of a window."""
+        """Audio features (voices, length + 4, layers, channels) of a window; the last voice is silence where it is
+        among the voices of a window.
+        """
         ...
 
 
 class VoiceFeatures:
-    """Voices from audio features (speakers, clip frames, layers, channels)."""
+    """Voices from audio features (voices, clip frames, layers, channels)."""
 
     def __init__(self, features: Tensor) -> None:
         self.features = features
@@ -108,7 +111,7 @@ class Material:
     """What a clip is made of.
 
     Args:
-        person_masks: (1, P + 1, S) with several speakers, from `masks.person_masks`; None with one.
+        person_masks: (1, P + 1, S) where voices are bound to people, from `masks.person_masks`; else None.
     """
 
     footage: Footage
@@ -180,11 +183,13 @@ def generate(
             latents = noise.initial(window, shape, generator).to(models.device)
             if plan.video_strength < 1:
                 latents = _noised(latents, plan.video_strength, models, material.footage, window)
-            voices = material.voices.window(window)
+            voices, people = material.voices.window(window), masks
+            if window.heard is not None and masks is not None:
+                voices, people = voices[list(window.heard)], masks_of_window(masks, window.heard)
             conditions = Conditions(
                 latents=condition,
                 motion=reference.motion if handover is None else handover.motion,
-                contexts=window_contexts(models, guide.drops, prompts, reference, voices, masks, latents),
+                contexts=window_contexts(models, guide.drops, prompts, reference, voices, people, latents),
             )
         with watch.stage("denoise"):
             latents = denoise(

@@ -1,11 +1,13 @@
 """What a job will take, known before it is made."""
 
+from collections.abc import Sequence
+
 import torch
 
 from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.presets import Profile
 from infinitetalk.contract.request import SpeedModeName
-from infinitetalk.contract.result import DryRun, Estimate
+from infinitetalk.contract.result import DryRun, Estimate, Person
 from infinitetalk.contract.settings import Settings
 from infinitetalk.models.device import gpu_name
 from infinitetalk.planning.comparison import alternatives
@@ -31,6 +33,7 @@ def dry_run(
     arithmetic: Arithmetic,
     warnings: list[str],
     n_gpus: int = 1,
+    people: Sequence[Person] | None = None,
 ) -> DryRun:
     """What a job would do, as the answer to its caller."""
     return DryRun(
@@ -39,6 +42,8 @@ def dry_run(
         settings=plan.resolved(profile, arithmetic, n_gpus),
         estimate=expected,
         alternatives=alternatives(plan, profile.timing, arithmetic) or None,
+        people=None if people is None else list(people),
+        turns=list(plan.conversation) or None,
         warnings=warnings,
     )
 

@@ -4,20 +4,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from infinitetalk.contract.presets import Profile, Size, SpeedMode
 from infinitetalk.contract.request import MediaField, Request
+from infinitetalk.contract.result import Person, Turn
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import InvalidInput, TooLarge
+from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.generation.masks import person_masks
 from infinitetalk.generation.pipeline import Footage
+from infinitetalk.job.conversation import find_turns, split_wave
+from infinitetalk.job.matching import match_note, watched_match
+from infinitetalk.job.people import check_faces, find_in_image, find_in_video
 from infinitetalk.media.audio import Track, Wave, load_audio, normalise_loudness, place_voices
+from infinitetalk.media.child import check_ended
 from infinitetalk.media.image import load_image
 from infinitetalk.media.video import SourceVideo
+from infinitetalk.models.device import choose_device
+from infinitetalk.models.voices import VoiceModels
+from infinitetalk.planning.places import Placed, Places, chooses_places, place_speakers
 from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.planning.speakers import speaker_starts
+from infinitetalk.planning.turns import AT_A_TIME, Turns, frame_loudness, left_out
 from infinitetalk.shapes import (
+    CENTRE,
     FPS,
     SAMPLE_RATE_HZ,
     SEPARATOR_RATE_HZ,
@@ -28,16 +40,23 @@ from infinitetalk.shapes import (
 
 Files = Mapping[MediaField, Path]
 
+_MAX_STRETCHES = 5  # in which a voice moves no lips, that a warning lists
+
 
 @dataclass(frozen=True)
 class Job:
     """A request, its media read and checked, and its plan.
 
     Args:
-        waves: the voices as they were sent, at 16 kHz, of equal length and normalised loudness.
-        tracks: the sound of the result.
+        waves: the voices as they were sent, at 16 kHz, of equal length and normalised loudness. A recording that is
+            taken apart gives two.
+        tracks: the sound of the result, one for each file.
         footage: what is animated.
-        person_masks: (1, P + 1, S) with several speakers, see `masks.person_masks`; None with one.
+        person_masks: (1, P + 1, S) where voices belong to places, see `masks.person_masks`; None where one voice has
+            the whole picture.
+        places: where the speakers are, and which part of the picture is shown.
+        turns: who is heard when, for another plan of the same job; None where the plan does not need it.
+        people: the faces that were found; None where nothing can find them.
         warnings: what the caller should know about the media.
     """
 
@@ -46,66 +65,108 @@ class Job:
     tracks: tuple[Track, ...]
     footage: Footage
     person_masks: Tensor | None
+    places: Places
+    turns: Turns | None
+    people: tuple[Person, ...] | None
     warnings: tuple[str, ...]
 
 
-def read_job(request: Request, files: Files, profile: Profile, settings: Settings, mode: SpeedMode, seed: int) -> Job:
+def read_job(
+    request: Request,
+    files: Files,
+    profile: Profile,
+    settings: Settings,
+    mode: SpeedMode,
+    seed: int,
+    faces: FaceFinder | None = None,
+) -> Job:
     """Decode and check a job's files, and plan it.
 
     Args:
         mode: how the clip is made.
         seed: the seed of the noise.
+        faces: what finds faces; None where that is not installed.
 
     Raises:
         MediaUnreadable, TooLarge: a file cannot be used; the message names its field.
-        InvalidInput: a box lies outside the visible picture, or vocals are to be isolated and the profile has no
-            separator.
+        InvalidInput: a speaker is where nobody can be, vocals are to be isolated and the profile has no separator, or a
+            recording is to be taken apart in which one voice is heard.
+        ModelMissing: the job asks for a face or for a recording to be taken apart, and what this needs is not
+            installed.
     """
+    check_faces(request, faces)
     size = profile.size(request.resolution, request.aspect_ratio)
     waves, tracks, warnings = _read_voices(request, files, settings)
+    conversation: tuple[Turn, ...] = ()
+    if request.split_voices:
+        models = VoiceModels.open(choose_device(settings.device), check_ended)
+        conversation = find_turns(waves[0], models, "wav_url")
+        waves = tuple(normalise_loudness(wave) for wave in split_wave(waves[0], conversation))
     duration_s = len(waves[0]) / SAMPLE_RATE_HZ
-    footage, notes = _read_footage(request, files, size, duration_s)
-    warnings += notes
+    footage, placed, notes = _read_footage(request, files, size, waves, faces)
+    warnings += [*notes, *placed.warnings]
     if profile.is_embedded:
         warnings.insert(0, f"The profile {profile.name} is a small demonstration model: it knows drawn faces only.")
-    for speaker, track in zip(request.speakers, tracks, strict=True):
+    for voice, track in zip(_voice_fields(request), tracks, strict=True):
         if track.start_s + 1 / FPS > duration_s:
-            warnings.append(
-                f"{speaker.voice} is not heard: the video ends after {duration_s:.2f} s, before its turn comes."
-            )
+            warnings.append(f"{voice} is not heard: the video ends after {duration_s:.2f} s, before its turn comes.")
     chunks = _separated_chunks(request, tracks, profile, settings)
     # The scheduler that is there for comparison with the authors' code comes with its length.
     frames_of = whole_frames_of_samples if mode.scheduler == "infinitetalk" else frames_of_samples
-    plan = make_plan(request, profile, mode, frames_of(len(waves[0])), seed, chunks)
-    masks = _place_speakers(request, footage, size)
-    return Job(plan, waves, tracks, footage, masks, tuple(warnings))
+    n_frames = frames_of(len(waves[0]))
+    turns = None
+    if len(waves) > AT_A_TIME or placed.places.others_silent:
+        turns = Turns(frame_loudness(waves, n_frames), placed.places.others_silent)
+    plan = make_plan(request, profile, mode, n_frames, seed, chunks, turns, conversation)
+    warnings += _left_out(request, plan, turns)
+    masks = None
+    if placed.places.are_bound:
+        masks = person_masks(placed.places.boxes, footage.source_size, size, placed.places.crop)
+    return Job(plan, waves, tracks, footage, masks, placed.places, turns, placed.people, tuple(warnings))
 
 
 def _read_voices(
     request: Request, files: Files, settings: Settings
 ) -> tuple[tuple[Wave, ...], tuple[Track, ...], list[str]]:
-    """The speakers' waves, each in its place, the same as tracks of the result's sound, and what to say of them."""
-    voices = [speaker.voice for speaker in request.speakers]
+    """The files' waves, each in its place, the same as tracks of the result's sound, and what to say of them."""
+    voices = _voice_fields(request)
     read = [
         load_audio(files[voice], voice, request.max_duration_s, settings.max_audio_s, files[voice].parent)
         for voice in voices
     ]
     waves = [normalise_loudness(voice.wave) for voice in read]
-    starts = speaker_starts([len(wave) for wave in waves], request.speaker_order)
+    starts = _starts(request, waves)
     tracks = tuple(
         Track(voice.sound, start / SAMPLE_RATE_HZ, len(wave) / SAMPLE_RATE_HZ)
         for voice, start, wave in zip(read, starts, waves, strict=True)
     )
-    placed = place_voices(waves, starts)
+    samples = max(start + len(wave) for start, wave in zip(starts, waves, strict=True))
     if request.max_duration_s is not None:
-        placed = tuple(wave[: round(request.max_duration_s * SAMPLE_RATE_HZ)] for wave in placed)
-    duration_s = len(placed[0]) / SAMPLE_RATE_HZ
+        samples = min(samples, round(request.max_duration_s * SAMPLE_RATE_HZ))
+    duration_s = samples / SAMPLE_RATE_HZ
     if duration_s > settings.max_audio_s:
+        order = "with their starts" if request.speakers is not None else "one after the other"
         raise TooLarge(
-            f"{' and '.join(voices)} last {duration_s:.1f} s one after the other, and at most "
+            f"{' and '.join(voices)} last {duration_s:.1f} s {order}, and at most "
             f"{settings.max_audio_s:g} s are accepted; set max_duration_s or send shorter voices."
         )
+    begins = [min(start, samples) for start in starts]
+    placed = place_voices([wave[: samples - begin] for wave, begin in zip(waves, begins, strict=True)], begins)
+    placed = tuple(np.pad(wave, (0, samples - len(wave))) for wave in placed)
     return placed, tracks, [warning for voice in read for warning in voice.warnings]
+
+
+def _starts(request: Request, waves: Sequence[Wave]) -> tuple[int, ...]:
+    """The sample at which each voice begins."""
+    starts_s = [speaker.start_s for speaker in request.all_speakers if speaker.start_s is not None]
+    if starts_s:
+        return tuple(round(start_s * SAMPLE_RATE_HZ) for start_s in starts_s)
+    return speaker_starts([len(wave) for wave in waves], request.speaker_order)
+
+
+def _voice_fields(request: Request) -> list[MediaField]:
+    """The fields of the voices' files, in the order of the speakers; a recording that is taken apart is one file."""
+    return list(dict.fromkeys(speaker.voice for speaker in request.all_speakers))
 
 
 def _separated_chunks(request: Request, tracks: Sequence[Track], profile: Profile, settings: Settings) -> int:
@@ -122,22 +183,48 @@ def _separated_chunks(request: Request, tracks: Sequence[Track], profile: Profil
     return sum(len(separator_chunk_starts(length)) for length in samples)
 
 
-def _read_footage(request: Request, files: Files, size: Size, duration_s: float) -> tuple[Footage, list[str]]:
-    """What is animated, fitted to `size`, and what the caller should know about it."""
+def _read_footage(
+    request: Request, files: Files, size: Size, waves: Sequence[Wave], faces: FaceFinder | None
+) -> tuple[Footage, Placed, list[str]]:
+    """What is animated, of the part that shows the speakers, fitted to `size`; who is where; what to say of it."""
     if request.input_type == "image":
-        return load_image(files["image_url"], "image_url", *size), []
-    video = SourceVideo.open(files["video_url"], "video_url", *size, needed_s=duration_s)
+        path = files["image_url"]
+        picture = load_image(path, "image_url", *size)
+        found = None if faces is None else find_in_image(faces, path)
+        placed = place_speakers(request, found, picture.source_size, size)
+        if placed.places.crop != CENTRE:
+            picture = load_image(path, "image_url", *size, placed.places.crop)
+        return picture, placed, []
+    video = SourceVideo.look(files["video_url"], "video_url", *size)
+    found = None if faces is None else find_in_video(faces, video)
+    placed = place_speakers(request, found, video.source_size, size)
+    notes = []
+    if faces is not None and found:
+        match = watched_match(request, faces, found, video, waves)
+        if match is not None and match.is_certain and match.faces != tuple(range(len(found))):
+            notes.append(match_note(request, match))
+            if chooses_places(request):
+                placed = place_speakers(request, found, video.source_size, size, match.faces)
+    duration_s = len(waves[0]) / SAMPLE_RATE_HZ
+    video = video.ready(placed.places.crop, needed_s=duration_s)
     if video.duration_s + 1 / FPS < duration_s:
-        return video, [
+        notes.append(
             f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: the last frame of the video "
             "stays to the end."
-        ]
-    return video, []
+        )
+    return video, placed, notes
 
 
-def _place_speakers(request: Request, footage: Footage, size: Size) -> Tensor | None:
-    """Masks of where the speakers are: in the job's boxes, or else side by side. None for one speaker."""
-    speakers = request.speakers
-    if len(speakers) == 1:
-        return None
-    return person_masks([speaker.box for speaker in speakers], footage.source_size, size)
+def _left_out(request: Request, plan: Plan, turns: Turns | None) -> list[str]:
+    """A warning for each voice that moves no lips in some stretches."""
+    parts = () if turns is None else left_out(turns, plan.windows)
+    warnings = []
+    for voice, speaker in enumerate(request.all_speakers):
+        stretches = [f"{part.start_s:.2f} to {part.stop_s:.2f} s" for part in parts if part.voice == voice]
+        if stretches:
+            more = f" and {len(stretches) - _MAX_STRETCHES} more times" if len(stretches) > _MAX_STRETCHES else ""
+            warnings.append(
+                f"{speaker.name} moves no lips from {', from '.join(stretches[:_MAX_STRETCHES])}{more}: more than "
+                f"{AT_A_TIME} voices are heard there, and {AT_A_TIME} others are louder."
+            )
+    return warnings

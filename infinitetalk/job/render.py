@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from infinitetalk.media.audio import write_soundtrack
 from infinitetalk.media.encode import VideoWriter
 from infinitetalk.models.audio_encoder import embed_voice
 from infinitetalk.models.opening import Models
-from infinitetalk.planning.windows import Window
+from infinitetalk.planning.windows import SILENCE, Window
 from infinitetalk.shapes import FPS
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: M
             waves = isolated_waves(job, models.separator, models.device, monitor.check)
     with watch.stage("audio"):
         encoder, extractor = models.audio_encoder, models.audio_extractor
+        if any(window.heard and SILENCE in window.heard for window in plan.windows):
+            waves = (*waves, np.zeros_like(waves[0]))
         features = [embed_voice(encoder, extractor, wave, plan.n_frames) for wave in waves]
     material = Material(job.footage, VoiceFeatures(torch.stack(features)), job.person_masks)
 

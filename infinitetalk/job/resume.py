@@ -28,6 +28,7 @@ from infinitetalk.errors import Cancelled, JobError
 from infinitetalk.generation.joins import Handover
 from infinitetalk.job.sinks import FinishedWindow
 from infinitetalk.models.opening import Models
+from infinitetalk.planning.places import Places
 from infinitetalk.planning.plan import Plan, draw_seed
 from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER
 from infinitetalk.transfer.volume import Volume, plain_name
@@ -75,14 +76,17 @@ class KeptWindows:
             self._write("seed", str(seed).encode("ascii"))
         return seed
 
-    def identify(self, plan: Plan, files: Iterable[Path], models: Models, settings: Settings) -> None:
+    def identify(
+        self, plan: Plan, files: Iterable[Path], models: Models, settings: Settings, places: Places | None = None
+    ) -> None:
         """Say what job this is: only windows that would have the same bytes count.
 
         Args:
             files: the job's media.
+            places: where its speakers are, which may depend on whether this worker finds faces.
         """
         if self._volume is not None:
-            self._fingerprint = fingerprint(plan, files, models, settings)
+            self._fingerprint = fingerprint(plan, files, models, settings, places)
             self._n_windows = len(plan.windows)
 
     def finished(self) -> Iterator[FinishedWindow]:
@@ -193,15 +197,17 @@ def sweep(volume: Volume, max_age_s: float) -> None:
         volume.sweep_folders(FOLDER, max_age_s)
 
 
-def fingerprint(plan: Plan, files: Iterable[Path], models: Models, settings: Settings) -> bytes:
-    """A hash of everything that decides a job's bytes: plan, media, weights, code, libraries, device."""
+def fingerprint(
+    plan: Plan, files: Iterable[Path], models: Models, settings: Settings, places: Places | None = None
+) -> bytes:
+    """A hash of everything that decides a job's bytes: plan, places, media, weights, code, libraries, device."""
     digest = hashlib.sha256()
 
     def add(*parts: object) -> None:
         digest.update(repr(parts).encode())
 
     # Several GPUs sum in another order: the last bits depend on how many there are.
-    add(plan, profile_of(settings), models.arithmetic, models.n_gpus, settings.compile)
+    add(plan, places, profile_of(settings), models.arithmetic, models.n_gpus, settings.compile)
     for file in files:
         with file.open("rb") as content:
             add(hashlib.file_digest(content, "sha256").digest())

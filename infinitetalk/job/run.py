@@ -10,7 +10,8 @@ from infinitetalk.contract.presets import Profile, SpeedMode, load_mode, profile
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
-from infinitetalk.errors import InvalidInput, ModelMissing
+from infinitetalk.errors import ModelMissing
+from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.job.control import Control
 from infinitetalk.job.faults import within_memory
 from infinitetalk.job.folder import job_folder
@@ -42,6 +43,7 @@ def run_job(
     exchange: Exchange,
     control: Control = UNWATCHED,
     mode: SpeedMode | None = None,
+    faces: FaceFinder | None = None,
 ) -> Result | DryRun:
     """Run one job.
 
@@ -50,6 +52,7 @@ def run_job(
         exchange: where files come from and where the video goes.
         control: how the job is watched and ended.
         mode: how the clip is made; if not given, the preset that request.speed_mode names.
+        faces: what finds faces; None where that is not installed.
 
     Raises:
         JobError: whatever keeps the video from being made or delivered.
@@ -71,9 +74,8 @@ def run_job(
         with watch.stage("download"):
             files = exchange.fetch(request, folder)
         with watch.stage("read_media"):
-            _check_speakers(request, models)
             mode = mode or load_mode(request.speed_mode)
-            job = read_job(request, files, profile, settings, mode, kept.seed(request.seed))
+            job = read_job(request, files, profile, settings, mode, kept.seed(request.seed), faces)
             _check_separator(job.plan, models, profile)
         plan = job.plan
         exchange.delivery.check_fits(estimate_video_bytes(plan.size, plan.n_frames), monitor.check)
@@ -82,9 +84,11 @@ def run_job(
         monitor.counter.planned(len(plan.windows), plan.mode.steps, warnings)
         _log_plan(plan, expected.seconds, warnings)
         if request.dry_run:
-            return dry_run(plan, request.speed_mode, profile, expected, models.arithmetic, warnings, models.n_gpus)
+            return dry_run(
+                plan, request.speed_mode, profile, expected, models.arithmetic, warnings, models.n_gpus, job.people
+            )
         with watch.stage("read_media"):
-            kept.identify(plan, files.values(), models, settings)
+            kept.identify(plan, files.values(), models, settings, job.places)
         video = within_memory(plan, partial(render, job, models, folder, kept, monitor))
         with watch.stage("deliver"):
             delivered = exchange.delivery.deliver(video.path)
@@ -96,6 +100,8 @@ def run_job(
         seed=plan.seed,
         speed_mode=request.speed_mode,
         settings=plan.resolved(profile, models.arithmetic, models.n_gpus),
+        people=None if job.people is None else list(job.people),
+        turns=list(plan.conversation) or None,
         warnings=warnings,
         **_times(watch, settings, models.n_gpus),
     )
@@ -109,13 +115,6 @@ def _times(watch: Stopwatch, settings: Settings, n_gpus: int) -> dict[str, Any]:
         "gpu_seconds": round(total_s, 3),
         "cost_usd": round(cost_usd(total_s, settings.gpu_price_per_hour, n_gpus), 6),
     }
-
-
-def _check_speakers(request: Request, models: Models) -> None:
-    """Raise InvalidInput for more voices than the weights can bind to people."""
-    speakers, most = request.speakers, models.transformer.max_speakers
-    if len(speakers) > most:
-        raise InvalidInput(f"{speakers[-1].voice} is one voice too many: this model can give {most} people a voice.")
 
 
 def _check_separator(plan: Plan, models: Models, profile: Profile) -> None:

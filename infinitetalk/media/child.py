@@ -38,6 +38,11 @@ def ended_by(check: Callable[[], None]) -> Iterator[None]:
         _check.reset(token)
 
 
+def check_ended() -> None:
+    """Raise what the check of `ended_by` raises, if it does: for work on media that this process does itself."""
+    _check.get()()
+
+
 @dataclass(frozen=True)
 class Finished:
     """What a program left.

@@ -11,6 +11,8 @@ from av.filter import Graph
 from av.sidedata.sidedata import Type
 from numpy.typing import NDArray
 
+from infinitetalk.shapes import CENTRE
+
 # Players take untagged video of at least this height for BT.709, below it for BT.601.
 _HD_HEIGHT = 720
 _UNSPECIFIED = 2  # ITU-T H.273
@@ -47,15 +49,17 @@ def shown_size(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
 
 
 class Fitter:
-    """Fits the centre of a video's frames to one size; their own may change from one to the next."""
+    """Fits a part of a video's frames to one size; their own may change from one to the next."""
 
-    def __init__(self, width: int, height: int, aspect: Fraction) -> None:
+    def __init__(self, width: int, height: int, aspect: Fraction, crop: float = CENTRE) -> None:
         """Prepare for frames of one shape.
 
         Args:
             aspect: a stored pixel's width divided by its height.
+            crop: where the part lies, as in `shapes.cover_crop`.
         """
         self.size = width, height
+        self._crop = crop
         self._aspect = aspect
         self._graphs: dict[tuple[object, ...], Graph] = {}
 
@@ -82,7 +86,7 @@ class Fitter:
                 *turns(frame),
                 f"scale={cover[0]}:{cover[1]}:flags=lanczos+accurate_rnd+full_chroma_int:in_color_matrix={matrix}",
                 "format=rgb24",
-                f"crop={self.size[0]}:{self.size[1]}",
+                f"crop={self.size[0]}:{self.size[1]}:(in_w-out_w)*{self._crop}:(in_h-out_h)*{self._crop}",
             ],
         )
 

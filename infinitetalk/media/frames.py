@@ -265,8 +265,8 @@ def _check_shown(field: str, width: int, height: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """The program: `survey PATH FIELD`; `clip PATH FIELD ZERO ASPECT START FRAMES WIDTH HEIGHT`; `prepare`
-    likewise, and TARGET.
+    """The program: `survey PATH FIELD`; `clip PATH FIELD ZERO ASPECT CROP START FRAMES WIDTH HEIGHT`;
+    `prepare` likewise, and TARGET.
     """
     task, path, field, *others = arguments
 
@@ -274,9 +274,9 @@ def main(arguments: list[str]) -> None:
         try:
             if task == "survey":
                 return survey(Path(path), field)
-            zero_s, aspect, *numbers = others
+            zero_s, aspect, crop, *numbers = others
             start, n_frames, width, height = map(int, numbers[:4])
-            fitter = Fitter(width, height, Fraction(aspect))
+            fitter = Fitter(width, height, Fraction(aspect), float(crop))
             if task == "clip":
                 return Answer({}, clip(Path(path), field, Fraction(zero_s), start, n_frames, fitter))
             return prepare(Path(path), field, Fraction(zero_s), n_frames, fitter, Path(numbers[4]))

@@ -8,7 +8,9 @@ import logging
 import struct
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from infinitetalk.errors import MediaUnreadable, TooLarge
 from infinitetalk.media import jpeg
 from infinitetalk.media.container import apparent_kind, hdr_kind
 from infinitetalk.media.program import Answer, ask, reply
-from infinitetalk.shapes import cover_crop
+from infinitetalk.shapes import CENTRE, cover_crop, whole_size
 
 # Readers that are part of Pillow. None of them starts another program, as the one for EPS would.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
@@ -63,7 +65,7 @@ class Picture:
 
     Args:
         pixels: (height, width, 3) uint8, sRGB.
-        source_size: (width, height) of the upright picture, of which `pixels` shows the centre (shapes.cover_crop).
+        source_size: (width, height) of the upright picture, of which `pixels` shows a part (shapes.cover_crop).
     """
 
     pixels: NDArray[np.uint8]
@@ -80,22 +82,32 @@ class Picture:
         return np.repeat(self.pixels[None], n_frames, axis=0)
 
 
-def load_image(path: Path, field: str, width: int, height: int) -> Picture:
-    """Read a picture, turn it upright (EXIF) and fit its centre to width x height.
+def load_image(path: Path, field: str, width: int, height: int, crop: float = CENTRE) -> Picture:
+    """Read a picture, turn it upright (EXIF) and fit a part of it to width x height.
 
     An animation gives its first frame, transparent parts become white, and colours with a profile become sRGB.
 
     Args:
         field: the job's field that named the file, for errors.
+        crop: where the part lies, as in `shapes.cover_crop`.
 
     Raises:
         MediaUnreadable: the file is no picture, is damaged, truncated, HDR or smaller than 16x16, or takes too long to
             decode.
         TooLarge: the picture has more than 100 million pixels; this is found before it is decoded.
     """
+    return _load(path, field, "part", width, height, crop)
+
+
+def load_whole(path: Path, field: str, longest: int) -> Picture:
+    """A whole picture, made smaller where its longer side has more than `longest` pixels; else as `load_image`."""
+    return _load(path, field, "whole", longest)
+
+
+def _load(path: Path, field: str, task: str, *numbers: float) -> Picture:
     answer = ask(
         "image",
-        *(str(path), field, str(width), str(height)),
+        *(task, str(path), field, *map(str, numbers)),
         time_limit_s=TIME_LIMIT_S,
         too_slow=MediaUnreadable(
             f"{field}: the picture is not decoded within {TIME_LIMIT_S:g} s; save it again as a plain PNG or JPEG."
@@ -106,28 +118,45 @@ def load_image(path: Path, field: str, width: int, height: int) -> Picture:
     )
     for note in answer.facts["notes"]:
         logger.warning(note)
+    width, height = answer.facts["size"]
     shown = np.frombuffer(bytearray(answer.data), np.uint8).reshape(height, width, 3)
     return Picture(shown, tuple(answer.facts["source_size"]))
 
 
 def main(arguments: list[str]) -> None:
-    """The other end of load_image."""
-    path, field, width, height = arguments
+    """The program: `part PATH FIELD WIDTH HEIGHT CROP`; `whole PATH FIELD LONGEST`."""
+    task, path, field, *numbers = arguments
 
     def decode() -> Answer:
         notes: list[str] = []
-        picture = decode_image(Path(path), field, int(width), int(height), notes)
-        return Answer({"notes": notes, "source_size": picture.source_size}, picture.pixels.tobytes())
+        if task == "whole":
+            picture = _decode(Path(path), field, notes, partial(whole_size, longest=int(numbers[0])))
+        else:
+            width, height = map(int, numbers[:2])
+            picture = decode_image(Path(path), field, width, height, notes, float(numbers[2]))
+        size = (picture.pixels.shape[1], picture.pixels.shape[0])
+        return Answer({"notes": notes, "source_size": picture.source_size, "size": size}, picture.pixels.tobytes())
 
     reply(decode)
 
 
-def decode_image(path: Path, field: str, width: int, height: int, notes: list[str]) -> Picture:
+def decode_image(path: Path, field: str, width: int, height: int, notes: list[str], crop: float = CENTRE) -> Picture:
     """What load_image does, in this process and without its limits of time and memory.
 
     Args:
         notes: gets a sentence for each property of the picture that could not be followed.
     """
+    return _decode(path, field, notes, lambda _: (width, height), crop)
+
+
+def _decode(
+    path: Path,
+    field: str,
+    notes: list[str],
+    size_of: Callable[[tuple[int, int]], tuple[int, int]],
+    crop: float = CENTRE,
+) -> Picture:
+    """A picture at the size that follows from its own."""
     PngImagePlugin.MAX_TEXT_CHUNK = _MAX_PROFILE_BYTES
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's: of odd metadata, and of sizes that are checked below
@@ -141,7 +170,7 @@ def decode_image(path: Path, field: str, width: int, height: int, notes: list[st
                     raise MediaUnreadable(_damaged(field)) from error
                 image = whole
             upright = _upright(image, notes)
-            return Picture(_fit(upright, width, height, notes), upright.size)
+            return Picture(_fit(upright, *size_of(upright.size), notes, crop), upright.size)
 
 
 def _without_end(path: Path) -> Image.Image | None:
@@ -212,8 +241,8 @@ def _too_large(field: str) -> TooLarge:
     return TooLarge(f"{field}: the picture has more than {MAX_PIXELS // 10**6} million pixels; make it smaller.")
 
 
-def _fit(image: Image.Image, width: int, height: int, notes: list[str]) -> NDArray[np.uint8]:
-    """The centre of an upright picture as sRGB bytes (height, width, 3)."""
+def _fit(image: Image.Image, width: int, height: int, notes: list[str], crop: float) -> NDArray[np.uint8]:
+    """A part of an upright picture as sRGB bytes (height, width, 3)."""
     profile, colors = _profile(image, notes)
     if image.mode.startswith("I"):  # 16 bits of grey
         image = Image.fromarray(np.asarray(np.asarray(image).clip(0, 65535) // 257, np.uint8))
@@ -221,7 +250,7 @@ def _fit(image: Image.Image, width: int, height: int, notes: list[str]) -> NDArr
         image = image.convert("RGBA")
     elif image.mode != "CMYK" and (image.mode, colors) != ("L", "GRAY"):
         image = image.convert("RGB")
-    x0, y0, x1, y1 = cover_crop(image.size, (width, height))
+    x0, y0, x1, y1 = cover_crop(image.size, (width, height), crop)
     box = max(x0, 0.0), max(y0, 0.0), min(x1, image.width), min(y1, image.height)  # not a rounding error beyond
     image = image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
     if image.mode == "RGBA":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from infinitetalk.errors import MediaUnreadable
 from infinitetalk.media.probe import ask_about
 from infinitetalk.media.program import ask
-from infinitetalk.shapes import FPS
+from infinitetalk.shapes import CENTRE, FPS, whole_size
 
 # Eleven hours at 25 frames a second; ends the listing of a file made of nothing but tiny frames.
 MAX_FRAMES = 1_000_000
@@ -40,6 +40,8 @@ class SourceVideo:
     last_frame_s: float  # when the last stored frame begins
     zero_s: str  # the time stamp, in seconds, at which the video begins; a fraction
     aspect: str  # width to height of its pixels as stored; a fraction
+    group_pixels: int = 0  # pixels from one key frame to the next, at most
+    crop: float = CENTRE  # where the part that is given out lies, as in shapes.cover_crop
 
     is_still = False  # its frames differ from window to window
 
@@ -47,21 +49,24 @@ class SourceVideo:
     def open(
         cls, path: Path, field: str, width: int, height: int, needed_s: float | None = None, folder: Path | None = None
     ) -> "SourceVideo":
-        """Look through a video whose frames will be fitted to width x height.
+        """Look through a video whose frames will be fitted to width x height, and make it `ready`.
 
-        A video whose key frames are too far apart for its size, or cannot be found, is decoded once, into a copy of the
-        frames that are needed.
+        Raises as `look` and `ready`.
+        """
+        return cls.look(path, field, width, height).ready(needed_s=needed_s, folder=folder)
+
+    @classmethod
+    def look(cls, path: Path, field: str, width: int, height: int) -> "SourceVideo":
+        """Look through a video whose frames will be fitted to width x height.
 
         Args:
             field: the job's field that named the file, for errors.
-            needed_s: no frame later than this will be asked for; the whole video if not given.
-            folder: where the copy is left; beside `path` if not given.
 
-        Raises MediaUnreadable where the file has no frames, is damaged, truncated or HDR, or cannot be decoded in
-        time; TooLarge where its frames are, or too many.
+        Raises MediaUnreadable where the file has no frames, is damaged, truncated or HDR; TooLarge where its frames
+        are, or too many.
         """
         facts = ask_about(field, "frames", "survey", str(path), field).facts
-        video = cls(
+        return cls(
             path=path,
             field=field,
             size=(width, height),
@@ -70,10 +75,30 @@ class SourceVideo:
             last_frame_s=facts["last_frame_s"],
             zero_s=facts["zero_s"],
             aspect=facts["aspect"],
+            group_pixels=facts["group_pixels"],
         )
-        if facts["group_pixels"] > MAX_GROUP_PIXELS:
-            return video._prepared(needed_s, (folder or path.parent) / f"{path.name}.frames.mkv")
+
+    def ready(self, crop: float = CENTRE, needed_s: float | None = None, folder: Path | None = None) -> "SourceVideo":
+        """The video of which a part is given out, in a state in which every frame is quickly found.
+
+        A video whose key frames are too far apart for its size, or cannot be found, is decoded once, into a copy of the
+        frames that are needed.
+
+        Args:
+            crop: where the part lies, as in `shapes.cover_crop`.
+            needed_s: no frame later than this will be asked for; the whole video if not given.
+            folder: where the copy is left; beside the video if not given.
+
+        Raises MediaUnreadable where the video cannot be decoded in time.
+        """
+        video = replace(self, crop=crop)
+        if self.group_pixels > MAX_GROUP_PIXELS:
+            return video._prepared(needed_s, (folder or self.path.parent) / f"{self.path.name}.frames.mkv")
         return video
+
+    def first_whole(self, longest: int) -> NDArray[np.uint8]:
+        """The whole first frame, (height, width, 3) uint8 RGB, whose longer side has `longest` pixels at most."""
+        return replace(self, size=whole_size(self.source_size, longest), crop=CENTRE).frame(0)
 
     def frame(self, index: int) -> NDArray[np.uint8]:
         """The frame at index / 25 s: (height, width, 3) uint8 RGB."""
@@ -87,7 +112,7 @@ class SourceVideo:
         start = min(start, max(ceil(self.last_frame_s * FPS), 0))
         numbers = map(str, (start, n_frames, width, height))
         data = ask_about(
-            self.field, "frames", "clip", str(self.path), self.field, self.zero_s, self.aspect, *numbers
+            self.field, "frames", "clip", str(self.path), self.field, self.zero_s, self.aspect, str(self.crop), *numbers
         ).data
         return np.frombuffer(bytearray(data), np.uint8).reshape(n_frames, height, width, 3)
 
@@ -103,9 +128,12 @@ class SourceVideo:
         )
         ask(
             "frames",
-            *("prepare", str(self.path), self.field, self.zero_s, self.aspect, *numbers, str(target)),
+            *("prepare", str(self.path), self.field, self.zero_s, self.aspect, str(self.crop), *numbers, str(target)),
             time_limit_s=COPY_TIME_LIMIT_S,
             too_slow=too_slow,
             crashed=too_slow,
         )
-        return replace(self, path=target, zero_s="0", aspect="1", last_frame_s=(n_frames - 1) / FPS)
+        # The copy holds the part alone, in its size.
+        return replace(
+            self, path=target, zero_s="0", aspect="1", last_frame_s=(n_frames - 1) / FPS, group_pixels=0, crop=CENTRE
+        )

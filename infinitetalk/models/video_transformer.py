@@ -105,7 +105,8 @@ class VideoTransformer(Protocol):
         """The voices of a window of 4T-3 video frames.
 
         Args:
-            audio: (B, P, 4T-3+4, layers, channels), two frames more before the first and after the last.
+            audio: (B, P, 4T-3+4, layers, channels), two frames more before the first and after the last. A third voice
+                beside two people is what the background hears.
             adapter: the adapter through which they are heard, from `adapter_for`.
             person_masks: (B, P + 1, S), needed with several people and only then; see `AudioContext`.
 

@@ -57,7 +57,7 @@ class Work:
         return cls(
             tokens=passes * sum(tokens),
             tokens_squared=passes * sum(n**2 for n in tokens),
-            shared_tokens=passes * sum(tokens) if plan.speakers > 1 else 0,
+            shared_tokens=passes * sum(tokens) if plan.is_shared else 0,
             to_video=megapixels * sum(lengths),
             to_latents=megapixels * (reference + noised + overlaps),
             frames=plan.n_frames,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.presets import Profile, Size, SpeedMode
 from infinitetalk.contract.request import InputType, Request
-from infinitetalk.contract.result import ResolvedSettings
-from infinitetalk.planning.windows import Window, plan_windows
+from infinitetalk.contract.result import ResolvedSettings, Turn
+from infinitetalk.planning.turns import Turns, plan_turns
+from infinitetalk.planning.windows import Window
 from infinitetalk.shapes import FPS, token_count
 
 
@@ -21,11 +22,12 @@ class Plan:
         size: (width, height) of the video in pixels.
         windows: they cover the clip, at 25 frames a second.
         seed: the seed of the noise.
-        speakers: how many voices there are.
+        speakers: how many voices there are; `Window.heard` says which of them a window hears.
         input_type: whether a picture or a video is animated.
         negative_prompt: None if text guidance is 1, when nothing reads it.
         text_guidance, audio_guidance, color_correction, video_strength: as in the job.
         separated_chunks: chunks of sound that vocals are taken out of; 0 where the job leaves the sound as it is.
+        conversation: who of two speaks when in one recording; empty where each voice has a file of its own.
     """
 
     mode: SpeedMode
@@ -42,6 +44,7 @@ class Plan:
     color_correction: float
     video_strength: float
     separated_chunks: int = 0
+    conversation: tuple[Turn, ...] = ()
 
     @property
     def n_frames(self) -> int:
@@ -62,6 +65,11 @@ class Plan:
     def total_forwards(self) -> int:
         """Passes of the transformer over the whole clip."""
         return len(self.windows) * self.mode.steps * self.forwards_per_step
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether voices are bound to people, each token to one of them."""
+        return self.speakers > 1 or any(window.heard is not None for window in self.windows)
 
     def tokens(self, window: Window) -> int:
         """Transformer tokens of one pass over `window`."""
@@ -99,7 +107,14 @@ def draw_seed() -> int:
 
 
 def make_plan(
-    request: Request, profile: Profile, mode: SpeedMode, n_frames: int, seed: int, separated_chunks: int = 0
+    request: Request,
+    profile: Profile,
+    mode: SpeedMode,
+    n_frames: int,
+    seed: int,
+    separated_chunks: int = 0,
+    turns: Turns | None = None,
+    conversation: tuple[Turn, ...] = (),
 ) -> Plan:
     """Resolve a request.
 
@@ -108,6 +123,8 @@ def make_plan(
         n_frames: frames of the finished clip.
         seed: the request's, or a drawn one.
         separated_chunks: of sound, that vocals are taken out of.
+        turns: who is heard when; needed for more than two voices, and where people without one are to keep still.
+        conversation: who of two speaks when, in a recording that is taken apart.
     """
     negative_prompt = None
     if request.text_guidance != 1:
@@ -116,9 +133,9 @@ def make_plan(
         mode=mode,
         shift=mode.shift[request.resolution],
         size=profile.size(request.resolution, request.aspect_ratio),
-        windows=plan_windows(n_frames, mode.window_frames, mode.overlap_frames),
+        windows=plan_turns(turns, n_frames, mode.window_frames, mode.overlap_frames),
         seed=seed,
-        speakers=len(request.speakers),
+        speakers=len(request.all_speakers),
         input_type=request.input_type,
         prompt=request.prompt,
         negative_prompt=negative_prompt,
@@ -127,4 +144,5 @@ def make_plan(
         color_correction=request.color_correction,
         video_strength=request.video_strength,
         separated_chunks=separated_chunks,
+        conversation=conversation,
     )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from infinitetalk.shapes import AUDIO_REACH_FRAMES, is_window_length, next_window_length
 
+SILENCE = -1  # among the voices of a window: nobody's
+
 
 @dataclass(frozen=True)
 class Window:
@@ -17,6 +19,8 @@ class Window:
         overlap: how many leading frames repeat the end of the window before; 0 in the first window.
         keep_start, keep_stop: the clip's frames that this window contributes. The window's last frames may lie
             beyond the clip's end; they are not kept.
+        heard: the voices that it hears, by their numbers; None: all of the job's. SILENCE after one voice is what
+            everybody else in the picture is heard to say, after two what the background is.
     """
 
     index: int
@@ -25,6 +29,7 @@ class Window:
     overlap: int
     keep_start: int
     keep_stop: int
+    heard: tuple[int, ...] | None = None
 
     @property
     def stop(self) -> int:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from infinitetalk.media.speech import silent_frames
 from infinitetalk.planning.windows import plan_windows
-from infinitetalk.quality.speech import silent_frames
 from infinitetalk.quality.tracking import Mouth
 from infinitetalk.shapes import FPS
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from infinitetalk.contract.request import SpeakerOrder
 from infinitetalk.media.audio import load_audio, place_voices
 from infinitetalk.media.probe import probe
+from infinitetalk.media.speech import loudness
 from infinitetalk.media.video import SourceVideo
 from infinitetalk.planning.speakers import speaker_starts
 from infinitetalk.quality.measures import (
@@ -34,7 +35,6 @@ from infinitetalk.quality.measures import (
     stillness,
 )
 from infinitetalk.quality.similarity import Similarity, similarity
-from infinitetalk.quality.speech import loudness
 from infinitetalk.quality.tracking import Tracked, track_mouths
 from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 

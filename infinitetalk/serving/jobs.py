@@ -12,6 +12,7 @@ from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import Failure, Result
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Cancelled, InvalidInput, JobError
+from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.job.control import Control
 from infinitetalk.job.faults import classify_failure
 from infinitetalk.job.run import run_job
@@ -50,11 +51,13 @@ def answer(
     send_progress: Callable[[Json, Json], None],
     stop: threading.Event,
     answers: KeptAnswers | None = None,
+    load_faces: Callable[[], FaceFinder | None] = lambda: None,
 ) -> Json:
     """Run a job to its end. Returns the result, or `error` (which makes it FAILED), `error_code` and `retryable`.
 
     Args:
         answers: where an answer is kept until it has arrived, and where one of an earlier run is looked for.
+        load_faces: gives what finds faces; None where that is not installed.
     """
     with job_logs(job["id"]):
         updates = ProgressUpdates(job, send_progress)
@@ -66,7 +69,7 @@ def answer(
                 return kept
             control = Control(job["id"], updates, stop.is_set, time_limit(job, settings), answers is not None)
             exchange = network_exchange(request, settings, job["id"], stop.is_set, job.get("s3Config"))
-            result = run_job(request, load_models(), settings, exchange, control)
+            result = run_job(request, load_models(), settings, exchange, control, faces=load_faces())
             if answers is not None and isinstance(result, Result):
                 answers.keep(job, result)
             figures = result.model_dump(include={"timings_s", "gpu_seconds", "cost_usd"})
@@ -88,6 +91,7 @@ def make_handler(
     send_progress: Callable[[Json, Json], None],
     retire: Callable[[], None],
     answers: KeptAnswers | None = None,
+    load_faces: Callable[[], FaceFinder | None] = lambda: None,
 ) -> Callable[[Json], Awaitable[Json]]:
     """The function that the SDK calls with each job. Jobs run in a thread, one at a time.
 
@@ -97,12 +101,13 @@ def make_handler(
         send_progress: takes a job and a report of its progress; returns when the report has arrived.
         retire: called when this process can run no further job.
         answers: where answers are kept until they have arrived.
+        load_faces: gives what finds faces; called for each job.
     """
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job")  # the local API takes several jobs at once
 
     async def handler(job: Json) -> Json:
         stop = threading.Event()
-        queued = thread.submit(answer, job, load_models, settings, send_progress, stop, answers)
+        queued = thread.submit(answer, job, load_models, settings, send_progress, stop, answers, load_faces)
         running = asyncio.wrap_future(queued)
         try:
             reply = await asyncio.shield(running)

@@ -100,7 +100,7 @@ def run_sample(
     assert isinstance(result, Result)
     made = result.settings
     samples = round(made.duration_s * SEPARATOR_RATE_HZ)
-    chunks = len(request.speakers) * len(separator_chunk_starts(samples)) if made.isolate_vocals else 0
+    chunks = len(request.all_speakers) * len(separator_chunk_starts(samples)) if made.isolate_vocals else 0
     plan = make_plan(request, profile_of(settings), mode, made.frames, result.seed, chunks)
     seconds = {stage: result.timings_s[stage] for stage in get_args(Stage) if stage in result.timings_s}
     other = result.gpu_seconds - sum(seconds.values())

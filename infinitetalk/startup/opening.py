@@ -1,9 +1,13 @@
-"""The models that the settings name, opened on the device, or the GPUs, that they name."""
+"""The models that the settings name, opened on the device, or the GPUs, that they name; and what finds faces."""
+
+import logging
 
 import torch
 
 from infinitetalk.contract.presets import Profile, profile_of
 from infinitetalk.contract.settings import Settings
+from infinitetalk.errors import ModelMissing
+from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.models import opening
 from infinitetalk.models.compiling import CompiledFiles
 from infinitetalk.models.device import choose_device, count_gpus
@@ -12,6 +16,8 @@ from infinitetalk.ranks.group import Ranks
 from infinitetalk.ranks.sharing import share_models
 from infinitetalk.startup.weights import find_weights
 from infinitetalk.transfer.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 
 def open_models(settings: Settings) -> Models:
@@ -35,6 +41,19 @@ def open_models(settings: Settings) -> Models:
         if ranks is not None:
             ranks.close()
         raise
+
+
+def open_faces(settings: Settings) -> FaceFinder | None:
+    """What finds faces, on the device of the models; None, and a line in the log, where it is not installed.
+
+    Raises ValueError for a device that is not there.
+    """
+    device = choose_device(settings.device)
+    try:
+        return FaceFinder.open(device)
+    except ModelMissing as error:
+        logger.warning(str(error))
+        return None
 
 
 def _compiled_files(settings: Settings) -> CompiledFiles | None:

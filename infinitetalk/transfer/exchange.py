@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from infinitetalk.contract.request import MEDIA, MediaField, Request
+from infinitetalk.contract.request import MediaField, Request
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import InvalidInput
 from infinitetalk.transfer.delivery import Delivery, choose_delivery
@@ -89,16 +89,10 @@ def local_files(request: Request, folder: Path) -> Files:
 
 def _local_sources(request: Request) -> Iterator[tuple[MediaField, Path]]:
     """The files of the file: URLs, whose names need not be text."""
-    for field in MEDIA:
-        url = getattr(request, field)
-        if url is not None:
-            yield field, Path(os.fsdecode(unquote_to_bytes(urlsplit(url).path)))
+    for file in request.media_files:
+        yield file.field, Path(os.fsdecode(unquote_to_bytes(urlsplit(file.url).path)))
 
 
 def _download(settings: Settings, should_stop: Callable[[], bool], request: Request, folder: Path) -> Files:
-    sources = [
-        Source(field, url, settings.max_bytes(media.kind))
-        for field, media in MEDIA.items()
-        if (url := getattr(request, field)) is not None
-    ]
+    sources = [Source(file.field, file.url, settings.max_bytes(file.kind)) for file in request.media_files]
     return fetch_all(sources, folder, settings.download_timeout_s, should_stop)

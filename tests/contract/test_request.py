@@ -49,6 +49,8 @@ def test_the_defaults_are_the_published_ones():
         "max_duration_s": None,
         "speaker_order": "together",
         "speaker_boxes": None,
+        "speakers": None,
+        "split_voices": False,
         "isolate_vocals": None,
         "color_correction": 0.0,
         "video_strength": 1.0,
@@ -363,7 +365,8 @@ def test_the_schema_describes_every_field():
     schema = json.loads(json.dumps(Request.json_schema()))
     assert set(schema["properties"]) == set(Request.model_fields)
     assert schema["additionalProperties"] is False
-    assert schema["required"] == ["wav_url"]
+    assert schema["anyOf"] == [{"required": ["wav_url"]}, {"required": ["speakers"]}]
+    assert "required" not in schema
     for name, field in schema["properties"].items():
         assert field["description"].endswith("."), name
     assert schema["properties"]["text_guidance"]["maximum"] == 20

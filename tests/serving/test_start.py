@@ -89,7 +89,7 @@ def test_on_runpod_the_checks_are_the_sdks_to_run_and_its_lines_are_ours(monkeyp
 
     monkeypatch.setattr(worker, "worker_checks", lambda _: (gpu,))
     worker.main()
-    assert [check.__name__ for check in rp_fitness._fitness_checks] == ["gpu", "load_models"]
+    assert [check.__name__ for check in rp_fitness._fitness_checks] == ["gpu", "load_models", "load_faces"]
     RunPodLogger().error("no job from https://api.example/job-take/1?token=SECRET", "job-1")
     RunPodLogger().debug("whole jobs")
     line = json.loads(capsys.readouterr().out)

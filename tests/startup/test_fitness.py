@@ -260,7 +260,15 @@ def test_the_largest_file_must_be_allowed(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_all_checks_pass_with_the_miniature() -> None:
     checks = worker_checks(Settings())
-    assert [check.__name__ for check in checks] == ["gpu", "ffmpeg", "work_dir", "volume", "estimates", "model_files"]
+    assert [check.__name__ for check in checks] == [
+        "gpu",
+        "ffmpeg",
+        "work_dir",
+        "volume",
+        "estimates",
+        "faces",
+        "model_files",
+    ]
     assert all(check() for check in checks)
     assert check_shapes(MINIATURE, Settings())
 

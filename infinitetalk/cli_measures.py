@@ -1,0 +1,104 @@
+"""The commands that look at files and make no video: faces, quality."""
+
+import argparse
+import json
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+
+from infinitetalk.cli_options import settings_of
+from infinitetalk.errors import MediaUnreadable
+from infinitetalk.faces.finder import FaceFinder
+from infinitetalk.faces.report import drawn, look, table, to_json
+from infinitetalk.models.device import choose_device
+from infinitetalk.transfer.output_file import check_name
+from infinitetalk.transfer.volume import Volume
+
+
+class Output(Console):
+    """What goes to whoever reads the output; where that one has left, the command line sees to the end."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def faces(options: argparse.Namespace) -> None:
+    """`infinitetalk faces`: which faces the worker sees. Raises a JobError or ValueError of one sentence."""
+    if options.output is not None:
+        check_name(options.output, ".png", {str(options.file): options.file})
+    finder = FaceFinder.open(choose_device(settings_of(options).device))
+    try:
+        views = look(options.file, finder)
+    except OSError as error:
+        raise MediaUnreadable(f"{options.file} cannot be read ({error.strerror}); name a picture or a video") from error
+    if options.json:
+        print(json.dumps(to_json(views), indent=2))
+    else:
+        Output().print(table(views, options.file.name))
+    if options.output is not None:
+        _write(options.output, drawn(views), "-o")
+    if not any(view.faces for view in views):
+        raise MediaUnreadable(
+            f"{options.file}: no face is found; a face is found more easily if it is larger, upright and not covered, "
+            "and a job can say by boxes where its speakers are"
+        )
+
+
+def quality(options: argparse.Namespace) -> None:
+    """`infinitetalk quality`: the measures of a video. Raises a JobError or ValueError of one sentence."""
+    path = options.picture or options.video.with_suffix(".quality.png")
+    files = [options.video, options.against, options.result, *options.audio]
+    check_name(path, ".png", {str(file): file for file in files if file is not None})
+    # scikit-image and scipy are slow to import, and only these measures need them.
+    try:
+        from infinitetalk.quality.measures import joins_of
+        from infinitetalk.quality.report import measure, picture
+        from infinitetalk.quality.report import table as measures
+
+        joins = options.joins
+        if options.result:
+            joins = joins_of(_result_settings(options.result))
+        measured = measure(
+            options.video,
+            against=options.against,
+            audio=options.audio,
+            order=options.speaker_order,
+            people=options.people,
+            joins=joins,
+        )
+    except ImportError as error:
+        sys.exit(f"infinitetalk: {error}")
+    if options.json:
+        print(json.dumps(measured.report.to_json(), indent=2))
+    else:
+        console = Output()
+        console.print(measures(measured.report))
+        for note in measured.report.notes:
+            console.print(f"Note: {note}")
+    _write(path, picture(measured), "--picture")
+    if not options.json:
+        print(f"Picture: {path}")
+
+
+def _write(path: Path, image: Image.Image, option: str) -> None:
+    """Put a picture where its user wants it, whole or not at all. Raises ValueError."""
+    content = BytesIO()
+    image.save(content, "PNG")
+    try:
+        Volume(path.parent).write(path.name, content.getvalue())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}); name another place with {option}") from error
+
+
+def _result_settings(path: Path) -> dict[str, Any]:
+    """The settings in what a job printed or an endpoint answered. Raises ValueError."""
+    try:
+        result = json.loads(path.read_text("utf-8"))
+        settings = result.get("output", result)["settings"]
+        return dict(settings.items())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} holds no result with settings; give the file that the job printed") from error

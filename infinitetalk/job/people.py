@@ -1,0 +1,42 @@
+"""The faces of a job's picture or video, as boxes."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infinitetalk.contract.request import Request
+from infinitetalk.errors import ModelMissing
+from infinitetalk.faces.finder import MAX_SIDE, FaceFinder
+from infinitetalk.faces.networks import INSTALL
+from infinitetalk.media.image import load_whole
+from infinitetalk.media.video import SourceVideo
+
+Box = tuple[float, float, float, float]
+
+
+def find_boxes(faces: FaceFinder, picture: NDArray[np.uint8]) -> tuple[Box, ...]:
+    """The faces of a whole picture (height, width, 3), from left to right, in fractions of it."""
+    height, width = picture.shape[:2]
+    found = (face.box for face in faces.find(picture))
+    return tuple((x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in found)
+
+
+def find_in_image(faces: FaceFinder, path: Path) -> tuple[Box, ...]:
+    """The faces of a picture's file. Raises as `load_whole`."""
+    return find_boxes(faces, load_whole(path, "image_url", MAX_SIDE).pixels)
+
+
+def find_in_video(faces: FaceFinder, video: SourceVideo) -> tuple[Box, ...]:
+    """The faces of a video's first frame. Raises as `SourceVideo.frame`."""
+    return find_boxes(faces, video.first_whole(MAX_SIDE))
+
+
+def check_faces(request: Request, faces: FaceFinder | None) -> None:
+    """Raise ModelMissing where the job asks for faces, and nothing can find them."""
+    asked = [speaker for speaker in request.all_speakers if speaker.face is not None]
+    if asked and faces is None:
+        raise ModelMissing(
+            f"{asked[0].voice.removesuffix('.wav_url')}.face needs the networks that find faces, which this worker "
+            f"does not have: `{INSTALL}` brings them; or give a box."
+        )

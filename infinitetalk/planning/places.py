@@ -1,0 +1,310 @@
+"""Where the speakers are in the picture, by the job and by the faces that were found, and which part the video shows.
+
+Boxes are as in planning/framing.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from infinitetalk.contract.request import Request, Speaker
+from infinitetalk.contract.result import Person
+from infinitetalk.errors import InvalidInput
+from infinitetalk.planning.framing import (
+    MIN_SHOWN,
+    Box,
+    Size,
+    area,
+    around,
+    best_crop,
+    columns,
+    holds,
+    moving_axis,
+    pixels,
+    share,
+    shown_part,
+)
+from infinitetalk.shapes import CENTRE
+
+Found = Sequence[Box] | None  # faces from left to right; None where nothing can find them
+
+MIN_FACE_PX = 24  # of the video; smaller faces are hardly seen to speak
+_DIGITS = 4  # of a box that are told
+
+
+@dataclass(frozen=True)
+class Places:
+    """Who is where.
+
+    Args:
+        crop: where the shown part lies in the room that the source leaves it: 0 at the left or top, 1 at the other end.
+        boxes: of the speakers, in the order of their voices; None where two stand in the halves of the picture.
+        others_silent: whether the speakers are chosen among several people, and all others are to keep still.
+    """
+
+    crop: float
+    boxes: tuple[Box | None, ...]
+    others_silent: bool
+
+    @property
+    def are_bound(self) -> bool:
+        """Whether voices belong to places; otherwise one voice has the whole picture."""
+        return len(self.boxes) > 1 or self.others_silent
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The places, and what the caller is told of them.
+
+    Args:
+        people: the faces that were found; None where nothing can find them.
+    """
+
+    places: Places
+    people: tuple[Person, ...] | None
+    warnings: tuple[str, ...]
+
+
+def chooses_places(request: Request) -> bool:
+    """Whether faces that were found decide where the speakers are; other jobs are made as they always were."""
+    return request.speakers is not None or request.split_voices
+
+
+def place_speakers(
+    request: Request, faces: Found, source: Size, target: Size, order: Sequence[int] | None = None
+) -> Placed:
+    """Choose the speakers' places and the part of the picture that the video shows.
+
+    With `speakers` or `split_voices`, faces that were found take the place of columns, and the shown part moves to keep
+    the speakers in it. Jobs without these fields are made as they always were; what was found is only told.
+
+    Args:
+        faces: the boxes of all faces, from left to right.
+        source, target: (width, height) of the picture and of the video, in pixels.
+        order: the face of each voice, where the job leaves that open; from left to right if not given.
+
+    Raises:
+        InvalidInput: a face is asked for that is not there, two speakers are in one place, or they do not fit into one
+            video.
+    """
+    picture = "image_url" if request.input_type == "image" else "the first frame of video_url"
+    speakers, found = request.all_speakers, faces or ()
+    chooses = chooses_places(request)
+    owners, notes = _faces_of(speakers, faces, picture, chooses, order)
+    crop = CENTRE
+    if chooses:
+        crop, moved = _crop(speakers, owners, found, source, target, picture)
+        notes += moved
+    shown = shown_part(source, target, crop)
+    boxes = _boxes(speakers, owners, found, shown) if chooses else tuple(speaker.box for speaker in speakers)
+    one_box = len(speakers) == 1 and speakers[0].box is not None
+    have_places = all(speaker.box or number in owners for number, speaker in enumerate(speakers))
+    is_chosen = chooses and have_places and (one_box or len(found) > len(speakers))
+    if not chooses and faces is not None:
+        notes += _unchosen(speakers, faces, shown, picture)
+    notes += _small(speakers, owners, found, source, target)
+    people = None if faces is None else tuple(_people(faces, owners, speakers, source, target))
+    return Placed(Places(crop, boxes, is_chosen), people, tuple(notes))
+
+
+def _faces_of(
+    speakers: Sequence[Speaker], faces: Found, picture: str, chooses: bool, order: Sequence[int] | None
+) -> tuple[Mapping[int, int], list[str]]:
+    """The face of each speaker who has one, by their numbers, and what to say of it."""
+    notes: list[str] = []
+    if faces is None:
+        return {}, notes
+    owners: dict[int, int] = {}
+    for number, speaker in enumerate(speakers):
+        if isinstance(speaker.face, int):
+            if speaker.face >= len(faces):
+                raise InvalidInput(
+                    f"{_entry(speaker)}.face is {speaker.face}, but {_count(len(faces))} found in {picture}"
+                    f"{_indices(len(faces))}: choose {'one of these' if faces else 'another picture'}, or give a box."
+                )
+            owners[number] = speaker.face
+    for number, speaker in enumerate(speakers):
+        if speaker.box is not None:
+            inside = [index for index, face in enumerate(faces) if holds(speaker.box, face)]
+            for index in inside:
+                if index in owners.values():
+                    raise InvalidInput(
+                        f"{_box_name(speaker, number)} holds face {index}, which another of the speakers has: each "
+                        "place can belong to one speaker only."
+                    )
+            if not inside:
+                notes.append(
+                    f"{_box_name(speaker, number)} holds no face that was found in {picture}: if nobody is there, "
+                    "nobody is seen to speak."
+                )
+            elif len(inside) > 1:
+                notes.append(f"{_box_name(speaker, number)} holds {len(inside)} faces: all of them may speak.")
+            if inside:
+                owners[number] = max(inside, key=lambda index: area(faces[index]))
+    waiting = [number for number, speaker in enumerate(speakers) if speaker.box is None and number not in owners]
+    taken = [
+        index for index, face in enumerate(faces) if any(s.box is not None and holds(s.box, face) for s in speakers)
+    ]
+    free = [index for index in range(len(faces)) if index not in owners.values() and index not in taken]
+    if len(waiting) == len(free):
+        owners |= dict(zip(waiting, order or free, strict=True))
+    elif waiting and chooses:
+        notes.append(_no_match(speakers, waiting, len(free), len(faces), picture))
+    return owners, notes
+
+
+def _no_match(speakers: Sequence[Speaker], waiting: Sequence[int], n_free: int, n_faces: int, picture: str) -> str:
+    """What to say where faces and voices are not equally many. Raises InvalidInput where there is no default."""
+    found = f"{_count(n_faces)} found in {picture}{_indices(n_faces)}"
+    if len(waiting) < len(speakers):
+        raise InvalidInput(
+            f"{_entry(speakers[waiting[0]])} has no place: {found}, {n_free} of them left for {_voices(len(waiting))}; "
+            "give it a face or a box."
+        )
+    found = found[0].upper() + found[1:]
+    if len(speakers) == 1:
+        return f"{found}, and one voice was given: {_anyone(n_faces)} {_how(speakers)}."
+    return (
+        f"{found}, and {len(speakers)} voices were given: the speakers are taken to stand side by side in columns of "
+        f"equal width. {_how(speakers)}."
+    )
+
+
+def _unchosen(speakers: Sequence[Speaker], faces: Sequence[Box], shown: Box, picture: str) -> list[str]:
+    """Warnings for a job without `speakers`, which is made as it is: where its speakers are not where it has them."""
+    found = f"{_count(len(faces))} found in {picture}{_indices(len(faces))}"
+    found = found[0].upper() + found[1:]
+    if any(speaker.box for speaker in speakers):
+        return []
+    if not faces:
+        return [f"{found}: if somebody is in it all the same, nothing is wrong; otherwise send another picture."]
+    if len(speakers) == 1:
+        if len(faces) > 1:
+            return [f"{found}, and one voice was given: {_anyone(len(faces))} {_how(speakers)}."]
+        if share(faces[0], shown) < MIN_SHOWN:
+            return [
+                f"The face in {picture} lies outside the part that the video shows, its centre: with the field "
+                "speakers the shown part moves to the face; or choose another aspect_ratio."
+            ]
+        return []
+    halves = [(0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)]
+    held = [sum(holds(half, face) and share(face, shown) >= MIN_SHOWN for face in faces) for half in halves]
+    if held == [1, 1]:
+        return []
+    return [
+        f"{found}, and two voices were given: the speakers are taken to be in the left and the right half, of which "
+        f"the video shows {held[0]} and {held[1]} of the faces. {_how(speakers)}."
+    ]
+
+
+def _crop(
+    speakers: Sequence[Speaker],
+    owners: Mapping[int, int],
+    faces: Sequence[Box],
+    source: Size,
+    target: Size,
+    picture: str,
+) -> tuple[float, list[str]]:
+    """Where the shown part lies so that the speakers are in it, and what to say of it."""
+    alone = [s.box for number, s in enumerate(speakers) if number not in owners and s.box is not None]
+    crop, axis = (
+        best_crop([faces[index] for index in owners.values()], alone, source, target),
+        moving_axis(source, target),
+    )
+    if crop is None:
+        other = "" if (target[0] > target[1]) == (axis == 0) else f"choose aspect_ratio {('16:9', '9:16')[axis]}, or "
+        raise InvalidInput(
+            f"speakers: they are too far apart in {picture} to be shown together: {other}send a picture in which they "
+            "are closer together."
+        )
+    shown, centred = shown_part(source, target, crop), shown_part(source, target, CENTRE)
+    for number, speaker in enumerate(speakers):
+        if speaker.box is not None and share(speaker.box, shown) == 0:
+            raise InvalidInput(
+                f"{_box_name(speaker, number)} lies outside the part of {picture} that the video shows beside the "
+                "other speakers; choose another box or aspect_ratio."
+            )
+    moved = shown[axis] - centred[axis]
+    if crop == CENTRE:
+        return crop, []
+    way = {(0, False): "to the left", (0, True): "to the right", (1, False): "up", (1, True): "down"}[axis, moved > 0]
+    return crop, [
+        f"The part of {picture} that the video shows is moved {way}, by {abs(moved):.1%} of the picture's "
+        f"{('width', 'height')[axis]}, to keep the speakers in it."
+    ]
+
+
+def _boxes(
+    speakers: Sequence[Speaker], owners: Mapping[int, int], faces: Sequence[Box], shown: Box
+) -> tuple[Box | None, ...]:
+    """The speakers' boxes: their own, or around their faces, cut where a neighbour begins."""
+    given = [speaker.box for speaker in speakers if speaker.box is not None]
+    boxes: list[Box | None] = []
+    if len(speakers) > 2 and not owners and not given:  # the authors' columns, of which two are always in sight
+        return tuple(columns(len(speakers), shown))
+    for number, speaker in enumerate(speakers):
+        if speaker.box is not None or number not in owners:
+            boxes.append(speaker.box)
+            continue
+        face = faces[owners[number]]
+        others = [other for index, other in enumerate(faces) if index != owners[number]]
+        boxes.append(around(face, others, given, shown))
+    return tuple(boxes)
+
+
+def _small(
+    speakers: Sequence[Speaker], owners: Mapping[int, int], faces: Sequence[Box], source: Size, target: Size
+) -> list[str]:
+    """Warnings for speakers whose faces are too small to be seen to speak."""
+    notes = []
+    for number, index in sorted(owners.items()):
+        side = max(pixels(faces[index], source, target))
+        if side < MIN_FACE_PX:
+            notes.append(
+                f"The face of {speakers[number].name} (face {index}) is {side} pixels high in the video; below "
+                f"{MIN_FACE_PX} a mouth is hardly seen to speak: choose resolution 720p, or a picture cut closer."
+            )
+    return notes
+
+
+def _people(
+    faces: Sequence[Box], owners: Mapping[int, int], speakers: Sequence[Speaker], source: Size, target: Size
+) -> list[Person]:
+    voices = {index: speakers[number].name for number, index in owners.items()}
+    people = []
+    for index, face in enumerate(faces):
+        width, height = pixels(face, source, target)
+        x0, y0, x1, y1 = (round(min(max(edge, 0.0), 1.0), _DIGITS) for edge in face)
+        people.append(Person(index=index, box=(x0, y0, x1, y1), width=width, height=height, voice=voices.get(index)))
+    return people
+
+
+def _entry(speaker: Speaker) -> str:
+    return speaker.voice.removesuffix(".wav_url")
+
+
+def _box_name(speaker: Speaker, number: int) -> str:
+    return f"{_entry(speaker)}.box" if "." in speaker.voice else f"speaker_boxes[{number}]"
+
+
+def _count(faces: int) -> str:
+    return {0: "nobody was", 1: "1 face was"}.get(faces, f"{faces} faces were")
+
+
+def _indices(faces: int) -> str:
+    return f" (0 to {faces - 1} from left to right)" if faces > 1 else ""
+
+
+def _voices(count: int) -> str:
+    return "1 voice" if count == 1 else f"{count} voices"
+
+
+def _anyone(faces: int) -> str:
+    return "any of them may be seen to speak." if faces else "the model takes whatever it takes for a face."
+
+
+def _how(speakers: Sequence[Speaker]) -> str:
+    if speakers[0].part is not None:
+        return "To choose, give speaker_boxes (a dry_run lists the faces as people)"
+    is_listed = "." in speakers[0].voice
+    how = "give each of the speakers" if is_listed else "use the field speakers, with"
+    return f"To choose, {how} a face or a box (a dry_run lists the faces as people)"

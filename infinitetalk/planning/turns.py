@@ -1,0 +1,142 @@
+"""Who is heard when: at most two voices in a window, since the model binds no more to people at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infinitetalk.planning.windows import SILENCE, Window, plan_windows
+from infinitetalk.shapes import AUDIO_REACH_FRAMES, FPS, SAMPLES_PER_FRAME, TEMPORAL_STRIDE, next_window_length
+
+AT_A_TIME = 2  # voices that the released weights bind to people (MultiTalk, section 3.3)
+# A voice sounds in a frame that is within 30 dB of its loud ones. Frames near such a frame count too: a mouth moves a
+# little before and after its sound.
+_HEARD, _LOUD_PERCENTILE, _AUDIBLE, _NEAR_FRAMES = 10 ** (-30 / 20), 95, 1e-4, 5
+# The fewest new frames of a window that ends early because another voice comes in.
+_FEWEST_NEW_FRAMES = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Turns:
+    """How loud each voice is, and who else is there.
+
+    Args:
+        loudness: (voices, frames of the clip), root mean square of each frame's sound.
+        others_silent: whether people without a voice are in the picture, who are to keep still.
+    """
+
+    loudness: NDArray[np.float32]
+    others_silent: bool = False
+
+    @cached_property
+    def sounds(self) -> NDArray[np.bool_]:
+        """(voices, frames): where each voice sounds."""
+        rows = []
+        for row in self.loudness:
+            audible = row[row > _AUDIBLE]
+            least = _HEARD * np.percentile(audible, _LOUD_PERCENTILE) if audible.size else np.inf
+            rows.append(row >= least)
+        return np.array(rows)
+
+    @cached_property
+    def heard(self) -> NDArray[np.bool_]:
+        """(voices, frames): where each voice sounds, or is about to, or has just done so."""
+        near = np.ones(2 * _NEAR_FRAMES + 1)
+        padded = np.pad(self.sounds, ((0, 0), (_NEAR_FRAMES, _NEAR_FRAMES))).astype(float)
+        return np.array([np.convolve(row, near, mode="valid") > 0 for row in padded])
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A stretch of the clip in which a voice moves no lips, because two louder ones are heard.
+
+    Args:
+        voice: its number.
+        start_s, stop_s: the stretch.
+    """
+
+    voice: int
+    start_s: float
+    stop_s: float
+
+
+def frame_loudness(waves: Sequence[NDArray[np.float32]], n_frames: int) -> NDArray[np.float32]:
+    """Root mean square (voices, n_frames) of 16 kHz waves of equal length, frame by frame; silent beyond their end."""
+    samples = n_frames * SAMPLES_PER_FRAME
+    padded = np.stack([np.pad(wave[:samples], (0, max(0, samples - len(wave)))) for wave in waves])
+    frames = padded.reshape(len(waves), n_frames, SAMPLES_PER_FRAME).astype(np.float64)
+    return np.asarray(np.sqrt((frames**2).mean(-1)), np.float32)
+
+
+def plan_turns(turns: Turns | None, n_frames: int, window_frames: int, overlap_frames: int) -> tuple[Window, ...]:
+    """Windows as `plan_windows` has them, each with the voices that it hears.
+
+    Of more than two voices each window hears those that sound in it. Where that were more than two, the window ends
+    before the next voice comes in; where three sound at once, it hears the two loudest. Frames that a window takes over
+    from the one before do not count, since their mouths are there already.
+
+    Args:
+        turns: None where nobody but the speakers is in the picture, and they are one or two.
+    """
+    if turns is None:
+        return plan_windows(n_frames, window_frames, overlap_frames)
+    voices = len(turns.loudness)
+    if voices <= AT_A_TIME:
+        everyone = (*range(voices), SILENCE) if turns.others_silent else None
+        return tuple(
+            replace(window, heard=everyone) for window in plan_windows(n_frames, window_frames, overlap_frames)
+        )
+    windows: list[Window] = []
+    done = 0
+    while done < n_frames:
+        overlap = overlap_frames if windows else 0
+        start = done - overlap
+        longest = min(window_frames, next_window_length(n_frames - start))
+        shortest = min(longest, next_window_length(overlap + _FEWEST_NEW_FRAMES))
+        length = longest
+        while length > shortest and len(_sounding(turns, done, start + length)) > AT_A_TIME:
+            length -= TEMPORAL_STRIDE
+        if len(_sounding(turns, done, start + length)) > AT_A_TIME:
+            while length < longest and _is_crowded(turns, start + length, start + length + TEMPORAL_STRIDE):
+                length += TEMPORAL_STRIDE
+        stop = min(start + length, n_frames)
+        heard = (*_loudest(turns, done, stop), SILENCE)
+        windows.append(Window(len(windows), start, length, overlap, done, stop, heard))
+        done = stop
+    return tuple(windows)
+
+
+def left_out(turns: Turns, windows: Sequence[Window]) -> tuple[LeftOut, ...]:
+    """Where voices sound in windows that do not hear them, voice by voice."""
+    missed = turns.sounds.copy()
+    for window in windows:
+        heard = slice(None) if window.heard is None else [voice for voice in window.heard if voice != SILENCE]
+        missed[heard, window.keep_start : window.keep_stop] = False
+    found = []
+    for voice, row in enumerate(missed):
+        edges = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0))
+        pairs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+        found += [LeftOut(voice, first / FPS, stop / FPS) for first, stop in pairs]
+    return tuple(found)
+
+
+def _sounding(turns: Turns, first: int, stop: int) -> NDArray[np.int64]:
+    """The voices that sound in new frames of a window, with the sound that the model hears around them."""
+    part = turns.heard[:, max(0, first - AUDIO_REACH_FRAMES) : stop + AUDIO_REACH_FRAMES]
+    return np.flatnonzero(part.any(axis=1))
+
+
+def _is_crowded(turns: Turns, first: int, stop: int) -> bool:
+    """Whether more than two voices sound at one time there."""
+    return bool((turns.heard[:, first:stop].sum(axis=0) > AT_A_TIME).any())
+
+
+def _loudest(turns: Turns, first: int, stop: int) -> tuple[int, ...]:
+    """One or two voices of a window: those that sound in it, the loudest if they are more; in silence the first."""
+    sounding = _sounding(turns, first, stop)
+    if len(sounding) > AT_A_TIME:
+        energy = (turns.loudness[sounding, first:stop] ** 2).sum(axis=1)
+        sounding = np.sort(sounding[np.argsort(-energy, kind="stable")[:AT_A_TIME]])
+    return tuple(int(voice) for voice in sounding) or (0,)
