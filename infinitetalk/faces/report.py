@@ -131,7 +131,7 @@ def drawn(views: list[View]) -> Image.Image:
 def _drawn(view: View) -> Image.Image:
     image = Image.fromarray(view.pixels)
     pen = ImageDraw.Draw(image)
-    font = ImageFont.load_default(max(12, max(image.size) // 40))
+    font = ImageFont.load_default(max(12, max(image.size) // 28))
     line = max(1, round(max(image.size) / 400))
     for index, face in enumerate(view.faces):
         color = _COLORS[index % len(_COLORS)]
