@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from infinitetalk.contract.request import SpeakerOrder
@@ -237,7 +238,7 @@ def table(report: Report) -> Table:
         "measure",
         "value",
         "meaning",
-        title=f"{report.video}: {width}x{height}, {report.frames} frames, {report.frames / FPS:.2f} s",
+        title=escape(f"{report.video}: {width}x{height}, {report.frames} frames, {report.frames / FPS:.2f} s"),
         box=box.SIMPLE,
     )
     for name, value, meaning in _rows(report):
