@@ -1,5 +1,7 @@
 """Faces of pictures whose truth is known, and the same faces through frames."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import skimage.data
@@ -101,3 +103,11 @@ def test_someone_elsewhere_is_not_taken_for_the_one_who_left(finder: FaceFinder)
 
 def test_nobody_is_followed_where_nobody_is_named(finder: FaceFinder) -> None:
     assert list(finder.follow([walk()], ())) == [()]
+
+
+def test_two_are_never_followed_on_one_face(finder: FaceFinder) -> None:
+    frame = walk((120, 120), None)
+    (face,) = finder.find(frame)
+    beside = replace(face, points=face.points + 4, box=tuple(at + 4 for at in face.box))
+    for faces in finder.follow([frame] * 3, (face, beside)):
+        assert [one is None for one in faces] == [False, True]
