@@ -139,8 +139,10 @@ def measure(
     wanted = 2 if len(audio) == 2 else people
     tracked = track_mouths(frames, wanted)
     if tracked.reason and finder is not None:
-        tracked = follow_mouths(frames, finder, wanted)
-        if tracked.mouths:
+        drawn, tracked = tracked.reason, follow_mouths(frames, finder, wanted)
+        if tracked.reason:
+            tracked = Tracked((), f"{drawn}; for points on the face, {tracked.reason}")
+        else:
             notes.append("The mouths were followed by points on the faces, as for photographs.")
     if tracked.reason:
         notes.append(f"Lip sync, stillness and identity are not given: {tracked.reason}.")
