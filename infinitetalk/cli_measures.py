@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from infinitetalk.cli_options import settings_of
-from infinitetalk.errors import MediaUnreadable
+from infinitetalk.errors import MediaUnreadable, ModelMissing
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.faces.report import drawn, look, table, to_json
 from infinitetalk.models.device import choose_device
@@ -69,6 +69,7 @@ def quality(options: argparse.Namespace) -> None:
             order=options.speaker_order,
             people=options.people,
             joins=joins,
+            finder=_finder_or_none(options),
         )
     except ImportError as error:
         sys.exit(f"infinitetalk: {error}")
@@ -82,6 +83,14 @@ def quality(options: argparse.Namespace) -> None:
     _write(path, picture(measured), "--picture")
     if not options.json:
         print(f"Picture: {path}")
+
+
+def _finder_or_none(options: argparse.Namespace) -> FaceFinder | None:
+    """What finds faces; None where it is not installed."""
+    try:
+        return FaceFinder.open(choose_device(settings_of(options).device))
+    except ModelMissing:
+        return None
 
 
 def _write(path: Path, image: Image.Image, option: str) -> None:

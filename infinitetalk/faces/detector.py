@@ -15,7 +15,7 @@ Floats = NDArray[np.float32]
 SIDE = 256  # pixels of the network's picture
 MIN_SCORE = 0.5
 MAX_OVERLAP = 0.3  # intersection over union from which on two boxes are of one face
-TILE, TILE_STEP = 512, 384  # pixels; a tile shows faces from about 24 pixels on
+TILES = ((512, 384), (256, 192))  # pixels: how large overlapping parts are, and from one to the next
 _BATCH = 8
 
 
@@ -57,15 +57,19 @@ class Detector:
 
 
 def _tiles(width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """Overlapping parts, x0, y0, x1, y1 each, that cover the picture; none for a picture that one would cover."""
-    if max(width, height) <= TILE:
-        return []
+    """Overlapping parts, x0, y0, x1, y1 each, that cover the picture once for each size that is smaller than it."""
 
-    def starts(side: int) -> list[int]:
-        count = max(0, -(-(side - TILE) // TILE_STEP)) + 1
-        return [round(i * max(0, side - TILE) / max(1, count - 1)) for i in range(count)]
+    def starts(side: int, tile: int, step: int) -> list[int]:
+        count = max(0, -(-(side - tile) // step)) + 1
+        return [round(i * max(0, side - tile) / max(1, count - 1)) for i in range(count)]
 
-    return [(x, y, min(x + TILE, width), min(y + TILE, height)) for y in starts(height) for x in starts(width)]
+    return [
+        (x, y, min(x + tile, width), min(y + tile, height))
+        for tile, step in TILES
+        if max(width, height) > tile
+        for y in starts(height, tile, step)
+        for x in starts(width, tile, step)
+    ]
 
 
 def _letterboxed(part: NDArray[np.uint8], device: torch.device) -> Tensor:

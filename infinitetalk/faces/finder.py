@@ -13,8 +13,11 @@ from infinitetalk.faces.mesh import EYE_CORNERS, Mesh, Square, square_around
 
 Picture = NDArray[np.uint8]
 
-MIN_PRESENCE = 0.5  # the mesh's probability from which on there is a face
+# The mesh's probabilities from which on there is a face: where the detector has proposed one, and where one was in the
+# frame before.
+FOUND_PRESENCE, FOLLOWED_PRESENCE = 0.7, 0.5
 MAX_SIDE = 1280  # larger pictures are searched at this size
+_LOOKS = 3  # how often a face that is found must be confirmed
 _SEARCH_EVERY = 5  # frames from one search for a lost face to the next
 _MAX_MOVE = 1.5  # in faces: how far a lost face may have gone when it is found again
 
@@ -66,8 +69,12 @@ class FaceFinder:
             shown = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX, reducing_gap=2.0))
         candidates = self._detector(shown)
         squares = [square_around(one.box.reshape(2, 2), one.eyes) for one in candidates]
+        # A face's points span a square in which they are found again; those seen in leaves or fur wander off.
+        for _ in range(_LOOKS):
+            faces = [face for face in self._faces(shown, squares, FOUND_PRESENCE) if face is not None]
+            squares = [_next_square(face) for face in faces]
         scale = np.array([width / shown.shape[1], height / shown.shape[0]], np.float32)
-        found = [face for face in self._faces(shown, squares, scale) if face is not None]
+        found = [_face(face.points * scale, face.presence) for face in faces]
         distinct: list[Face] = []
         for face in sorted(found, key=lambda one: -one.presence):
             if not any(_is_same_place(face, other) for other in distinct):
@@ -87,7 +94,7 @@ class FaceFinder:
         last, lost_for = list(first), [0] * len(first)
         for frame in frames:
             squares = [_next_square(face) for face in last]
-            now = self._faces(frame, squares)
+            now = self._faces(frame, squares, FOLLOWED_PRESENCE)
             for i, j in _collided(now):
                 now[max((i, j), key=lambda k: _moved(last[k], now[k]))] = None
             lost = [i for i, face in enumerate(now) if face is None]
@@ -108,15 +115,10 @@ class FaceFinder:
                 now[i] = free[k]
                 taken.add(k)
 
-    def _faces(
-        self, picture: Picture, squares: Sequence[Square], scale: NDArray[np.float32] | float = 1.0
-    ) -> list[Face | None]:
-        """The face in each square; None where there is none. `scale` is applied to what is found."""
+    def _faces(self, picture: Picture, squares: Sequence[Square], least: float) -> list[Face | None]:
+        """The face in each square; None where it is less present than `least`."""
         points, presence = self._mesh(picture, squares)
-        return [
-            _face(one * scale, float(sure)) if sure > MIN_PRESENCE else None
-            for one, sure in zip(points, presence, strict=True)
-        ]
+        return [_face(one, float(sure)) if sure > least else None for one, sure in zip(points, presence, strict=True)]
 
 
 def _face(points: NDArray[np.float32], presence: float) -> Face:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from infinitetalk.faces.finder import MAX_SIDE, Face, FaceFinder
@@ -100,7 +101,7 @@ def table(views: list[View], name: str) -> Table:
     shown = Table(
         *(("time",) if is_video else ()),
         *("face", "box (fractions)", "quality", "size"),
-        title=f"{name}: {width}x{height}",
+        title=escape(f"{name}: {width}x{height}"),
         caption="Faces from left to right. Quality: how sure the points on the face are, at most 1.",
         box=box.SIMPLE,
     )
@@ -131,7 +132,7 @@ def drawn(views: list[View]) -> Image.Image:
 def _drawn(view: View) -> Image.Image:
     image = Image.fromarray(view.pixels)
     pen = ImageDraw.Draw(image)
-    font = ImageFont.load_default(max(12, max(image.size) // 40))
+    font = ImageFont.load_default(max(12, max(image.size) // 28))
     line = max(1, round(max(image.size) / 400))
     for index, face in enumerate(view.faces):
         color = _COLORS[index % len(_COLORS)]

@@ -12,14 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from infinitetalk.contract.request import SpeakerOrder
+from infinitetalk.faces.finder import FaceFinder
+from infinitetalk.faces.networks import MISSING
 from infinitetalk.media.audio import load_audio, place_voices
 from infinitetalk.media.probe import probe
 from infinitetalk.media.speech import loudness
 from infinitetalk.media.video import SourceVideo
 from infinitetalk.planning.speakers import speaker_starts
+from infinitetalk.quality.landmarks import follow_mouths
 from infinitetalk.quality.measures import (
     Drift,
     Identity,
@@ -105,6 +109,7 @@ def measure(
     order: SpeakerOrder = "together",
     people: int | None = None,
     joins: Sequence[int] = (),
+    finder: FaceFinder | None = None,
 ) -> Measured:
     """Measure a video file against its first frame and its sound.
 
@@ -114,6 +119,7 @@ def measure(
         order: how two voices follow each other.
         people: how many people the video must show; with two voices it is two.
         joins: first frames of the windows after the first.
+        finder: follows photographed people by points on their faces; without it only drawn people are followed.
 
     Raises:
         MediaUnreadable, TooLarge: a file cannot be read.
@@ -130,9 +136,17 @@ def measure(
         notes.append(f"Measured at {size[0]}x{size[1]}; at its own size the video would take too much memory.")
     voices, wave, missing = _voices(video, audio, order, len(frames))
     notes += missing
-    tracked = track_mouths(frames, 2 if len(audio) == 2 else people)
+    wanted = 2 if len(audio) == 2 else people
+    tracked = track_mouths(frames, wanted)
+    if tracked.reason and finder is not None:
+        drawn, tracked = tracked.reason, follow_mouths(frames, finder, wanted)
+        if tracked.reason:
+            tracked = Tracked((), f"{drawn}; for points on the face, {tracked.reason}")
+        else:
+            notes.append("The mouths were followed by points on the faces, as for photographs.")
     if tracked.reason:
         notes.append(f"Lip sync, stillness and identity are not given: {tracked.reason}.")
+        notes += [] if finder is not None else [f"Only drawn people were looked for. {MISSING}"]
     if len(tracked.mouths) == 2 and len(voices) == 1:
         notes.append("The sound does not tell which of two people speaks; give each person's voice with --audio.")
     if len(tracked.mouths) == 1 and people is None and not audio:
@@ -226,7 +240,7 @@ def table(report: Report) -> Table:
         "measure",
         "value",
         "meaning",
-        title=f"{report.video}: {width}x{height}, {report.frames} frames, {report.frames / FPS:.2f} s",
+        title=escape(f"{report.video}: {width}x{height}, {report.frames} frames, {report.frames / FPS:.2f} s"),
         box=box.SIMPLE,
     )
     for name, value, meaning in _rows(report):
@@ -246,6 +260,9 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
             if sync.lag_frames is not None:
                 peak = f"lip sync is {_number(sync.peak, '.3f')} there; above 0 the mouth is late"
                 rows.append((f"lag{who}", f"{sync.lag_frames:+d} frames", peak))
+            if sync.score is not None:
+                meaning = "standard deviations above the same sound at other times; other voices have about 0"
+                rows.append((f"sync score{who}", f"{sync.score:.1f}", meaning))
         if person.other_voice is not None:
             rows.append(
                 (f"follows the other{who}", f"{person.other_voice:+.3f}", "beyond what the voices share; 0 is best")

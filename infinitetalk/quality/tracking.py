@@ -18,7 +18,7 @@ SHUT_HEIGHT, OPENING = 0.095, 0.29
 _MOUTH_COLOR = np.array([0.2, 0.08, 0.08])  # the inside of mouths, in their own shadow
 _MIN_MATCH = 0.6  # correlation of a face's upper part with its usual look; with less, something else is shown
 _MIN_LIKENESS = 0.68  # of the face's usual look with a plain face; drawn faces have 0.8 and more
-_MIN_FOLLOWED = 0.9  # share of the frames in which a face must be followed
+MIN_FOLLOWED = 0.9  # share of the frames in which a face must be followed
 _DENSITY = 20.0  # points per unit at most
 _STEPS = 6
 _MAX_STEP_PX = 2.0
@@ -31,9 +31,10 @@ class Mouth:
     Args:
         openness: (T,), about 0 if shut, 1 if wide open, NaN where the face could not be followed. It is the height of
             what is not skin in the mouth's middle columns, minus SHUT_HEIGHT, divided by OPENING. A pixel counts by how
-            far its colour is from the cheeks', on the way to the inside of a mouth.
+            far its colour is from the cheeks', on the way to the inside of a mouth. By landmarks it is the gap between
+            the lips, in such units that a wide open mouth of drawn people is 1.
         x, y, unit: (T,), the middle between the eyes and half the head's width, in pixels.
-        likeness: correlation with a plain face, at most 1.
+        likeness: correlation with a plain face, or by landmarks the mean presence; at most 1.
     """
 
     openness: Floats
@@ -101,7 +102,7 @@ def _follow(frames: Frames, index: int, place: Place) -> Mouth | str:
         float(likeness(_shown(f, pose, upper).ravel(), usual.ravel())) for f, pose in zip(frames, poses, strict=True)
     ]
     followed = np.array(match) >= _MIN_MATCH
-    if followed.mean() < _MIN_FOLLOWED:
+    if followed.mean() < MIN_FOLLOWED:
         return f"a face could be followed in only {followed.mean():.0%} of the frames"
     poses, face_likeness = _centred(frames, poses, density)
     if face_likeness < _MIN_LIKENESS:

@@ -103,6 +103,7 @@ def test_a_job_becomes_a_request_and_its_result_the_answer(handler, play):
     request, details = play.calls[0]
     assert (request.image_url, request.seed, request.speed_mode) == (INPUT["image_url"], 7, "turbo")
     assert (details["job_id"], details["models"], details["settings"]) == ("job-1", "the models", Settings())
+    assert details["faces"] == "finder"
 
 
 def test_jobs_run_beside_the_event_loop(handler, play):
