@@ -10,8 +10,9 @@ from infinitetalk import cli
 from infinitetalk.cli import main
 from infinitetalk.cli_options import make_parser, request_of
 from infinitetalk.contract.presets import load_profile
-from infinitetalk.contract.request import Request, Speaker
+from infinitetalk.contract.request import Request
 from infinitetalk.contract.settings import Settings
+from infinitetalk.contract.speakers import Speaker
 from infinitetalk.media.probe import probe
 from infinitetalk.models.opening import Models
 from tests.support.media_samples import write_picture, write_talking_video, write_tone

@@ -11,9 +11,10 @@ import soundfile
 import torch
 
 from infinitetalk.contract.presets import load_mode, load_profile
-from infinitetalk.contract.request import LOCAL_FILES, Request
+from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
+from infinitetalk.contract.values import LOCAL_FILES
 from infinitetalk.errors import InvalidInput, ModelMissing, TooLarge
 from infinitetalk.job.read import Job, read_job
 from infinitetalk.job.resume import fingerprint

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.people import KINDS, conversation, measure, table, write
-from infinitetalk.contract.request import LOCAL_FILES, Request
+from infinitetalk.contract.request import Request
+from infinitetalk.contract.values import LOCAL_FILES
 from infinitetalk.planning.turns import Turns, frame_loudness
 from infinitetalk.shapes import FPS
 from training.faces import face_region
