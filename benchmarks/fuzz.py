@@ -20,8 +20,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from infinitetalk.contract.request import MAX_DATA_URI_CHARS, Request
+from infinitetalk.contract.request import Request
 from infinitetalk.contract.settings import Settings
+from infinitetalk.contract.values import MAX_DATA_URI_CHARS
 from infinitetalk.serving import jobs
 
 Json = dict[str, Any]

@@ -28,8 +28,9 @@ import torch
 
 from benchmarks.random_models import random_models
 from infinitetalk.contract.presets import SpeedMode, load_mode, load_profile
-from infinitetalk.contract.request import LOCAL_FILES, Request, Resolution, SpeedModeName
+from infinitetalk.contract.request import Request, Resolution, SpeedModeName
 from infinitetalk.contract.settings import Settings
+from infinitetalk.contract.values import LOCAL_FILES
 from infinitetalk.logs import configure_logging
 from infinitetalk.media.audio import load_audio
 from infinitetalk.models.device import gpu_name

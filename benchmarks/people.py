@@ -3,9 +3,10 @@
     python -m benchmarks.people --out OUT [--jobs 3] [--kinds one_of_three three_in_turns]
 
 In each job the people of a picture that no training has seen speak in turns of 1.6 to 3.2 s, with pauses of 0.4 s, or
-only one of them speaks. Their faces are given by boxes, each voice by a file of its own. A mouth is compared with the
-height of the mouth that was drawn for its voice; it follows another's voice as far as its correlation with that voice's
-mouth passes the correlation of the two drawn mouths. Prints a Markdown table and writes OUT/people.json.
+only one of them speaks. Each voice is a file of its own and names its face; where the faces are is known, not found. A
+mouth is compared with the height of the mouth that was drawn for its voice; it follows another's voice as far as its
+correlation with that voice's mouth passes the correlation of the two drawn mouths. Prints a Markdown table
+and writes OUT/people.json.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import soundfile
@@ -22,14 +23,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from infinitetalk.contract.presets import load_mode
+from infinitetalk.contract.request import Request
 from infinitetalk.contract.settings import Settings
-from infinitetalk.planning.framing import Box, around
+from infinitetalk.contract.values import LOCAL_FILES, Box
+from infinitetalk.faces.finder import Face, FaceFinder
+from infinitetalk.job.run import run_job
 from infinitetalk.quality.measures import correlation
 from infinitetalk.quality.report import read_frames
 from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-from infinitetalk.startup.calibration import run_sample
 from infinitetalk.startup.opening import open_models
+from infinitetalk.transfer.exchange import local_exchange
 from training.data import Maker
 from training.faces import Scene, measure_mouth
 from training.held_out import SEED
@@ -76,14 +79,20 @@ class Conversation:
         picture: (3, height, width) in [-1, 1].
         wanted: (people, frames), how far each mouth is drawn open; 0 for people without a voice and outside turns.
         voices: a wave of the whole clip for each speaker.
-        boxes: of all people.
+        faces: of all people, in fractions of the picture.
     """
 
     scene: Scene
     picture: torch.Tensor
     wanted: Floats
     voices: tuple[Floats, ...]
-    boxes: tuple[Box, ...]
+    faces: tuple[Box, ...]
+
+    def find(self, picture: NDArray[np.uint8]) -> tuple[Face, ...]:
+        """What `FaceFinder.find` finds, without looking."""
+        scale = np.tile(picture.shape[1::-1], 2)
+        points = np.zeros((468, 2), np.float32)
+        return tuple(Face(tuple(np.multiply(face, scale).tolist()), points, 1.0) for face in self.faces)
 
 
 def conversation(corpus: Corpus, kind: Kind, number: int) -> Conversation:
@@ -107,18 +116,14 @@ def conversation(corpus: Corpus, kind: Kind, number: int) -> Conversation:
     closed = torch.zeros(1, kind.people), torch.full((1, kind.people), 0.5)
     motion = maker.motion(still, 2, torch.tensor([True]), closed)
     picture = maker.painter.draw(scene, motion)[0, :, 0].float()
-    return Conversation(scene, picture, wanted, tuple(voices), tuple(_boxes(scene, kind.size)))
+    return Conversation(scene, picture, wanted, tuple(voices), tuple(_faces(scene, kind.size)))
 
 
-def _boxes(scene: Scene, size: tuple[int, int]) -> Iterator[Box]:
-    """The people's boxes as the worker makes them of faces: a drawn face is 1.8 units wide and 2 high."""
+def _faces(scene: Scene, size: tuple[int, int]) -> Iterator[Box]:
+    """The drawn faces: from ear to ear 1.8 units, and 2 from the hair to the chin."""
     width, height = size
-    faces = [
-        ((x - 0.9 * unit) / width, (y - 0.8 * unit) / height, (x + 0.9 * unit) / width, (y + 1.2 * unit) / height)
-        for x, y, unit in zip(*(values[0].tolist() for values in (scene.x, scene.y, scene.unit)), strict=True)
-    ]
-    for index, face in enumerate(faces):
-        yield around(face, [other for i, other in enumerate(faces) if i != index], [], (0.0, 0.0, 1.0, 1.0))
+    for x, y, unit in zip(*(values[0].tolist() for values in (scene.x, scene.y, scene.unit)), strict=True):
+        yield (x - 0.9 * unit) / width, (y - 0.8 * unit) / height, (x + 0.9 * unit) / width, (y + 1.2 * unit) / height
 
 
 def write(talk: Conversation, kind: Kind, folder: Path) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def write(talk: Conversation, kind: Kind, folder: Path) -> dict[str, Any]:
     for number, (person, wave) in enumerate(zip(kind.speakers, talk.voices, strict=True)):
         path = folder / f"voice_{number}.wav"
         soundfile.write(path, wave, SAMPLE_RATE_HZ)
-        speakers.append({"wav_url": path.resolve().as_uri(), "box": list(talk.boxes[person])})
+        speakers.append({"wav_url": path.resolve().as_uri(), "face": person})
     return {
         "image_url": (folder / "picture.png").resolve().as_uri(),
         "aspect_ratio": "16:9",
@@ -210,7 +215,8 @@ def main(arguments: list[str] | None = None) -> None:
             job, video = write(talk, kind, folder), folder / "video.mp4"
             result_file = folder / "result.json"
             if not result_file.is_file():  # a run that was cut off goes on
-                _, result = run_sample(job, load_mode(MODE), models, settings, video)
+                faces = cast(FaceFinder, talk)
+                result = run_job(Request.parse(job, LOCAL_FILES), models, settings, local_exchange(video), faces=faces)
                 result_file.write_text(json.dumps(result.to_json()), "utf-8")
             made = json.loads(result_file.read_text("utf-8"))
             about = {"kind": name, "job": number, "windows": made["settings"]["windows"], "warnings": made["warnings"]}

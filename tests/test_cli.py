@@ -10,11 +10,13 @@ from infinitetalk import cli
 from infinitetalk.cli import main
 from infinitetalk.cli_options import make_parser, request_of
 from infinitetalk.contract.presets import load_profile
-from infinitetalk.contract.request import Request, Speaker
+from infinitetalk.contract.request import Request
 from infinitetalk.contract.settings import Settings
+from infinitetalk.contract.speakers import Speaker
 from infinitetalk.media.probe import probe
 from infinitetalk.models.opening import Models
 from tests.support.media_samples import write_picture, write_talking_video, write_tone
+from tests.support.standing_faces import Finder
 
 
 @pytest.fixture
@@ -234,6 +236,18 @@ def test_speakers_are_files_with_settings() -> None:
         Speaker("speakers[2].wav_url", None, "auto", 0.0),
     )
     assert [Path(unquote(file.url)).name for file in request.media_files[1:]] == ["b.wav", "c d.wav", "e=f.wav"]
+
+
+def test_a_plan_lists_the_faces(
+    voice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "open_faces", lambda _: Finder((0.1, 0.2, 0.3, 0.6), (0.6, 0.2, 0.8, 0.6)))
+    image = str(write_picture(tmp_path / "a.png", width=160, height=96))
+    words = ["plan", "--image", image, "--speaker", voice, "face=1", "--aspect-ratio", "16:9"]
+    main(words)
+    printed = capsys.readouterr().out
+    assert "Face 0: box (0.10, 0.20, 0.30, 0.60), 32x38 pixels, no voice" in printed
+    assert "Face 1: box (0.60, 0.20, 0.80, 0.60), 32x38 pixels, speakers[0].wav_url" in printed
 
 
 @pytest.mark.parametrize(

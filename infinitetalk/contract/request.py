@@ -1,6 +1,5 @@
 """The job a caller sends: every field, its limits, and which fields go together."""
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
@@ -8,20 +7,16 @@ from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
+from infinitetalk.contract.speakers import INSTEAD_OF_SPEAKERS, Speaker, Speakers, speaker_conflicts
+from infinitetalk.contract.values import LOCAL_FILES, MAX_DURATION_S, STRICT, Box, Fraction, Url, overlap
 from infinitetalk.contract.wording import TOO_LARGE, URL_RULE, field_problems, show, unknown_fields
 from infinitetalk.errors import InvalidInput, TooLarge
 from infinitetalk.shapes import FPS
@@ -36,19 +31,9 @@ Output = Literal["url", "base64", "volume"]
 MediaField = str  # a field that names a file: image_url, wav_url, speakers[1].wav_url
 MediaKind = Literal["image", "video", "audio"]
 
-MAX_DURATION_S = 86_400  # a day: far more than any worker accepts, and still a number of samples
 MAX_SEED = 2**63 - 1  # the largest that torch.Generator takes as it is
 MAX_PROMPT_CHARS = 4000  # more than the text encoder's 512 tokens ever need
 MAX_LANE_CHARS = 40
-MAX_SPEAKERS = 4
-MAX_FACE_INDEX = 999
-MAX_URL_CHARS = 8192
-# About 10 MB of media. RunPod refuses requests over 10 MB (/run) or 20 MB (/runsync) as a whole.
-MAX_DATA_URI_CHARS = 14_000_000
-
-LOCAL_FILES = "local files"
-
-_DATA_URI = re.compile(r"data:[^,]{0,200};base64,(?=\s*\S)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -86,120 +71,10 @@ class MediaFile:
     url: str = dataclass_field(repr=False)
 
 
-def _check_url(url: str, info: ValidationInfo) -> str:
-    """Refuse what cannot be a URL of media. Only the download finds out whether anything is there."""
-    if url.startswith("file:") and info.context == LOCAL_FILES:
-        return url
-    if url[:5].lower() == "data:":
-        if len(url) > MAX_DATA_URI_CHARS:
-            raise PydanticCustomError(
-                TOO_LARGE,
-                "must have at most {limit} characters; give larger media as an http(s) URL",
-                {"limit": MAX_DATA_URI_CHARS},
-            )
-        if not _DATA_URI.match(url) or not url.isascii():
-            raise ValueError("must look like data:image/png;base64,iVBORw0KGgo=")
-        return url
-    if len(url) > MAX_URL_CHARS:
-        raise ValueError(f"must be {URL_RULE} of at most {MAX_URL_CHARS} characters")
-    if re.search(r"[\s\x00-\x1f\x7f]", url):
-        raise ValueError(f"must be {URL_RULE} without spaces or line breaks")
-    try:
-        parts = urlsplit(url)
-        complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a bad port or a broken IPv6 address
-        complete = False
-    if not complete:
-        raise ValueError(f"must be {URL_RULE}")
-    return url
-
-
-def _check_box(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = box
-    if not (x0 < x1 and y0 < y1):
-        raise ValueError("must have x0 < x1 and y0 < y1")
-    return box
-
-
-def _check_face(face: object) -> object:
-    if face == "auto" or (type(face) is int and 0 <= face <= MAX_FACE_INDEX):
-        return face
-    raise ValueError(f'must be "auto" or a whole number from 0 to {MAX_FACE_INDEX}, counted from left to right')
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Url = Annotated[str, AfterValidator(_check_url), Field(json_schema_extra={"format": "uri"})]
-# A JSON array arrives as a list, which a strict tuple would refuse; its numbers stay strict.
-Box = Annotated[tuple[Fraction, Fraction, Fraction, Fraction], Field(strict=False), AfterValidator(_check_box)]
-Face = Annotated[Annotated[int, Field(ge=0, le=MAX_FACE_INDEX)] | Literal["auto"], BeforeValidator(_check_face)]
-_STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """One who speaks.
-
-    Args:
-        voice: the field of the voice.
-        box: where in the picture they are; None if the job does not say.
-        face: which of the faces is theirs, counted from left to right from 0, or "auto"; None if the job does not say.
-        start_s: when the voice begins; None where `Request.speaker_order` decides.
-        part: which of the two voices of one recording it is, 1 or 2; None where each voice has a file of its own.
-    """
-
-    voice: MediaField
-    box: Box | None = None
-    face: int | Literal["auto"] | None = None
-    start_s: float | None = None
-    part: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The voice, for messages."""
-        return self.voice if self.part is None else f"{self.voice} (speaker {self.part})"
-
-
-class SpeakerEntry(BaseModel):
-    """One of a job's `speakers`."""
-
-    model_config = _STRICT
-
-    wav_url: Url = Field(repr=False, description="The voice, in any common audio or video container.")
-    box: Box | None = Field(
-        None, description="Where the speaker is: a box [x0, y0, x1, y1] in fractions of the input picture."
-    )
-    face: Face | None = Field(
-        None, description="Which face speaks, counted from left to right from 0; auto if as many are found as voices."
-    )
-    start_s: float = Field(0.0, ge=0, le=MAX_DURATION_S, description="When the voice begins, in seconds.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_names(cls, entry: object) -> object:
-        if isinstance(entry, Mapping):
-            n_unknown = len(entry) - sum(name in entry for name in cls.model_fields)
-            if n_unknown:
-                raise ValueError("; ".join(unknown_fields(entry, n_unknown, cls.model_fields)))
-        return entry
-
-    @model_validator(mode="after")
-    def _check_place(self) -> Self:
-        if self.box is not None and self.face is not None:
-            raise ValueError("box and face both say where the speaker is: give one of them")
-        return self
-
-
-# A JSON object arrives as a dict, which a strict model would refuse; its fields stay strict.
-Speakers = Annotated[
-    tuple[Annotated[SpeakerEntry, Field(strict=False)], ...],
-    Field(strict=False, min_length=1, max_length=MAX_SPEAKERS),
-]
-
-
 class Request(BaseModel):
     """One job: who is animated, by which voice, and how."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     speed_mode: SpeedModeName = Field("balanced", description="Quality against time: which preset runs.")
     input_type: InputType = Field("image", description="What is animated: a picture or a video.")
@@ -421,16 +296,6 @@ _NOT_WITH_SPLIT_VOICES = {
 }
 
 
-# What says who speaks without `speakers`, and what to do with it beside them.
-_INSTEAD_OF_SPEAKERS = {
-    "wav_url": "make it an entry of speakers",
-    "wav_url_2": "make it an entry of speakers",
-    "speaker_order": "give each of the speakers its start_s",
-    "speaker_boxes": "give each of the speakers its box",
-    "split_voices": "it takes apart wav_url; give the two speakers' places in speaker_boxes, and leave speakers out",
-}
-
-
 def _conflicts(values: Mapping[str, Any], given: Collection[str]) -> Iterator[str]:
     """Problems between fields that are right by themselves. Rules about absent fields are skipped.
 
@@ -439,7 +304,7 @@ def _conflicts(values: Mapping[str, Any], given: Collection[str]) -> Iterator[st
     """
     speakers = values.get("speakers")
     for name, decider, value, required in _BELONGS_TO:
-        if name not in values or decider not in values or (speakers is not None and name in _INSTEAD_OF_SPEAKERS):
+        if name not in values or decider not in values or (speakers is not None and name in INSTEAD_OF_SPEAKERS):
             continue
         if values[decider] != value:
             if values[name] != Request.model_fields[name].default:
@@ -453,35 +318,14 @@ def _conflicts(values: Mapping[str, Any], given: Collection[str]) -> Iterator[st
     if values.get("negative_prompt") is not None and values.get("text_guidance") == 1:
         yield "negative_prompt is only read with text_guidance above 1: raise the guidance or leave the prompt out"
     if values.get("speaker_boxes") is not None and any(
-        _overlap(a, b) for a, b in combinations(values["speaker_boxes"], 2)
+        overlap(a, b) for a, b in combinations(values["speaker_boxes"], 2)
     ):
         yield "speaker_boxes overlap: each place can belong to one speaker only"
     if speakers is not None:
-        yield from _speaker_conflicts(values, given, speakers)
+        defaults = {name: Request.model_fields[name].default for name in INSTEAD_OF_SPEAKERS}
+        yield from speaker_conflicts(values, given, defaults, speakers)
     elif "speakers" in values and "wav_url" in values and values["wav_url"] is None:
         yield f"wav_url is {'null' if 'wav_url' in given else 'missing'}: must be {URL_RULE}"
-
-
-def _speaker_conflicts(values: Mapping[str, Any], given: Collection[str], speakers: Sequence[Any]) -> Iterator[str]:
-    """Problems of `speakers`, objects or entries, with other fields and with each other."""
-    for name, remedy in _INSTEAD_OF_SPEAKERS.items():
-        if name in values and values[name] != Request.model_fields[name].default:
-            yield f"{name} is not read beside speakers: {remedy}"
-    said = values.get("person_count")
-    if "person_count" in given and said is not None and (said == "multi") != (len(speakers) > 1):
-        yield f"person_count is {said}, but speakers has {len(speakers)}: leave person_count out"
-    entries = [entry if isinstance(entry, Mapping) else dict(entry) for entry in speakers]
-    for (i, one), (j, other) in combinations(enumerate(entries), 2):
-        if one.get("box") and other.get("box") and _overlap(one["box"], other["box"]):
-            yield f"speakers[{i}].box and speakers[{j}].box overlap: each place can belong to one speaker only"
-        face = one.get("face")
-        if type(face) is int and face == other.get("face"):
-            yield f"speakers[{i}].face and speakers[{j}].face are both {face}: each face can have one voice only"
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether two boxes (x0, y0, x1, y1) share more than an edge."""
-    return max(a[0], b[0]) < min(a[2], b[2]) and max(a[1], b[1]) < min(a[3], b[3])
 
 
 def _file_url(file: object) -> str:

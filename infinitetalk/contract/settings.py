@@ -10,7 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from infinitetalk.arithmetic import AUTO, EXACT, Arithmetic
-from infinitetalk.contract.request import MAX_DURATION_S, MediaKind, Output
+from infinitetalk.contract.request import MediaKind, Output
+from infinitetalk.contract.values import MAX_DURATION_S
 from infinitetalk.errors import InvalidInput
 from infinitetalk.shapes import FPS
 

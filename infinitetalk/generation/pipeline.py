@@ -163,9 +163,9 @@ def generate(
         prompts = Prompts(models, plan.prompt, plan.negative_prompt)
     with watch.stage("image"):
         first = reference = embed_reference(models, material.footage.frame(0))
-        # No later window is longer than the first, and the autoencoder only looks back, so that a prefix serves them
-        # all.
-        condition = condition_latents(models, reference, plan.windows[0].length)
+        # The autoencoder only looks back, so that a prefix of the longest window's serves the others.
+        longest = max(window.length for window in plan.windows)
+        reference_clip = condition_latents(models, reference, longest)
     with watch.stage("condition"):
         masks = None if material.person_masks is None else material.person_masks.to(models.device)
         times = models.transformer.embed_timesteps(_scheduler(plan).timesteps.to(models.device))
@@ -174,10 +174,10 @@ def generate(
         if window.index and not material.footage.is_still:
             with watch.stage("image"):
                 reference = embed_reference(models, material.footage.frame(window.start))
-                condition = condition_latents(models, reference, window.length)
+                reference_clip = condition_latents(models, reference, window.length)
         with watch.stage("condition"):
             guide = Guide(plan.text_guidance, plan.audio_guidance, plan.mode.apg)
-            condition = condition[:, :, : latent_frames(window.length)]
+            condition = reference_clip[:, :, : latent_frames(window.length)]
             generator = noise.generator(window)
             shape = (1, *condition[0, TEMPORAL_STRIDE:].shape)
             latents = noise.initial(window, shape, generator).to(models.device)

@@ -6,8 +6,9 @@ Boxes are as in planning/framing.py.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from infinitetalk.contract.request import Request, Speaker
+from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import Person
+from infinitetalk.contract.speakers import Speaker
 from infinitetalk.errors import InvalidInput
 from infinitetalk.planning.framing import (
     MIN_SHOWN,

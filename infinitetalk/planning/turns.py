@@ -1,7 +1,7 @@
 """Who is heard when: at most two voices in a window, since the model binds no more to people at a time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -11,11 +11,11 @@ from infinitetalk.planning.windows import SILENCE, Window, plan_windows
 from infinitetalk.shapes import AUDIO_REACH_FRAMES, FPS, SAMPLES_PER_FRAME, TEMPORAL_STRIDE, next_window_length
 
 AT_A_TIME = 2  # voices that the released weights bind to people (MultiTalk, section 3.3)
-# A voice sounds in a frame that is within 30 dB of its loud ones. Frames near such a frame count too: a mouth moves a
-# little before and after its sound.
-_HEARD, _LOUD_PERCENTILE, _AUDIBLE, _NEAR_FRAMES = 10 ** (-30 / 20), 95, 1e-4, 5
-# The fewest new frames of a window that ends early because another voice comes in.
-_FEWEST_NEW_FRAMES = 12
+# A voice sounds in a frame that is within 30 dB of its loud ones. The frames beside such a frame count too, and so do
+# those that the model hears together with it: a mouth moves a little before and after its sound.
+_SOUNDS, _LOUD_PERCENTILE, _AUDIBLE, _NEAR_FRAMES = 10 ** (-30 / 20), 95, 1e-4, 1
+# The fewest new frames of a window that ends early, and of one that does so to hear a single voice.
+_FEWEST, _FEWEST_ALONE = 12, 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Turns:
         rows = []
         for row in self.loudness:
             audible = row[row > _AUDIBLE]
-            least = _HEARD * np.percentile(audible, _LOUD_PERCENTILE) if audible.size else np.inf
+            least = _SOUNDS * np.percentile(audible, _LOUD_PERCENTILE) if audible.size else np.inf
             rows.append(row >= least)
         return np.array(rows)
 
@@ -73,39 +73,51 @@ def frame_loudness(waves: Sequence[NDArray[np.float32]], n_frames: int) -> NDArr
 def plan_turns(turns: Turns | None, n_frames: int, window_frames: int, overlap_frames: int) -> tuple[Window, ...]:
     """Windows as `plan_windows` has them, each with the voices that it hears.
 
-    Of more than two voices each window hears those that sound in it. Where that were more than two, the window ends
-    before the next voice comes in; where three sound at once, it hears the two loudest. Frames that a window takes over
-    from the one before do not count, since their mouths are there already.
+    Where others are in the picture (a third speaker, or people without a voice), they keep still best while a single
+    voice is heard. So a window ends before a second voice comes in, if it has 24 new frames by then. Otherwise it hears
+    two, and ends as soon as one is alone again, or before a third comes in. Where three sound at once, it hears the two
+    loudest. Frames that a window takes over from the one before do not count, since their mouths are there already.
 
     Args:
         turns: None where nobody but the speakers is in the picture, and they are one or two.
     """
-    if turns is None:
+    if turns is None or (len(turns.loudness) <= AT_A_TIME and not turns.others_silent):
         return plan_windows(n_frames, window_frames, overlap_frames)
-    voices = len(turns.loudness)
-    if voices <= AT_A_TIME:
-        everyone = (*range(voices), SILENCE) if turns.others_silent else None
-        return tuple(
-            replace(window, heard=everyone) for window in plan_windows(n_frames, window_frames, overlap_frames)
-        )
     windows: list[Window] = []
     done = 0
     while done < n_frames:
         overlap = overlap_frames if windows else 0
         start = done - overlap
-        longest = min(window_frames, next_window_length(n_frames - start))
-        shortest = min(longest, next_window_length(overlap + _FEWEST_NEW_FRAMES))
-        length = longest
-        while length > shortest and len(_sounding(turns, done, start + length)) > AT_A_TIME:
-            length -= TEMPORAL_STRIDE
-        if len(_sounding(turns, done, start + length)) > AT_A_TIME:
-            while length < longest and _is_crowded(turns, start + length, start + length + TEMPORAL_STRIDE):
-                length += TEMPORAL_STRIDE
+        length = overlap + _new_frames(turns, done, overlap, min(window_frames, next_window_length(n_frames - start)))
         stop = min(start + length, n_frames)
         heard = (*_loudest(turns, done, stop), SILENCE)
         windows.append(Window(len(windows), start, length, overlap, done, stop, heard))
         done = stop
     return tuple(windows)
+
+
+def _new_frames(turns: Turns, done: int, overlap: int, longest: int) -> int:
+    """How many new frames the window has that goes on after `done` frames, if it has `longest` frames at most."""
+
+    def at_least(frames: int) -> int:
+        return min(longest, next_window_length(overlap + frames)) - overlap
+
+    def most(voices: int, fewest: int) -> int | None:
+        """The most new frames in which no more voices sound; None if these are too few."""
+        counts = range(longest - overlap, at_least(fewest) - 1, -TEMPORAL_STRIDE)
+        return next((count for count in counts if len(_sounding(turns, done, done + count)) <= voices), None)
+
+    if (alone := most(1, _FEWEST_ALONE)) is not None:
+        return alone
+    count, pair = at_least(_FEWEST), most(AT_A_TIME, _FEWEST)
+    while count < (longest - overlap if pair is None else pair):
+        after = done + count
+        if pair is None and not _is_crowded(turns, after, after + TEMPORAL_STRIDE):
+            break
+        if pair is not None and len(_sounding(turns, after, after + _FEWEST_ALONE)) <= 1:
+            break
+        count += TEMPORAL_STRIDE
+    return count
 
 
 def left_out(turns: Turns, windows: Sequence[Window]) -> tuple[LeftOut, ...]:

@@ -15,9 +15,10 @@ from PIL import Image
 
 from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.presets import Profile, SpeedMode, load_mode, profile_of
-from infinitetalk.contract.request import LOCAL_FILES, Request, Resolution
+from infinitetalk.contract.request import Request, Resolution
 from infinitetalk.contract.result import Result
 from infinitetalk.contract.settings import Settings
+from infinitetalk.contract.values import LOCAL_FILES
 from infinitetalk.job.control import Control
 from infinitetalk.job.run import run_job
 from infinitetalk.models.opening import Models

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from infinitetalk.contract.request import MAX_DATA_URI_CHARS, MAX_PROMPT_CHARS, Request
+from infinitetalk.contract.request import MAX_PROMPT_CHARS, Request
+from infinitetalk.contract.values import MAX_DATA_URI_CHARS
 from infinitetalk.errors import InvalidInput, TooLarge
 
 FACE = "https://example.com/face.png"

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from infinitetalk.contract.request import MAX_DATA_URI_CHARS, Request, Speaker
+from infinitetalk.contract.request import Request
+from infinitetalk.contract.speakers import Speaker
+from infinitetalk.contract.values import MAX_DATA_URI_CHARS
 from infinitetalk.errors import InvalidInput, JobError, TooLarge
 
 FACE, VOICE = "https://example.com/a.png", "https://example.com/a.wav"

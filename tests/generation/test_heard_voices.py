@@ -15,7 +15,7 @@ from infinitetalk.media.image import Picture
 from infinitetalk.models.audio_encoder import embed_voice
 from infinitetalk.models.opening import Models
 from infinitetalk.planning.plan import Plan, make_plan
-from infinitetalk.planning.windows import SILENCE
+from infinitetalk.planning.windows import SILENCE, Window
 from infinitetalk.progress import Stopwatch
 from infinitetalk.shapes import SAMPLES_PER_FRAME
 
@@ -55,6 +55,17 @@ def test_two_of_three_voices_are_a_job_of_two(models: Models, plan: Plan, featur
     alone = person_masks((BOXES[0], BOXES[2]), SIZE, SIZE)
     assert torch.equal(some, made(plan, models, features[[0, 2]], alone))
     assert not torch.equal(some, made(plan, models, features, masks, (0, 1)))
+
+
+def test_windows_may_grow_again(models: Models, plan: Plan, features: Tensor) -> None:
+    """Windows of 1, 1 and 5 frames."""
+    windows = (Window(0, 0, 1, 0, 0, 1), Window(1, 1, 1, 0, 1, 2), Window(2, 0, 5, 1, 2, 5))
+    picture = Picture(np.random.default_rng(0).integers(0, 256, (96, 160, 3), np.uint8), SIZE)
+    mode = plan.mode.model_copy(update={"overlap_frames": 1, "join_fade_frames": 0})
+    material = Material(picture, VoiceFeatures(features[:2]), person_masks(BOXES[:2], SIZE, SIZE))
+    grown = replace(plan, windows=windows, mode=mode)
+    parts = generate(grown, models, material, SeededNoise(1), lambda *_: None, Stopwatch())
+    assert [part.frames.shape[1] for part in parts] == [1, 1, 3]
 
 
 def test_one_voice_beside_silence_is_a_job_of_two_of_whom_one_is_silent(

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from infinitetalk.contract import presets
 from infinitetalk.contract.presets import load_mode, load_profile, presets_dir
-from infinitetalk.contract.request import LOCAL_FILES, Request
+from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
+from infinitetalk.contract.values import LOCAL_FILES
 from infinitetalk.errors import Cancelled, InvalidInput, ModelMissing
 from infinitetalk.job.control import Control
 from infinitetalk.job.isolate import isolated_waves

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from numpy.typing import NDArray
 
 from infinitetalk.contract.presets import load_mode, load_profile
-from infinitetalk.contract.request import LOCAL_FILES, Request
+from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
+from infinitetalk.contract.values import LOCAL_FILES
 from infinitetalk.errors import InvalidInput, ModelMissing, TooLarge
-from infinitetalk.faces.finder import Face
 from infinitetalk.job.read import Job, read_job
 from infinitetalk.job.resume import fingerprint
 from infinitetalk.job.run import run_job
@@ -25,26 +24,11 @@ from infinitetalk.planning.windows import SILENCE
 from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ
 from infinitetalk.transfer.exchange import local_exchange, local_files
 from tests.support.media_samples import write_picture, write_talking_video, write_tone
+from tests.support.standing_faces import Finder
 
 SETTINGS = Settings.from_env({})
 MINIATURE = load_profile("miniature")
 OLD_TWO = ("wav_url", "wav_url_2")
-
-
-class Finder:
-    """Stands in for FaceFinder: the same faces in every picture, in fractions of it."""
-
-    def __init__(self, *boxes: tuple[float, float, float, float]) -> None:
-        self.boxes = boxes
-        self.sizes: list[tuple[int, int]] = []
-
-    def find(self, picture: NDArray[np.uint8]) -> tuple[Face, ...]:
-        height, width = picture.shape[:2]
-        self.sizes.append((width, height))
-        points = np.zeros((468, 2), np.float32)
-        return tuple(
-            Face((x0 * width, y0 * height, x1 * width, y1 * height), points, 1.0) for x0, y0, x1, y1 in self.boxes
-        )
 
 
 TWO = Finder((0.1, 0.2, 0.35, 0.5), (0.65, 0.2, 0.9, 0.5))

@@ -18,9 +18,10 @@ import torch
 
 from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.presets import load_mode, load_profile
-from infinitetalk.contract.request import LOCAL_FILES, Request
+from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import Result
 from infinitetalk.contract.settings import Settings
+from infinitetalk.contract.values import LOCAL_FILES
 from infinitetalk.errors import Cancelled, DeliveryFailed, InvalidInput, TimedOut
 from infinitetalk.generation.joins import Handover
 from infinitetalk.job import resume

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from infinitetalk.contract.presets import load_mode
-from infinitetalk.contract.request import LOCAL_FILES, Request
+from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
+from infinitetalk.contract.values import LOCAL_FILES
 from infinitetalk.errors import (
     Cancelled,
     InvalidInput,

@@ -62,9 +62,28 @@ def test_a_window_ends_before_a_third_voice_comes_in() -> None:
     windows = plan_turns(heard, 120, WINDOW, OVERLAP)
     tile(windows, 120)
     assert windows[0].heard == (0, 1, SILENCE)
-    assert 45 <= windows[0].keep_stop <= 60, "it waits for the first to end, and not for the third to begin"
+    assert 40 < windows[0].keep_stop <= 62, "the third sounds from the frame 64 on, with its neighbours"
     assert windows[1].heard == (1, 2, SILENCE)
+    assert windows[-1].heard == (2, SILENCE)
     assert left_out(heard, windows) == ()
+
+
+def test_a_window_of_two_ends_as_soon_as_one_is_alone_again() -> None:
+    heard = turns([(0, 40)], [(20, 200)], [(250, 300)])
+    windows = plan_turns(heard, 300, WINDOW, OVERLAP)
+    tile(windows, 300)
+    assert windows[0].heard == (0, 1, SILENCE)
+    assert 41 <= windows[0].keep_stop <= 48
+    assert {window.heard for window in windows[1:-1]} == {(1, SILENCE)}
+    assert windows[-1].heard == (2, SILENCE)
+
+
+def test_a_window_hears_one_voice_alone_where_that_leaves_it_a_second() -> None:
+    for pause, expected in ((12, {(0, SILENCE), (1, SILENCE)}), (0, {(0, SILENCE), (0, 1, SILENCE), (1, SILENCE)})):
+        heard = turns([(0, 60)], [(60 + pause, 130)], frames=130, others_silent=True)
+        windows = plan_turns(heard, 130, WINDOW, OVERLAP)
+        tile(windows, 130)
+        assert {window.heard for window in windows} == expected
 
 
 def test_of_three_at_once_the_two_loudest_are_heard_and_the_third_is_told() -> None:
@@ -86,7 +105,7 @@ def test_quiet_noise_is_not_heard_and_a_quiet_voice_is() -> None:
     loudness[0, 20:50] = 0.1
     loudness[1] = 0.002 * np.hanning(100)
     heard = Turns(loudness).heard
-    assert heard[0].tolist() == [15 <= frame < 55 for frame in range(100)]
+    assert heard[0].tolist() == [19 <= frame < 51 for frame in range(100)]
     assert heard[1].sum() > 70
     assert not Turns(np.zeros((1, 10), np.float32)).heard.any()
 

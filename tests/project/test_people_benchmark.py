@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.people import KINDS, conversation, measure, table, write
-from infinitetalk.contract.request import LOCAL_FILES, Request
+from infinitetalk.contract.request import Request
+from infinitetalk.contract.values import LOCAL_FILES
 from infinitetalk.planning.turns import Turns, frame_loudness
 from infinitetalk.shapes import FPS
 from training.faces import face_region
@@ -19,7 +20,7 @@ def corpus() -> Corpus:
 
 
 @pytest.mark.parametrize("name", ["three_in_turns", "two_of_three", "four_in_turns_720p"])
-def test_people_speak_in_turns_each_in_a_box(name: str, corpus: Corpus, tmp_path: Path) -> None:
+def test_people_speak_in_turns_each_with_a_face(name: str, corpus: Corpus, tmp_path: Path) -> None:
     kind = KINDS[name]
     talk = conversation(corpus, kind, 0)
     n_frames = talk.wanted.shape[1]
@@ -31,12 +32,13 @@ def test_people_speak_in_turns_each_in_a_box(name: str, corpus: Corpus, tmp_path
     silent = set(range(kind.people)) - set(kind.speakers)
     assert not talk.wanted[list(silent)].any()
     width, height = kind.size
-    for person, (x0, y0, x1, y1) in enumerate(talk.boxes):
-        face = face_region(talk.scene, 0.8)[0, person].numpy()
-        inside = face[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)]
-        assert inside.sum() > 0.75 * face.sum()
+    for person, (x0, y0, x1, y1) in enumerate(talk.faces):
+        head = face_region(talk.scene)[0, person].numpy()
+        assert head[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)].all()
     request = Request.parse(write(talk, kind, tmp_path), LOCAL_FILES)
-    assert [speaker.box for speaker in request.all_speakers] == [talk.boxes[person] for person in kind.speakers]
+    assert [speaker.face for speaker in request.all_speakers] == list(kind.speakers)
+    found = talk.find(np.zeros((2 * height, 2 * width, 3), np.uint8))
+    assert [face.box[0] for face in found] == pytest.approx([2 * width * face[0] for face in talk.faces])
 
 
 def test_mouths_are_compared_with_all_voices(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.faces.networks import INSTALL
+from infinitetalk.media.speech import loudness
 from infinitetalk.quality.landmarks import follow_mouths
 from infinitetalk.quality.measures import correlation, sync_score
 from infinitetalk.quality.report import measure
-from infinitetalk.quality.speech import loudness
 from infinitetalk.quality.tracking import track_mouths
 from infinitetalk.shapes import FPS, SAMPLES_PER_FRAME
 from tests.support.media_samples import write_result
