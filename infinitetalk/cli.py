@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from typing import get_args
@@ -114,16 +115,8 @@ def _plan(options: argparse.Namespace) -> None:
     plans: dict[str, Plan] = {}
     for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
         read = job.plan
-        plan = make_plan(
-            request,
-            profile,
-            load_mode(mode),
-            read.n_frames,
-            seed,
-            read.separated_chunks,
-            job.turns,
-            read.conversation,
-        )
+        media = (read.n_frames, seed, read.separated_chunks, job.turns, read.conversation, read.cuts)
+        plan = replace(make_plan(request, profile, load_mode(mode), *media), kept=read.kept)
         expected = forecast(plan, profile, device, settings, arithmetic, n_gpus)
         runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, list(job.warnings), n_gpus, job.people)
         plans[mode] = plan

@@ -27,6 +27,8 @@ PersonCount = Literal["single", "multi"]
 AspectRatio = Literal["16:9", "9:16"]
 Resolution = Literal["480p", "720p"]
 SpeakerOrder = Literal["together", "first_then_second", "second_then_first"]
+Extend = Literal["hold", "loop", "ping-pong"]
+Keep = Literal["all", "speakers"]
 Output = Literal["url", "base64", "volume"]
 MediaField = str  # a field that names a file: image_url, wav_url, speakers[1].wav_url
 MediaKind = Literal["image", "video", "audio"]
@@ -159,6 +161,16 @@ class Request(BaseModel):
         description="Only with input_type video. At 1 the video gives a reference frame for each window; "
         "below 1 generation also starts from the noised video.",
     )
+    extend: Extend = Field(
+        "hold",
+        description="Only with input_type video. What follows where the video is shorter than the sound: its last "
+        "frame, the video again from its beginning, or the video backwards and forwards.",
+    )
+    keep: Keep = Field(
+        "all",
+        description="What comes from the model: all of the frame, or the speakers' faces alone; "
+        "everything else is then the source's. A video keeps its size and frame rate.",
+    )
     lane: str | None = Field(
         None,
         max_length=MAX_LANE_CHARS,
@@ -284,6 +296,7 @@ _BELONGS_TO: tuple[tuple[str, str, str, bool], ...] = (
     ("image_url", "input_type", "image", True),
     ("video_url", "input_type", "video", True),
     ("video_strength", "input_type", "video", False),
+    ("extend", "input_type", "video", False),
     ("wav_url_2", "person_count", "multi", True),
     ("speaker_order", "person_count", "multi", False),
     ("speaker_boxes", "person_count", "multi", False),

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from infinitetalk.contract.request import SpeedModeName
+from infinitetalk.contract.request import Extend, Keep, SpeedModeName
 from infinitetalk.errors import JobError
 
 _PEOPLE = "The faces of the input, from left to right; left out where the worker cannot find faces."
@@ -32,7 +32,7 @@ class ResolvedSettings(_Reply):
     shift: float = Field(description="Shift of the noise schedule.")
     width: int = Field(description="Pixels.")
     height: int = Field(description="Pixels.")
-    fps: int = Field(description="Frames per second.")
+    fps: int | float = Field(description="Frames per second.")
     frames: int = Field(description="Frames of the video.")
     duration_s: float = Field(description="Seconds.")
     isolate_vocals: bool = Field(False, description="Whether the model hears the vocals alone.")
@@ -40,6 +40,14 @@ class ResolvedSettings(_Reply):
     precision: str = Field(description="Number format of the transformer's weights.")
     attention: str = Field(description="Attention kernel, by diffusers' name.")
     gpus: int = Field(1, description="How many GPUs make the video together; 1 if a CPU does.")
+    cuts_s: list[float] | None = Field(
+        None, description="Seconds at which further scenes begin; left out where there is one."
+    )
+    extend: Extend | None = Field(None, description="How a source video shorter than the sound goes on.")
+    keep: Keep | None = Field(None, description="Given where only the speakers come from the model.")
+    generated: str | None = Field(
+        None, description="With keep speakers, the size in pixels at which the model works, 25 times a second."
+    )
 
 
 class Estimate(_Reply):

@@ -111,7 +111,8 @@ class Material:
     """What a clip is made of.
 
     Args:
-        person_masks: (1, P + 1, S) where voices are bound to people, from `masks.person_masks`; else None.
+        person_masks: where voices are bound to people (scenes, P + 1, S), from `masks.person_masks`, or (1, P + 1, S)
+            if they have the same places in all scenes; else None.
     """
 
     footage: Footage
@@ -125,7 +126,7 @@ class Rendered:
 
     Args:
         frames: (3, kept frames, height, width) float32 in [-1, 1].
-        handover: None after the last window.
+        handover: None after the last window of a scene.
     """
 
     window: Window
@@ -161,20 +162,25 @@ def generate(
         return
     with watch.stage("text"):
         prompts = Prompts(models, plan.prompt, plan.negative_prompt)
+    footage, scene = material.footage, plan.scene(windows[0])
     with watch.stage("image"):
-        first = reference = embed_reference(models, material.footage.frame(0))
+        opening = plan.scene_starts[scene]
+        first = reference = embed_reference(models, footage.frame(opening))
         # The autoencoder only looks back, so that a prefix of the longest window's serves the others.
-        longest = max(window.length for window in plan.windows)
+        longest = max(window.length for window in plan.windows) if footage.is_still else windows[0].length
         reference_clip = condition_latents(models, reference, longest)
     with watch.stage("condition"):
         masks = None if material.person_masks is None else material.person_masks.to(models.device)
         times = models.transformer.embed_timesteps(_scheduler(plan).timesteps.to(models.device))
 
     for window in windows:
-        if window.index and not material.footage.is_still:
+        if window.start != opening and not footage.is_still:
             with watch.stage("image"):
-                reference = embed_reference(models, material.footage.frame(window.start))
+                opening = window.start
+                reference = embed_reference(models, footage.frame(opening))
                 reference_clip = condition_latents(models, reference, window.length)
+        if plan.scene(window) != scene:
+            scene, first = plan.scene(window), reference
         with watch.stage("condition"):
             guide = Guide(plan.text_guidance, plan.audio_guidance, plan.mode.apg)
             condition = reference_clip[:, :, : latent_frames(window.length)]
@@ -182,10 +188,10 @@ def generate(
             shape = (1, *condition[0, TEMPORAL_STRIDE:].shape)
             latents = noise.initial(window, shape, generator).to(models.device)
             if plan.video_strength < 1:
-                latents = _noised(latents, plan.video_strength, models, material.footage, window)
-            voices, people = material.voices.window(window), masks
-            if window.heard is not None and masks is not None:
-                voices, people = voices[list(window.heard)], masks_of_window(masks, window.heard)
+                latents = _noised(latents, plan.video_strength, models, _source_of(footage, plan, window))
+            voices, people = material.voices.window(window), _in_scene(masks, scene)
+            if window.heard is not None and people is not None:
+                voices, people = voices[list(window.heard)], masks_of_window(people, window.heard)
             conditions = Conditions(
                 latents=condition,
                 motion=reference.motion if handover is None else handover.motion,
@@ -208,7 +214,7 @@ def generate(
             if handover is not None:
                 fade_in(video, window.overlap, handover.last_frame, plan.mode.join_fade_frames)
         handover = None
-        if window is not plan.windows[-1]:
+        if _is_continued(plan, window):
             with watch.stage("overlap"):
                 handover = _hand_over(models, video, plan.mode.overlap_frames)
         part = Rendered(window, video[:, window.kept], handover)
@@ -217,10 +223,28 @@ def generate(
         del part  # the next window needs the memory
 
 
-def _noised(noise: Tensor, strength: float, models: Models, footage: Footage, window: Window) -> Tensor:
+def _in_scene(masks: Tensor | None, scene: int) -> Tensor | None:
+    """(1, P + 1, S): where the speakers are in one scene."""
+    return masks if masks is None or len(masks) == 1 else masks[scene : scene + 1]
+
+
+def _is_continued(plan: Plan, window: Window) -> bool:
+    """Whether the next window holds frames of this one."""
+    return any(following.overlap for following in plan.windows[window.index + 1 : window.index + 2])
+
+
+def _source_of(footage: Footage, plan: Plan, window: Window) -> NDArray[np.uint8]:
+    """The source's frames (length, height, width, 3) of a window. None of them belongs to another scene."""
+    if window.keep_stop not in plan.cuts:
+        return footage.clip(window.start, window.length)
+    frames = footage.clip(window.start, window.keep_stop - window.start)
+    return np.concatenate((frames, frames[-1:].repeat(window.length - len(frames), axis=0)))
+
+
+def _noised(noise: Tensor, strength: float, models: Models, source: NDArray[np.uint8]) -> Tensor:
     """First latents that start from the source, noised to the sigma `strength` (SDEdit, arXiv 2108.01073)."""
-    source = torch.stack([to_picture(frame, models.device) for frame in footage.clip(window.start, window.length)])
-    clean = to_latents(models.vae, source.transpose(0, 1).unsqueeze(0))
+    pictures = torch.stack([to_picture(frame, models.device) for frame in source])
+    clean = to_latents(models.vae, pictures.transpose(0, 1).unsqueeze(0))
     return strength * noise + (1 - strength) * clean
 
 

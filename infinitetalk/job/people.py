@@ -27,9 +27,9 @@ def find_in_image(faces: FaceFinder, path: Path) -> tuple[Box, ...]:
     return find_boxes(faces, load_whole(path, "image_url", MAX_SIDE).pixels)
 
 
-def find_in_video(faces: FaceFinder, video: SourceVideo) -> tuple[Box, ...]:
-    """The faces of a video's first frame. Raises as `SourceVideo.frame`."""
-    return find_boxes(faces, video.first_whole(MAX_SIDE))
+def find_in_video(faces: FaceFinder, video: SourceVideo, index: int = 0) -> tuple[Box, ...]:
+    """The faces of a video's frame at index / 25 s. Raises as `SourceVideo.frame`."""
+    return find_boxes(faces, video.whole(MAX_SIDE, index))
 
 
 def check_faces(request: Request, faces: FaceFinder | None) -> None:

@@ -1,10 +1,11 @@
 """A job's files, read and checked, and the plan that follows from them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from infinitetalk.contract.presets import Profile, Size, SpeedMode
@@ -16,14 +17,17 @@ from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.generation.masks import person_masks
 from infinitetalk.generation.pipeline import Footage
 from infinitetalk.job.conversation import find_turns, split_wave
+from infinitetalk.job.keep import Keeping, check_keep, keep_speakers
 from infinitetalk.job.matching import match_note, watched_match
 from infinitetalk.job.people import check_faces, find_in_image, find_in_video
 from infinitetalk.media.audio import Track, Wave, load_audio, normalise_loudness, place_voices
 from infinitetalk.media.child import check_ended
-from infinitetalk.media.image import load_image
-from infinitetalk.media.video import SourceVideo
+from infinitetalk.media.image import Picture, load_image
+from infinitetalk.media.video import CUTS_TIME_LIMIT_S, SourceVideo
 from infinitetalk.models.device import choose_device
 from infinitetalk.models.voices import VoiceModels
+from infinitetalk.planning.extension import cuts_of_clip
+from infinitetalk.planning.framing import Box
 from infinitetalk.planning.places import Placed, Places, chooses_places, place_speakers
 from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.planning.speakers import speaker_starts
@@ -41,6 +45,12 @@ from infinitetalk.shapes import (
 Files = Mapping[MediaField, Path]
 
 _MAX_STRETCHES = 5  # in which a voice moves no lips, that a warning lists
+_EXTENSIONS = {
+    "hold": "the last frame of the video stays to the end",
+    "loop": "the video begins again where it ends",
+    "ping-pong": "the video runs backwards and forwards from its end on",
+}
+_MAX_CUTS_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -52,11 +62,11 @@ class Job:
             taken apart gives two.
         tracks: the sound of the result, one for each file.
         footage: what is animated.
-        person_masks: (1, P + 1, S) where voices belong to places, see `masks.person_masks`; None where one voice has
-            the whole picture.
+        person_masks: where voices belong to places, see `pipeline.Material`; else None.
         places: where the speakers are, and which part of the picture is shown.
         turns: who is heard when, for another plan of the same job; None where the plan does not need it.
         people: the faces that were found; None where nothing can find them.
+        keeping: what is kept of the source; None where all of the frame comes from the model.
         warnings: what the caller should know about the media.
     """
 
@@ -68,6 +78,7 @@ class Job:
     places: Places
     turns: Turns | None
     people: tuple[Person, ...] | None
+    keeping: Keeping | None
     warnings: tuple[str, ...]
 
 
@@ -91,10 +102,10 @@ def read_job(
         MediaUnreadable, TooLarge: a file cannot be used; the message names its field.
         InvalidInput: a speaker is where nobody can be, vocals are to be isolated and the profile has no separator, or a
             recording is to be taken apart in which one voice is heard.
-        ModelMissing: the job asks for a face or for a recording to be taken apart, and what this needs is not
-            installed.
+        ModelMissing: the job asks for faces or for a recording to be taken apart, and what this needs is not installed.
     """
     check_faces(request, faces)
+    check_keep(request, faces)
     size = profile.size(request.resolution, request.aspect_ratio)
     waves, tracks, warnings = _read_voices(request, files, settings)
     conversation: tuple[Turn, ...] = ()
@@ -117,12 +128,23 @@ def read_job(
     turns = None
     if len(waves) > AT_A_TIME or placed.places.others_silent:
         turns = Turns(frame_loudness(waves, n_frames), placed.places.others_silent)
-    plan = make_plan(request, profile, mode, n_frames, seed, chunks, turns, conversation)
-    warnings += _left_out(request, plan, turns)
+    source_cuts, cuts, notes = _find_cuts(footage, n_frames)
+    plan = make_plan(request, profile, mode, n_frames, seed, chunks, turns, conversation, cuts)
+    warnings += [*notes, *_left_out(request, plan, turns)]
+    places = placed.places
+    boxes, notes = _boxes_of_scenes(request, plan, footage, places, faces)
+    warnings += notes
     masks = None
-    if placed.places.are_bound:
-        masks = person_masks(placed.places.boxes, footage.source_size, size, placed.places.crop)
-    return Job(plan, waves, tracks, footage, masks, placed.places, turns, placed.people, tuple(warnings))
+    if places.are_bound:
+        distinct = boxes if len(set(boxes)) > 1 else boxes[:1]
+        masks = torch.cat([person_masks(here, footage.source_size, size, places.crop) for here in distinct])
+    keeping = None
+    if request.keep == "speakers":
+        assert faces is not None  # check_keep refuses the job otherwise
+        keeping = keep_speakers(footage, plan, boxes, places.crop, source_cuts, faces, check_ended)
+        warnings += keeping.warnings
+        plan = replace(plan, kept=keeping.shape)
+    return Job(plan, waves, tracks, footage, masks, places, turns, placed.people, keeping, tuple(warnings))
 
 
 def _read_voices(
@@ -185,7 +207,7 @@ def _separated_chunks(request: Request, tracks: Sequence[Track], profile: Profil
 
 def _read_footage(
     request: Request, files: Files, size: Size, waves: Sequence[Wave], faces: FaceFinder | None
-) -> tuple[Footage, Placed, list[str]]:
+) -> tuple[Picture | SourceVideo, Placed, list[str]]:
     """What is animated, of the part that shows the speakers, fitted to `size`; who is where; what to say of it."""
     if request.input_type == "image":
         path = files["image_url"]
@@ -195,7 +217,7 @@ def _read_footage(
         if placed.places.crop != CENTRE:
             picture = load_image(path, "image_url", *size, placed.places.crop)
         return picture, placed, []
-    video = SourceVideo.look(files["video_url"], "video_url", *size)
+    video = SourceVideo.look(files["video_url"], "video_url", *size, extend=request.extend)
     found = None if faces is None else find_in_video(faces, video)
     placed = place_speakers(request, found, video.source_size, size)
     notes = []
@@ -209,10 +231,58 @@ def _read_footage(
     video = video.ready(placed.places.crop, needed_s=duration_s)
     if video.duration_s + 1 / FPS < duration_s:
         notes.append(
-            f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: the last frame of the video "
-            "stays to the end."
+            f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: {_EXTENSIONS[request.extend]}."
         )
     return video, placed, notes
+
+
+def _boxes_of_scenes(
+    request: Request, plan: Plan, footage: Footage, places: Places, faces: FaceFinder | None
+) -> tuple[list[tuple[Box | None, ...]], list[str]]:
+    """The speakers' boxes in each scene, and what the caller should know about it.
+
+    In each scene they are looked for anew. Where the job's choice fits nobody there, the first scene's places stand.
+    """
+    boxes, notes = [places.boxes], []
+    for cut in plan.cuts:
+        boxes.append(places.boxes)
+        if faces is None or request.speakers is None or not isinstance(footage, SourceVideo):
+            continue
+        try:
+            found = find_in_video(faces, footage, cut)
+            here = place_speakers(request, found, footage.source_size, plan.size).places.boxes
+            if not all(here):
+                raise InvalidInput("somebody is not found")
+            person_masks(here, footage.source_size, plan.size, places.crop)  # refuses what the video does not show
+            boxes[-1] = here
+        except InvalidInput:
+            notes.append(
+                f"In the scene from {cut / FPS:.2f} s the speakers are not found as the job names them: their places "
+                "of the first scene stand. To choose, send the scene as a job of its own."
+            )
+    return boxes, notes
+
+
+def _find_cuts(footage: Footage, n_frames: int) -> tuple[tuple[int, ...], tuple[int, ...], list[str]]:
+    """The frames of the source and of the clip with which further scenes begin, and what to say of it."""
+    if not isinstance(footage, SourceVideo):
+        return (), (), []
+    found = footage.cuts(min(n_frames, footage.n_frames))
+    if found is None:
+        return (
+            (),
+            (),
+            [
+                f"video_url takes more than {CUTS_TIME_LIMIT_S:g} s to be decoded, and was not searched for cuts: "
+                "windows may span them. A smaller video, or one of fewer frames a second, is searched."
+            ],
+        )
+    cuts = cuts_of_clip(found, n_frames, footage.n_frames, footage.extend)
+    if not cuts:
+        return (), (), []
+    seconds = ", ".join(f"{cut / FPS:.2f}" for cut in cuts[:_MAX_CUTS_NAMED])
+    more = f" and {len(cuts) - _MAX_CUTS_NAMED} more" if len(cuts) > _MAX_CUTS_NAMED else ""
+    return found, cuts, [f"video_url is cut at {seconds}{more} s: each scene is made by itself, from its own frames."]
 
 
 def _left_out(request: Request, plan: Plan, turns: Turns | None) -> list[str]:

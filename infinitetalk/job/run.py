@@ -78,7 +78,7 @@ def run_job(
             job = read_job(request, files, profile, settings, mode, kept.seed(request.seed), faces)
             _check_separator(job.plan, models, profile)
         plan = job.plan
-        exchange.delivery.check_fits(estimate_video_bytes(plan.size, plan.n_frames), monitor.check)
+        exchange.delivery.check_fits(estimate_video_bytes(plan.shape.size, plan.n_frames), monitor.check)
         expected = forecast(plan, profile, models.device, settings, models.arithmetic, models.n_gpus)
         warnings = [*job.warnings, *_long_prompts(models, plan), *time_warnings(expected, control.time_limit)]
         monitor.counter.planned(len(plan.windows), plan.mode.steps, warnings)
@@ -92,7 +92,7 @@ def run_job(
         video = within_memory(plan, partial(render, job, models, folder, kept, monitor))
         with watch.stage("deliver"):
             delivered = exchange.delivery.deliver(video.path)
-    warnings += [*_resumed(video.resumed, plan), *delivered.warnings]
+    warnings += [*_resumed(video.resumed, plan), *video.warnings, *delivered.warnings]
     return Result(
         video_url=delivered.video_url,
         video=delivered.video,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -20,12 +21,14 @@ class FinishedWindow:
     Args:
         index: the window's number in the plan.
         piece: its frames without loss, as `VideoWriter.pack` gives them.
-        handover: what the next window needs, in host memory; None for the last window.
+        handover: what the next window needs, in host memory; None for the last window of a scene.
+        state: what packing the next window needs to know; empty where it needs nothing.
     """
 
     index: int
     piece: bytes
     handover: Handover | None
+    state: bytes = b""
 
 
 class WindowSink(Protocol):
@@ -58,6 +61,7 @@ class WindowQueue:
         pack: Callable[[NDArray[np.uint8]], bytes],
         sinks: Sequence[WindowSink],
         give_up: Callable[[], object],
+        state: Callable[[], bytes] = bytes,
     ) -> None:
         """Make an empty queue.
 
@@ -65,10 +69,12 @@ class WindowQueue:
             pack: turns frames, (n, height, width, 3) uint8 RGB, into a piece.
             sinks: each window goes to all of them, one after the other.
             give_up: ends what `pack` and the sinks are doing; called if the job ends early.
+            state: what packing has left for the next window.
         """
         self._pack = pack
         self._sinks = sinks
         self._give_up = give_up
+        self._state = state
         self._pending: Future[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="windows")
 
@@ -78,7 +84,7 @@ class WindowQueue:
     def put(self, index: int, frames: NDArray[np.uint8], handover: Handover | None) -> None:
         """Hand out window `index`. Waits for the one before, and returns while this one is on its way."""
         self.wait()
-        self._pending = self._thread.submit(self._hand_out, index, frames, handover)
+        self._pending = self._thread.submit(copy_context().run, self._hand_out, index, frames, handover)
 
     def wait(self) -> None:
         """Wait until every sink has the last window."""
@@ -93,6 +99,6 @@ class WindowQueue:
         self._thread.shutdown()
 
     def _hand_out(self, index: int, frames: NDArray[np.uint8], handover: Handover | None) -> None:
-        window = FinishedWindow(index, self._pack(frames), handover)
+        window = FinishedWindow(index, self._pack(frames), handover, self._state())
         for sink in self._sinks:
             sink.take(window)

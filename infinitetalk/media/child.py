@@ -93,7 +93,7 @@ def _output(process: subprocess.Popen[bytes], deadline_s: float) -> bytes:
         except subprocess.TimeoutExpired:
             if left_s <= _POLL_S:
                 raise
-            _check.get()()
+            check_ended()
         else:
             return data
 

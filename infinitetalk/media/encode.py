@@ -9,6 +9,9 @@ import tempfile
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,12 +28,38 @@ TIME_LIMIT_S = 300.0  # for the frames of a window, and for completing the file
 # x264 divides each frame among its threads, so the result depends on their number.
 _THREADS = 4
 _FAILED = "the video could not be encoded; try again."
-_NAMED_COLORS = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
 _REPEATABLE = ("-flags", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1", "-f", "mp4")
 
 
+@dataclass(frozen=True)
+class Colors:
+    """What a video's Y, U and V mean, as numbers of ITU-T H.273; 2 is not said.
+
+    Args:
+        meant: the matrix as players take it where it is not said.
+        range: 1: Y from 16 to 235; 2: from 0 to 255.
+    """
+
+    matrix: int = 1
+    primaries: int = 1
+    transfer: int = 1
+    range: int = 1
+    meant: int = 1
+
+    @property
+    def named(self) -> str:
+        """The filter that names them in a video."""
+        return (
+            f"setparams=colorspace={self.matrix}:color_primaries={self.primaries}:color_trc={self.transfer}"
+            f":range={self.range}"
+        )
+
+
+BT709 = Colors()
+
+
 class VideoWriter:
-    """Writes an mp4 file: H.264, yuv420p, BT.709, index at the front.
+    """Writes an mp4 file: H.264, yuv420p, index at the front.
 
         with VideoWriter(path, 480, 848, soundtrack=sound) as writer:
             writer.append(writer.pack(frames))
@@ -39,15 +68,25 @@ class VideoWriter:
     The file appears under its name when it is finished. Nothing else is left behind.
     """
 
-    def __init__(self, path: Path, width: int, height: int, fps: int = FPS, soundtrack: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        fps: int | Fraction = FPS,
+        soundtrack: Path | None = None,
+        colors: Colors = BT709,
+    ) -> None:
         """Make a writer of a file that does not exist yet.
 
         Args:
             width, height: of the frames, in pixels.
+            colors: what `pack_planes` gets; `pack` makes BT.709.
             soundtrack: an AAC file, as `audio.write_soundtrack` makes it; it is muxed as it is.
         """
         self._path = path
         self._fps = fps
+        self._colors = colors
         self._soundtrack = soundtrack
         self._frame_shape = (height, width, 3)
         self._encoder: _Ffmpeg | None = None
@@ -67,8 +106,20 @@ class VideoWriter:
             raise ValueError(f"frames must be uint8 (n, {self._frame_shape}), not {frames.dtype} {frames.shape}")
         # Matrix and range are converted. Primaries and transfer are only named, since sRGB's are close to BT.709's.
         convert = "scale=out_color_matrix=bt709:out_range=tv:flags=lanczos+accurate_rnd,format=yuv420p"
+        return self._packed("rgb24", f"{convert},{self._colors.named}", frames)
+
+    def pack_planes(self, frames: Iterable[NDArray[np.uint8]]) -> bytes:
+        """Frames that are planes Y, U, V, (height * 3 / 2, width) uint8 each, as a piece; they are kept as they are.
+
+        The frames are taken one after the other. Raises Internal if ffmpeg fails; no frame gives no bytes.
+        """
+        frames = iter(frames)
+        first = next(frames, None)
+        return b"" if first is None else self._packed("yuv420p", self._colors.named, chain([first], frames))
+
+    def _packed(self, pixels: str, filters: str, frames: Iterable[NDArray[np.uint8]]) -> bytes:
         packer = self._start(
-            *[*self._raw, "-pix_fmt", "rgb24", "-i", "pipe:0", "-vf", f"{convert},{_NAMED_COLORS}"],
+            *[*self._raw, "-pix_fmt", pixels, "-i", "pipe:0", "-vf", filters],
             *["-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-threads", str(_THREADS)],
             *[*_REPEATABLE, f"file:{self._piece}"],
         )
@@ -76,14 +127,16 @@ class VideoWriter:
         return self._piece.read_bytes()
 
     def append(self, piece: bytes) -> None:
-        """Append a piece that this writer, or an earlier one of the same size, has packed.
+        """Append a piece that this writer, or an earlier one of the same size, has packed; b"" has no frame.
 
         Raises Internal if ffmpeg fails.
         """
+        if not piece:
+            return
         self._piece.write_bytes(piece)
         if self._encoder is None:
             self._encoder = self._start(
-                *[*self._raw, "-pix_fmt", "yuv420p", "-i", "pipe:0", "-vf", _NAMED_COLORS],
+                *[*self._raw, "-pix_fmt", "yuv420p", "-i", "pipe:0", "-vf", self._colors.named],
                 *["-c:v", "libx264", "-preset", "medium", "-crf", "18", "-threads", str(_THREADS)],
                 *[*_REPEATABLE, f"file:{self._soundless}"],
             )

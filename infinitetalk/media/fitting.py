@@ -66,8 +66,8 @@ class Fitter:
     def fit(self, frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> NDArray[np.uint8]:
         """A frame as (height, width, 3) uint8 RGB; its neighbours serve to deinterlace it, where it is marked so."""
         if frame.interlaced_frame:
-            frame = _deinterlaced(frame, before, after)
-        key = _kind(frame), tuple(turns(frame))
+            frame = deinterlaced(frame, before, after)
+        key = kind_of(frame), tuple(turns(frame))
         if key not in self._graphs:
             self._graphs = {key: self._graph(frame)}  # one is held: sizes seldom change
         graph = self._graphs[key]
@@ -80,7 +80,7 @@ class Fitter:
         cover = [max(side, round(shown * scale)) for side, shown in zip(self.size, own, strict=True)]
         is_hd = int(frame.colorspace) == _UNSPECIFIED and frame.height >= _HD_HEIGHT
         matrix = "bt709" if is_hd else "auto"
-        return _chain(
+        return chain_of(
             frame,
             [
                 *turns(frame),
@@ -91,10 +91,10 @@ class Fitter:
         )
 
 
-def _deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> VideoFrame:
+def deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> VideoFrame:
     """The frame with both fields from one moment, by what the frames around it show."""
-    around = [other for other in (before, frame, after) if other is not None and _kind(other) == _kind(frame)]
-    graph = _chain(frame, ["bwdif=mode=send_frame:deint=all"])
+    around = [other for other in (before, frame, after) if other is not None and kind_of(other) == kind_of(frame)]
+    graph = chain_of(frame, ["bwdif=mode=send_frame:deint=all"])
     for other in [*around, None]:
         graph.push(other)
     for _ in range(around.index(frame)):
@@ -104,7 +104,7 @@ def _deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFram
     return shown
 
 
-def _chain(frame: VideoFrame, filters: Sequence[str]) -> Graph:
+def chain_of(frame: VideoFrame, filters: Sequence[str]) -> Graph:
     """A graph of filters one after the other, for frames of this kind."""
     graph = Graph()
     tick_s = frame.time_base or Fraction(1, 1000)
@@ -123,7 +123,8 @@ def _chain(frame: VideoFrame, filters: Sequence[str]) -> Graph:
     return graph
 
 
-def _kind(frame: VideoFrame) -> tuple[object, ...]:
+def kind_of(frame: VideoFrame) -> tuple[object, ...]:
+    """What a graph of filters is made for."""
     return (
         *(frame.width, frame.height, frame.format.name, frame.time_base),
         *(int(frame.colorspace), int(frame.color_range)),

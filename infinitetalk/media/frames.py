@@ -2,12 +2,8 @@
 
 import dataclasses
 import sys
-from collections import deque
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
 from pathlib import Path
 
 import av
@@ -16,23 +12,19 @@ from av import VideoFrame
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from infinitetalk.errors import Internal, MediaUnreadable, TooLarge
+from infinitetalk.media.decoding import ORDER_ONLY, Shown, check_pixels, decoded, decoded_from, opened, shown_one_by_one
 from infinitetalk.media.fitting import Fitter, shown_size
-from infinitetalk.media.probe import MAX_VIDEO_PIXELS
 from infinitetalk.media.program import Answer, reply
+from infinitetalk.media.scenes import THUMBNAIL, find_cuts
 from infinitetalk.media.stream import damaged, describe, first_video, open_media, tick_s, truncated
 from infinitetalk.media.tables import is_cut_off
 from infinitetalk.media.video import MAX_ASPECT, MAX_FPS, MAX_FRAMES, MIN_SIDE
 from infinitetalk.shapes import FPS
 
-# A reader that knows the order of packets only: a frame's time is that of the packet which completed it.
-_ORDER_ONLY = ("avi",)
-# Readers whose time stamps are right after seeking, too. Videos of others are decoded from their beginning.
-_SEEKABLE = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "avi", "mpegts", "flv", "asf")
-# Seeking is tried from so long before a time, then from the beginning.
-_SEEK_BACK_S = (0.0, 0.2, 2.0, 20.0)
-_NEIGHBOUR_S = 0.2  # within it stands the frame before, which deinterlacing looks at
+_RATE_TOLERANCE = 0.005  # times stored in milliseconds
 
 
 @dataclass
@@ -62,7 +54,7 @@ def survey(path: Path, field: str) -> Answer:
         info = describe(container)
         if stream is None:
             raise MediaUnreadable(f"{field}: the file has no video; send one that shows a person.")
-        _check_pixels(field, info.width, info.height)
+        check_pixels(field, info.width, info.height)
         if info.hdr:
             raise MediaUnreadable(
                 f"{field}: the video is HDR ({info.hdr}), whose colours are not converted; export it as SDR (BT.709)."
@@ -82,8 +74,8 @@ def survey(path: Path, field: str) -> Answer:
             "export it again, shorter and at 25 frames a second."
         )
     with open_media(path, field) as container:
-        stream = _opened(container)
-        first = next((frame for frame, _ in _decoded(container, stream, field)), None)
+        stream = opened(container)
+        first = next((frame for frame, _ in decoded(container, stream, field)), None)
         if first is None:
             raise MediaUnreadable(f"{field}: the video's frames cannot be decoded; export it again.")
         aspect = stream.sample_aspect_ratio or Fraction(1)  # square where it is not known
@@ -95,6 +87,7 @@ def survey(path: Path, field: str) -> Answer:
         {
             "zero_s": str(zero_s),
             "aspect": str(aspect),
+            "rate": str(_rate(stream, begins_s)),
             "source_size": source_size,
             "duration_s": float(ends_s.max()),
             "last_frame_s": float(begins_s[-1]),
@@ -103,9 +96,20 @@ def survey(path: Path, field: str) -> Answer:
     )
 
 
+def _rate(stream: VideoStream, begins_s: NDArray[np.float64]) -> Fraction:
+    """Frames a second on average, as the file says it if that is what its time stamps come to."""
+    if len(begins_s) < 2 or begins_s[-1] <= begins_s[0]:
+        return Fraction(FPS)
+    measured = (len(begins_s) - 1) / float(begins_s[-1] - begins_s[0])
+    for stated in (stream.base_rate, stream.average_rate):
+        if stated and abs(stated / measured - 1) < _RATE_TOLERANCE:
+            return stated
+    return Fraction(measured).limit_denominator(1001)
+
+
 def _landing_s(path: Path, field: str, zero_s: Fraction, last_s: Fraction) -> float:
     """The frame from which decoding has to start to reach the last one."""
-    for _, begin_s in _decoded_from(path, field, zero_s, last_s):
+    for _, begin_s in decoded_from(path, field, zero_s, last_s):
         return float(begin_s)
     return 0.0
 
@@ -119,7 +123,7 @@ def _list_frames(container: InputContainer, stream: VideoStream, field: str) -> 
         for packet in container.demux(stream):
             if not packet.size:
                 continue
-            stamp = packet.dts if packet.pts is None or container.format.name in _ORDER_ONLY else packet.pts
+            stamp = packet.dts if packet.pts is None or container.format.name in ORDER_ONLY else packet.pts
             if stamp is None and not listing.begins:
                 raise MediaUnreadable(f"{field}: the video's frames have no time stamps; export it again.")
             if stamp is None:
@@ -143,8 +147,8 @@ def clip(path: Path, field: str, zero_s: Fraction, start: int, n_frames: int, fi
 
     Raises MediaUnreadable where nothing can be decoded.
     """
-    shown = _Shown(fitter, start, n_frames)
-    for frame, begin_s in _decoded_from(path, field, zero_s, Fraction(start, FPS)):
+    shown = Shown(fitter.fit, start, n_frames)
+    for frame, begin_s in decoded_from(path, field, zero_s, Fraction(start, FPS)):
         shown.add(frame, begin_s)
         if shown.is_done:
             break
@@ -152,108 +156,6 @@ def clip(path: Path, field: str, zero_s: Fraction, start: int, n_frames: int, fi
     if not shown.is_done:
         raise MediaUnreadable(f"{field}: the video's frames cannot be decoded; export it again.")
     return b"".join(shown.take())
-
-
-class _Shown:
-    """Takes frames in the order of their times, and gives the bytes of those that are on screen at each index."""
-
-    def __init__(self, fitter: Fitter, start: int, n_frames: int) -> None:
-        self._fitter = fitter
-        self._next, self._stop = start, start + n_frames
-        self._recent: deque[tuple[VideoFrame, Fraction]] = deque(maxlen=3)
-        self._bytes: list[bytes] = []
-
-    @property
-    def is_done(self) -> bool:
-        return self._next >= self._stop
-
-    def add(self, frame: VideoFrame, begin_s: Fraction) -> None:
-        """A frame, and when it begins; the one before is then on screen up to that time."""
-        self._recent.append((frame, begin_s))
-        if len(self._recent) > 1:
-            self._show(-2, min(ceil(begin_s * FPS), self._stop))
-
-    def finish(self) -> None:
-        """No frame follows: the last one stays on screen to the end."""
-        if self._recent:
-            self._show(-1, self._stop)
-
-    def take(self) -> list[bytes]:
-        """The pixels of every index since the last call."""
-        taken, self._bytes = self._bytes, []
-        return taken
-
-    def _show(self, which: int, until: int) -> None:
-        """Put out a recent frame for each index before `until`."""
-        if until <= self._next:
-            return
-        place = len(self._recent) + which
-        before = self._recent[place - 1][0] if place > 0 else None
-        after = self._recent[place + 1][0] if place + 1 < len(self._recent) else None
-        pixels = self._fitter.fit(self._recent[place][0], before, after).tobytes()
-        self._bytes += [pixels] * (until - self._next)
-        self._next = until
-
-
-def _opened(container: InputContainer) -> VideoStream:
-    stream = first_video(container)
-    assert stream is not None  # survey has seen it
-    stream.thread_type = "AUTO"
-    stream.codec_context.thread_count = 2
-    return stream
-
-
-def _decoded_from(path: Path, field: str, zero_s: Fraction, from_s: Fraction) -> Iterator[tuple[VideoFrame, Fraction]]:
-    """Frames and when they begin, from some frame before `from_s` on, if there is one.
-
-    Decoding starts at a key frame. Where a reader lands behind the time or cannot seek, it is tried from further back.
-    """
-    for back_s in _SEEK_BACK_S:
-        with open_media(path, field) as container:
-            stream = _opened(container)
-            if back_s >= from_s or container.format.name not in _SEEKABLE:
-                break
-            with suppress(FFmpegError):
-                container.seek(int((zero_s + from_s - back_s) / tick_s(stream)), stream=stream)
-                frames = _decoded(container, stream, field)
-                for first, begin_s in frames:
-                    if begin_s - zero_s > (from_s - _NEIGHBOUR_S if first.interlaced_frame else from_s):
-                        break
-                    yield first, begin_s - zero_s
-                    yield from ((frame, begin_s - zero_s) for frame, begin_s in frames)
-                    return
-    with open_media(path, field) as container:
-        yield from ((frame, begin_s - zero_s) for frame, begin_s in _decoded(container, _opened(container), field))
-
-
-def _decoded(container: InputContainer, stream: VideoStream, field: str) -> Iterator[tuple[VideoFrame, Fraction]]:
-    """Frames and their time stamps in seconds, beginning with a key frame. What cannot be decoded is passed over.
-
-    Raises TooLarge for a frame that is.
-    """
-    begin_s, is_begun = Fraction(0), False
-    usual_s = 1 / stream.average_rate if stream.average_rate else Fraction(0)
-    for packet in container.demux(stream):
-        is_begun |= packet.is_keyframe
-        if not is_begun:
-            continue
-        try:
-            frames = packet.decode()
-        except FFmpegError:
-            continue
-        for frame in frames:
-            _check_pixels(field, frame.width, frame.height)
-            stamp = frame.dts if frame.pts is None or container.format.name in _ORDER_ONLY else frame.pts
-            begin_s = begin_s + usual_s if stamp is None else stamp * tick_s(stream)
-            yield frame, begin_s
-
-
-def _check_pixels(field: str, width: int, height: int) -> None:
-    if width * height > MAX_VIDEO_PIXELS:
-        raise TooLarge(
-            f"{field}: the video is {width}x{height}; at most {MAX_VIDEO_PIXELS} pixels a frame "
-            "(8192x4608) are read, make it smaller."
-        )
 
 
 def _check_shown(field: str, width: int, height: int) -> None:
@@ -264,8 +166,18 @@ def _check_shown(field: str, width: int, height: int) -> None:
         )
 
 
+def cuts(path: Path, field: str, zero_s: Fraction, n_frames: int, aspect: Fraction) -> Answer:
+    """The frames, of those that `clip` gives for 0 and so on, with which a new scene begins."""
+    width, height = THUMBNAIL
+    shown = Shown(Fitter(width, height, aspect).fit, 0, n_frames)
+    thumbnails = np.zeros((n_frames, height, width, 3), np.uint8)
+    for index, pixels in enumerate(shown_one_by_one(shown, decoded_from(path, field, zero_s, Fraction(0)))):
+        thumbnails[index] = np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+    return Answer({"cuts": find_cuts(thumbnails)})
+
+
 def main(arguments: list[str]) -> None:
-    """The program: `survey PATH FIELD`; `clip PATH FIELD ZERO ASPECT CROP START FRAMES WIDTH HEIGHT`;
+    """The program: `survey PATH FIELD`; `clip PATH FIELD ZERO ASPECT CROP START FRAMES WIDTH HEIGHT`; `cuts` likewise;
     `prepare` likewise, and TARGET.
     """
     task, path, field, *others = arguments
@@ -279,6 +191,8 @@ def main(arguments: list[str]) -> None:
             fitter = Fitter(width, height, Fraction(aspect), float(crop))
             if task == "clip":
                 return Answer({}, clip(Path(path), field, Fraction(zero_s), start, n_frames, fitter))
+            if task == "cuts":
+                return cuts(Path(path), field, Fraction(zero_s), n_frames, Fraction(aspect))
             return prepare(Path(path), field, Fraction(zero_s), n_frames, fitter, Path(numbers[4]))
         except OSError as error:
             if isinstance(error, FFmpegError):
@@ -294,12 +208,12 @@ def prepare(path: Path, field: str, zero_s: Fraction, n_frames: int, fitter: Fit
     For videos whose key frames are so far apart that each clip would take minutes.
     """
     width, height = fitter.size
-    shown = _Shown(fitter, 0, n_frames)
+    shown = Shown(fitter.fit, 0, n_frames)
     with av.open(str(target), "w", format="matroska") as copy:
         stream = copy.add_stream("libx264rgb", rate=FPS, options={"qp": "0", "preset": "ultrafast", "bf": "0"})
         stream.width, stream.height, stream.pix_fmt = width, height, "rgb24"
         stream.gop_size = FPS
-        for index, pixels in enumerate(_shown_one_by_one(shown, _decoded_from(path, field, zero_s, Fraction(0)))):
+        for index, pixels in enumerate(shown_one_by_one(shown, decoded_from(path, field, zero_s, Fraction(0)))):
             frame = VideoFrame.from_ndarray(np.frombuffer(pixels, np.uint8).reshape(height, width, 3), format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, FPS)
             copy.mux(stream.encode(frame))
@@ -307,16 +221,6 @@ def prepare(path: Path, field: str, zero_s: Fraction, n_frames: int, fitter: Fit
     if not shown.is_done:
         raise MediaUnreadable(f"{field}: the video's frames cannot be decoded; export it again.")
     return Answer({})
-
-
-def _shown_one_by_one(shown: _Shown, frames: Iterator[tuple[VideoFrame, Fraction]]) -> Iterator[bytes]:
-    for frame, begin_s in frames:
-        shown.add(frame, begin_s)
-        yield from shown.take()
-        if shown.is_done:
-            return
-    shown.finish()
-    yield from shown.take()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from infinitetalk.errors import Internal, JobError, MediaUnreadable, TooLarge
 from infinitetalk.media.child import TooSlow, run_child
 
 # No keys of ours. More threads would each reserve memory, of which the program has little.
-_ENV = {"PYTHONPATH": str(Path(infinitetalk.__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}
-_ERRORS = {kind.code: kind for kind in (MediaUnreadable, TooLarge, Internal)}
+PROGRAM_ENV = {"PYTHONPATH": str(Path(infinitetalk.__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}
+ERRORS = {kind.code: kind for kind in (MediaUnreadable, TooLarge, Internal)}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def ask(module: str, *arguments: str, time_limit_s: float, too_slow: JobError, c
     """
     program = [sys.executable, "-m", f"infinitetalk.media.{module}", *arguments]
     try:
-        done = run_child(program, time_limit_s, _ENV)
+        done = run_child(program, time_limit_s, PROGRAM_ENV)
     except TooSlow as error:
         raise too_slow from error
     header, _, data = done.data.partition(b"\n")
@@ -46,7 +46,7 @@ def ask(module: str, *arguments: str, time_limit_s: float, too_slow: JobError, c
         raise crashed from ValueError(done.log)
     facts = json.loads(header)
     if "error" in facts:
-        raise _ERRORS[facts["error"]](facts["message"])
+        raise ERRORS[facts["error"]](facts["message"])
     return Answer(facts, data)
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from infinitetalk.contract.request import Extend
 from infinitetalk.errors import MediaUnreadable
 from infinitetalk.media.probe import ask_about
 from infinitetalk.media.program import ask
+from infinitetalk.planning.extension import Run, source_runs
 from infinitetalk.shapes import CENTRE, FPS, whole_size
 
 # Eleven hours at 25 frames a second; ends the listing of a file made of nothing but tiny frames.
@@ -21,6 +23,7 @@ MAX_ASPECT = 20  # long side to short side
 # two cores decode in a few seconds and the slowest formats within the time limit. Beyond, a copy is made once.
 MAX_GROUP_PIXELS = 1_000_000_000
 COPY_TIME_LIMIT_S = 300.0
+CUTS_TIME_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class SourceVideo:
     """A video as 25 frames a second, whatever its own frame rate. Nothing of it is kept in memory.
 
     Frame `index` is what is on screen at index / 25 s: the last stored frame that has begun by then. Before
-    the first stored frame it is the first, past the end the last. Frames that are marked interlaced are deinterlaced;
-    each is cropped and resized by its own size.
+    the first stored frame it is the first, past the end what `extend` says. Frames that are marked interlaced are
+    deinterlaced; each is cropped and resized by its own size.
     """
 
     path: Path
@@ -42,25 +45,36 @@ class SourceVideo:
     aspect: str  # width to height of its pixels as stored; a fraction
     group_pixels: int = 0  # pixels from one key frame to the next, at most
     crop: float = CENTRE  # where the part that is given out lies, as in shapes.cover_crop
+    rate: str = str(FPS)  # its own frames a second, on average; a fraction
+    extend: Extend = "hold"  # what is shown past the end
+    original: "SourceVideo | None" = None  # the same at its own size and rate, where this is a copy
 
     is_still = False  # its frames differ from window to window
 
     @classmethod
     def open(
-        cls, path: Path, field: str, width: int, height: int, needed_s: float | None = None, folder: Path | None = None
+        cls,
+        path: Path,
+        field: str,
+        width: int,
+        height: int,
+        needed_s: float | None = None,
+        folder: Path | None = None,
+        extend: Extend = "hold",
     ) -> "SourceVideo":
         """Look through a video whose frames will be fitted to width x height, and make it `ready`.
 
         Raises as `look` and `ready`.
         """
-        return cls.look(path, field, width, height).ready(needed_s=needed_s, folder=folder)
+        return cls.look(path, field, width, height, extend).ready(needed_s=needed_s, folder=folder)
 
     @classmethod
-    def look(cls, path: Path, field: str, width: int, height: int) -> "SourceVideo":
+    def look(cls, path: Path, field: str, width: int, height: int, extend: Extend = "hold") -> "SourceVideo":
         """Look through a video whose frames will be fitted to width x height.
 
         Args:
             field: the job's field that named the file, for errors.
+            extend: what is shown past the end.
 
         Raises MediaUnreadable where the file has no frames, is damaged, truncated or HDR; TooLarge where its frames
         are, or too many.
@@ -76,6 +90,8 @@ class SourceVideo:
             zero_s=facts["zero_s"],
             aspect=facts["aspect"],
             group_pixels=facts["group_pixels"],
+            rate=facts["rate"],
+            extend=extend,
         )
 
     def ready(self, crop: float = CENTRE, needed_s: float | None = None, folder: Path | None = None) -> "SourceVideo":
@@ -96,9 +112,15 @@ class SourceVideo:
             return video._prepared(needed_s, (folder or self.path.parent) / f"{self.path.name}.frames.mkv")
         return video
 
-    def first_whole(self, longest: int) -> NDArray[np.uint8]:
-        """The whole first frame, (height, width, 3) uint8 RGB, whose longer side has `longest` pixels at most."""
-        return replace(self, size=whole_size(self.source_size, longest), crop=CENTRE).frame(0)
+    def whole(self, longest: int, index: int = 0) -> NDArray[np.uint8]:
+        """The whole frame at index / 25 s: (height, width, 3) RGB, whose longer side has `longest` pixels at most."""
+        video = self.original or self
+        return replace(video, size=whole_size(self.source_size, longest), crop=CENTRE).frame(index)
+
+    @property
+    def n_frames(self) -> int:
+        """How many frames of the clip it lasts before it is extended."""
+        return max(1, round(self.duration_s * FPS))
 
     def frame(self, index: int) -> NDArray[np.uint8]:
         """The frame at index / 25 s: (height, width, 3) uint8 RGB."""
@@ -107,6 +129,38 @@ class SourceVideo:
 
     def clip(self, start: int, n_frames: int) -> NDArray[np.uint8]:
         """The frames from start / 25 s on: (n_frames, height, width, 3) uint8 RGB."""
+        if self.extend == "hold" or start + n_frames <= self.n_frames:
+            return self._stored(start, n_frames)
+        return np.concatenate([self._run(run) for run in source_runs(start, n_frames, self.n_frames, self.extend)])
+
+    def cuts(self, n_frames: int) -> tuple[int, ...] | None:
+        """The frames before `n_frames` with which a new scene begins; None where decoding takes too long.
+
+        Raises MediaUnreadable where the video cannot be decoded.
+        """
+        too_slow = MediaUnreadable(f"{self.field}: cuts were not found within {CUTS_TIME_LIMIT_S:g} s.")
+        try:
+            answer = ask(
+                "frames",
+                *("cuts", str(self.path), self.field, self.zero_s, self.aspect, "0", "0", str(n_frames), "0", "0"),
+                time_limit_s=CUTS_TIME_LIMIT_S,
+                too_slow=too_slow,
+                crashed=MediaUnreadable(
+                    f"{self.field}: the file is damaged or cannot be decoded; export it again and upload it again."
+                ),
+            )
+        except MediaUnreadable as error:
+            if error is too_slow:
+                return None
+            raise
+        return tuple(answer.facts["cuts"])
+
+    def _run(self, run: Run) -> NDArray[np.uint8]:
+        frames = self._stored(run.lowest, run.length if run.step else 1)
+        return frames[::-1] if run.step < 0 else np.repeat(frames, run.length // len(frames), axis=0)
+
+    def _stored(self, start: int, n_frames: int) -> NDArray[np.uint8]:
+        """The frames from start / 25 s on; past the end the last one."""
         width, height = self.size
         # At its index and later, the last frame is on screen; there is nothing to seek beyond it.
         start = min(start, max(ceil(self.last_frame_s * FPS), 0))
@@ -134,6 +188,6 @@ class SourceVideo:
             crashed=too_slow,
         )
         # The copy holds the part alone, in its size.
-        return replace(
-            self, path=target, zero_s="0", aspect="1", last_frame_s=(n_frames - 1) / FPS, group_pixels=0, crop=CENTRE
-        )
+        last_s = (n_frames - 1) / FPS
+        copy = replace(self, path=target, zero_s="0", aspect="1", last_frame_s=last_s)
+        return replace(copy, group_pixels=0, crop=CENTRE, original=self)

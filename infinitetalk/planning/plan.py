@@ -1,15 +1,36 @@
 """What a job will do, decided before anything is computed."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.presets import Profile, Size, SpeedMode
-from infinitetalk.contract.request import InputType, Request
+from infinitetalk.contract.request import Extend, InputType, Keep, Request
 from infinitetalk.contract.result import ResolvedSettings, Turn
 from infinitetalk.planning.turns import Turns, plan_turns
 from infinitetalk.planning.windows import Window
 from infinitetalk.shapes import FPS, token_count
+
+
+@dataclass(frozen=True)
+class VideoShape:
+    """What a video file holds.
+
+    Args:
+        size: (width, height) in pixels.
+        rate: frames a second.
+    """
+
+    size: Size
+    rate: Fraction
+    n_frames: int
+
+    @property
+    def fps(self) -> int | float:
+        """The rate as a number."""
+        return self.rate.numerator if self.rate.denominator == 1 else round(float(self.rate), 3)
 
 
 @dataclass(frozen=True)
@@ -28,6 +49,9 @@ class Plan:
         text_guidance, audio_guidance, color_correction, video_strength: as in the job.
         separated_chunks: chunks of sound that vocals are taken out of; 0 where the job leaves the sound as it is.
         conversation: who of two speaks when in one recording; empty where each voice has a file of its own.
+        cuts: the clip's frames with which further scenes of the source video begin.
+        extend, keep: as in the job.
+        kept: the result where it has the source's shape, and not that of the windows.
     """
 
     mode: SpeedMode
@@ -45,11 +69,20 @@ class Plan:
     video_strength: float
     separated_chunks: int = 0
     conversation: tuple[Turn, ...] = ()
+    cuts: tuple[int, ...] = ()
+    extend: Extend = "hold"
+    keep: Keep = "all"
+    kept: VideoShape | None = None
 
     @property
     def n_frames(self) -> int:
         """Frames of the finished clip."""
         return self.windows[-1].keep_stop
+
+    @property
+    def shape(self) -> VideoShape:
+        """What the finished file holds."""
+        return self.kept or VideoShape(self.size, Fraction(FPS), self.n_frames)
 
     @property
     def duration_s(self) -> float:
@@ -71,13 +104,22 @@ class Plan:
         """Whether voices are bound to people, each token to one of them."""
         return self.speakers > 1 or any(window.heard is not None for window in self.windows)
 
+    @property
+    def scene_starts(self) -> tuple[int, ...]:
+        """The clip's frames with which its scenes begin."""
+        return (0, *self.cuts)
+
+    def scene(self, window: Window) -> int:
+        """The number of the scene that a window belongs to."""
+        return sum(cut <= window.start for cut in self.cuts)
+
     def tokens(self, window: Window) -> int:
         """Transformer tokens of one pass over `window`."""
         return token_count(window.length, *self.size)
 
     def resolved(self, profile: Profile, arithmetic: Arithmetic, n_gpus: int = 1) -> ResolvedSettings:
         """The numbers to report to the caller, if so many GPUs make the video."""
-        width, height = self.size
+        width, height = self.shape.size
         return ResolvedSettings(
             profile=profile.name,
             loras=[f"{lora.file}:{lora.scale:g}" for lora in profile.loras] or None,
@@ -90,14 +132,18 @@ class Plan:
             shift=self.shift,
             width=width,
             height=height,
-            fps=FPS,
-            frames=self.n_frames,
+            fps=self.shape.fps,
+            frames=self.shape.n_frames,
             duration_s=self.duration_s,
             isolate_vocals=self.separated_chunks > 0,
             lane=arithmetic.lane,
             precision=arithmetic.precision_text(profile.dtype),
             attention=arithmetic.attention_text,
             gpus=n_gpus,
+            cuts_s=[cut / FPS for cut in self.cuts] or None,
+            extend=self.extend if self.input_type == "video" else None,
+            keep=self.keep if self.kept is not None else None,
+            generated="{}x{}".format(*self.size) if self.kept is not None else None,
         )
 
 
@@ -115,6 +161,7 @@ def make_plan(
     separated_chunks: int = 0,
     turns: Turns | None = None,
     conversation: tuple[Turn, ...] = (),
+    cuts: Sequence[int] = (),
 ) -> Plan:
     """Resolve a request.
 
@@ -125,6 +172,7 @@ def make_plan(
         separated_chunks: of sound, that vocals are taken out of.
         turns: who is heard when; needed for more than two voices, and where people without one are to keep still.
         conversation: who of two speaks when, in a recording that is taken apart.
+        cuts: the clip's frames with which further scenes begin.
     """
     negative_prompt = None
     if request.text_guidance != 1:
@@ -133,7 +181,7 @@ def make_plan(
         mode=mode,
         shift=mode.shift[request.resolution],
         size=profile.size(request.resolution, request.aspect_ratio),
-        windows=plan_turns(turns, n_frames, mode.window_frames, mode.overlap_frames),
+        windows=plan_turns(turns, n_frames, mode.window_frames, mode.overlap_frames, cuts),
         seed=seed,
         speakers=len(request.all_speakers),
         input_type=request.input_type,
@@ -145,4 +193,7 @@ def make_plan(
         video_strength=request.video_strength,
         separated_chunks=separated_chunks,
         conversation=conversation,
+        cuts=tuple(cuts),
+        extend=request.extend,
+        keep=request.keep,
     )

@@ -70,7 +70,9 @@ def frame_loudness(waves: Sequence[NDArray[np.float32]], n_frames: int) -> NDArr
     return np.asarray(np.sqrt((frames**2).mean(-1)), np.float32)
 
 
-def plan_turns(turns: Turns | None, n_frames: int, window_frames: int, overlap_frames: int) -> tuple[Window, ...]:
+def plan_turns(
+    turns: Turns | None, n_frames: int, window_frames: int, overlap_frames: int, cuts: Sequence[int] = ()
+) -> tuple[Window, ...]:
     """Windows as `plan_windows` has them, each with the voices that it hears.
 
     Where others are in the picture (a third speaker, or people without a voice), they keep still best while a single
@@ -80,16 +82,20 @@ def plan_turns(turns: Turns | None, n_frames: int, window_frames: int, overlap_f
 
     Args:
         turns: None where nobody but the speakers is in the picture, and they are one or two.
+        cuts: as in `plan_windows`.
     """
     if turns is None or (len(turns.loudness) <= AT_A_TIME and not turns.others_silent):
-        return plan_windows(n_frames, window_frames, overlap_frames)
+        return plan_windows(n_frames, window_frames, overlap_frames, cuts)
     windows: list[Window] = []
     done = 0
     while done < n_frames:
-        overlap = overlap_frames if windows else 0
+        is_scene = done == 0 or done in cuts
+        end = min((cut for cut in cuts if cut > done), default=n_frames)  # of the scene
+        overlap = 0 if is_scene else overlap_frames
         start = done - overlap
-        length = overlap + _new_frames(turns, done, overlap, min(window_frames, next_window_length(n_frames - start)))
-        stop = min(start + length, n_frames)
+        longest = min(window_frames, next_window_length(end - start))
+        length = overlap + _new_frames(turns, done, overlap, longest)
+        stop = min(start + length, end)
         heard = (*_loudest(turns, done, stop), SILENCE)
         windows.append(Window(len(windows), start, length, overlap, done, stop, heard))
         done = stop

@@ -6,6 +6,7 @@ them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,16 +193,20 @@ def stillness(openness: Floats, loud: Floats, shut: float | None = None) -> Stil
     return Stillness(len(quiet), float(quiet.mean()) - shut, float(quiet.std()), shut)
 
 
-def joins_of(settings: dict[str, int]) -> tuple[int, ...]:
-    """First frames of the windows after the first, from a result's settings (frames, window, overlap).
+def joins_of(settings: dict[str, Any]) -> tuple[int, ...]:
+    """First frames of the windows that follow another of their scene, from a result's settings (frames, window, ...).
 
     Raises ValueError if one of these is missing or impossible.
     """
     missing = [name for name in ("frames", "window", "overlap") if not isinstance(settings.get(name), int)]
     if missing:
         raise ValueError(f"the result's settings lack {', '.join(missing)}; give the file that the job printed")
-    windows = plan_windows(settings["frames"], settings["window"], settings["overlap"])
-    return tuple(window.keep_start for window in windows[1:])
+    cuts = [round(second * FPS) for second in settings.get("cuts_s", ())]
+    frames = settings["frames"]
+    if settings.get("fps", FPS) != FPS:  # quality looks at 25 frames a second
+        frames = round(settings["duration_s"] * FPS)
+    windows = plan_windows(frames, settings["window"], settings["overlap"], cuts)
+    return tuple(window.keep_start for window in windows if window.overlap)
 
 
 def frame_differences(frames: Frames) -> Floats:

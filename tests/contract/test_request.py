@@ -55,6 +55,8 @@ def test_the_defaults_are_the_published_ones():
         "isolate_vocals": None,
         "color_correction": 0.0,
         "video_strength": 1.0,
+        "extend": "hold",
+        "keep": "all",
         "lane": None,
         "output": None,
         "dry_run": False,

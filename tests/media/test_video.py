@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from infinitetalk.errors import JobError, MediaUnreadable, TooLarge
-from infinitetalk.media import frames
+from infinitetalk.media import decoding, frames
 from infinitetalk.media import video as module
 from infinitetalk.media.video import SourceVideo
 from tests.support.media_samples import (
@@ -190,7 +190,7 @@ def test_files_without_frames_are_refused(tmp_path):
 
 def test_frames_that_are_too_large_are_refused(tmp_path, monkeypatch):
     path = write_talking_video(tmp_path / "video.mp4", seconds=0.2)
-    monkeypatch.setattr(frames, "MAX_VIDEO_PIXELS", 96 * 64 - 1)
+    monkeypatch.setattr(decoding, "MAX_VIDEO_PIXELS", 96 * 64 - 1)
     with pytest.raises(TooLarge, match="video_url: the video is 96x64"):
         frames.survey(path, "video_url")
 
@@ -297,3 +297,26 @@ def test_b_frames_without_time_stamps_keep_their_order(tmp_path):
     shown = numbers(video.clip(0, 50))
     assert (np.diff(shown) > -1.1).all()
     np.testing.assert_allclose(shown[4:46], np.arange(4, 46), atol=3.1)
+
+
+@pytest.mark.parametrize(
+    ("extend", "expected"),
+    [
+        ("hold", [*range(10), *[9] * 15]),
+        ("loop", [*range(10), *range(10), *range(5)]),
+        ("ping-pong", [*range(10), *range(8, -1, -1), *range(1, 7)]),
+    ],
+)
+def test_a_short_video_goes_on_as_asked(extend, expected, tmp_path):
+    path = write_numbered_video(tmp_path / "video.mp4", 10, 25)
+    video = SourceVideo.open(path, "video_url", 32, 32, extend=extend)
+    np.testing.assert_allclose(numbers(video.clip(0, 25)), expected, atol=1.1)
+    whole = video.clip(0, 25)
+    for start, length in ((7, 6), (9, 11), (23, 2), (12, 1)):
+        np.testing.assert_array_equal(video.clip(start, length), whole[start : start + length])
+
+
+def test_a_video_is_not_searched_for_cuts_for_ever(tmp_path, monkeypatch):
+    video = SourceVideo.open(write_numbered_video(tmp_path / "video.mp4", 10, 25), "video_url", 32, 32)
+    monkeypatch.setattr(module, "CUTS_TIME_LIMIT_S", 0.01)
+    assert video.cuts(10) is None

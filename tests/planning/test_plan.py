@@ -36,6 +36,8 @@ CHANGES = [
     ("audio_guidance", IMAGE, 2, {"audio_guidance"}),
     ("color_correction", IMAGE, 0.5, {"color_correction"}),
     ("video_strength", VIDEO, 0.5, {"video_strength"}),
+    ("extend", VIDEO, "loop", {"extend"}),
+    ("keep", VIDEO, "speakers", {"keep"}),
 ]
 
 

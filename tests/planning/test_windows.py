@@ -91,3 +91,38 @@ def test_a_window_reads_two_audio_frames_around_its_own_and_repeats_the_ends():
     assert audio_frames_read(first, 20) == (0, 0, *range(19))
     assert audio_frames_read(last, 20) == (*range(6, 20), 19, 19, 19)  # frames 8..21 of a clip of 20
     assert len(audio_frames_read(last, 20)) == last.length + 4
+
+
+@given(
+    n_frames=st.integers(1, 600),
+    drawn=st.sets(st.integers(1, 599), max_size=8),
+    mode=st.sampled_from(MODES),
+)
+@settings(max_examples=100, deadline=None)
+def test_each_scene_is_covered_as_a_clip_of_its_own(n_frames, drawn, mode):
+    preset = load_mode(mode)
+    sizes = preset.window_frames, preset.overlap_frames
+    cuts = sorted(cut for cut in drawn if cut < n_frames)
+    windows = plan_windows(n_frames, *sizes, cuts)
+    assert [window.index for window in windows] == list(range(len(windows)))
+    expected = []
+    for start, stop in pairwise((0, *cuts, n_frames)):
+        expected += [
+            (start + own.start, own.length, own.overlap, start + own.keep_start, start + own.keep_stop)
+            for own in plan_windows(stop - start, *sizes)
+        ]
+    assert [(w.start, w.length, w.overlap, w.keep_start, w.keep_stop) for w in windows] == expected
+
+
+def test_no_window_keeps_or_repeats_frames_of_two_scenes():
+    windows = plan_windows(200, 81, 5, (30, 130))
+    assert [window.start for window in windows if window.overlap == 0] == [0, 30, 130]
+    for window in windows:
+        for cut in (30, 130):
+            assert not window.start < cut < window.keep_stop
+
+
+@pytest.mark.parametrize("cuts", [(0,), (10,), (5, 5), (6, 4)])
+def test_cuts_that_do_not_ascend_within_the_clip_are_refused(cuts):
+    with pytest.raises(ValueError, match="cuts must ascend between 0 and 10"):
+        plan_windows(10, 81, 5, cuts)

@@ -1,0 +1,1 @@
+"""Speakers' faces from the model, everything else from the source."""
