@@ -53,6 +53,8 @@ def inspect(options: argparse.Namespace) -> None:
     """`infinitetalk inspect`: what a video says of how it was made. Raises MediaUnreadable where it is not intact."""
     try:
         anchors = None if options.trust is None else options.trust.read_text("utf-8")
+        if anchors is not None and "-----BEGIN CERTIFICATE-----" not in anchors:
+            raise MediaUnreadable(f"{options.trust} holds no certificates; name a PEM file of those whom you trust")
         found = marking.inspect(options.video, anchors)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no PEM text"

@@ -83,6 +83,7 @@ def run_job(
             job = read_job(request, files, profile, settings, mode, kept.seed(request.seed), faces)
             _check_separator(job.plan, models, profile)
         plan = job.plan
+        marker.check_valid()
         exchange.delivery.check_fits(estimate_video_bytes(plan.size, plan.n_frames), monitor.check)
         expected = forecast(plan, profile, models.device, settings, models.arithmetic, models.n_gpus)
         warnings = [*job.warnings, *_long_prompts(models, plan), *time_warnings(expected, control.time_limit)]

@@ -64,6 +64,14 @@ class Marker:
             return cls(None)
         return cls(identity_of(settings), settings.sign_tsa, settings.mark == "optional")
 
+    def check_valid(self) -> None:
+        """Find out before the work that the certificate has expired since the start. Raises MarkingFailed."""
+        if self.identity is not None and self.identity.is_expired and not self.is_optional:
+            raise MarkingFailed(
+                f"the worker's certificate expired on {self.identity.valid_until:%Y-%m-%d}, so no video can be signed; "
+                "the operator must set a new SIGN_CERT and SIGN_KEY."
+            )
+
     def mark(self, video: Path, input_type: InputType, profile: str) -> Marked:
         """Mark an mp4. The marked video may be another file beside it; the given one is then gone.
 
