@@ -30,6 +30,7 @@ from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import JobError
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.logs import configure_logging
+from infinitetalk.marking.marker import Marker
 from infinitetalk.models.opening import Models
 from infinitetalk.ranks.group import RankFailed
 from infinitetalk.serving.answers import KeptAnswers
@@ -64,6 +65,7 @@ def main() -> None:
         def load_faces() -> FaceFinder | None:
             return open_faces(settings)
 
+        marker = Marker.open(settings)
         checks: tuple[Callable[[], object], ...] = (*worker_checks(settings), load_models, load_faces)
         for check in checks:
             if on_runpod:  # the SDK runs them, tells RunPod which one failed, and ends the process
@@ -86,6 +88,7 @@ def main() -> None:
         retire=lambda: config.update(refresh_worker=True),
         answers=answers,
         load_faces=load_faces,
+        marker=marker,
     )
     runpod.serverless.start(config)
 

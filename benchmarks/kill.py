@@ -1,4 +1,4 @@
-"""Workers killed in the middle of a job: does the next one go on, and does it give the same bytes?
+"""Workers killed in the middle of a job: does the next one go on, and does it give the same streams?
 
     python -m benchmarks.kill [--kills 20] [--window 17] [--device cpu] [--seed 0]
 
@@ -11,7 +11,6 @@ window was made again, or anything is left behind.
 
 import argparse
 import base64
-import hashlib
 import json
 import random
 import subprocess
@@ -33,6 +32,7 @@ from infinitetalk.job.control import Control
 from infinitetalk.job.resume import FOLDER
 from infinitetalk.job.run import run_job
 from infinitetalk.logs import configure_logging
+from infinitetalk.media.encode import hash_streams
 from infinitetalk.progress import Progress
 from infinitetalk.startup.opening import open_models
 from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER
@@ -126,7 +126,7 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def digest(setup: Setup, volume: str) -> str:
     video = setup.folder / volume / OUTPUT_FOLDER / f"{JOB_ID}.mp4"
-    return hashlib.sha256(video.read_bytes()).hexdigest()
+    return repr(hash_streams(video))
 
 
 def kill_once(setup: Setup, volume: str, reports: int, after_s: float) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from infinitetalk.cli_measures import Output, faces, quality
+from infinitetalk.cli_measures import Output, faces, inspect, quality
 from infinitetalk.cli_options import make_parser, request_of, settings_of
 from infinitetalk.contract.presets import load_mode, profile_of
 from infinitetalk.contract.request import Request, SpeedModeName
@@ -245,6 +245,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "check": _check,
     "calibrate": _calibrate,
     "faces": faces,
+    "inspect": inspect,
     "quality": quality,
 }
 

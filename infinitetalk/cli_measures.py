@@ -1,4 +1,4 @@
-"""The commands that look at files and make no video: faces, quality."""
+"""The commands that look at files and make no video: faces, inspect, quality."""
 
 import argparse
 import json
@@ -14,6 +14,7 @@ from infinitetalk.cli_options import settings_of
 from infinitetalk.errors import MediaUnreadable, ModelMissing
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.faces.report import drawn, look, table, to_json
+from infinitetalk.marking import report as marking
 from infinitetalk.models.device import choose_device
 from infinitetalk.transfer.output_file import check_name
 from infinitetalk.transfer.volume import Volume
@@ -46,6 +47,25 @@ def faces(options: argparse.Namespace) -> None:
             f"{options.file}: no face is found; a face is found more easily if it is larger, upright and not covered, "
             "and a job can say by boxes where its speakers are"
         )
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """`infinitetalk inspect`: what a video says of how it was made. Raises MediaUnreadable where it is not intact."""
+    try:
+        anchors = None if options.trust is None else options.trust.read_text("utf-8")
+        if anchors is not None and "-----BEGIN CERTIFICATE-----" not in anchors:
+            raise MediaUnreadable(f"{options.trust} holds no certificates; name a PEM file of those whom you trust")
+        found = marking.inspect(options.video, anchors)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no PEM text"
+        name = error.filename if isinstance(error, OSError) else options.trust
+        raise MediaUnreadable(f"{name} cannot be read ({reason})") from error
+    if options.json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        Output().print(marking.table(found, options.video.name))
+    if found.credentials.verdict not in ("trusted", "untrusted"):
+        raise MediaUnreadable(f"{options.video}: content credentials: {found.said}")
 
 
 def quality(options: argparse.Namespace) -> None:

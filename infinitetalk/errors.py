@@ -6,6 +6,7 @@ JobError              code               retryable
 ├── MediaUnreadable   media_unreadable   no         the bytes are not what the field asks for
 ├── TooLarge          too_large          no         something is over a limit of size, length or pixels
 ├── DeliveryFailed    delivery_failed    yes        the finished video could not be handed over
+├── MarkingFailed     marking_failed    yes        the finished video could not be signed, so it was not delivered
 ├── OutOfMemory       out_of_memory      no         the worker has too little memory for this job
 │   └── RankOutOfMemory  out_of_memory   no         so has one of its GPUs, in the middle of a pass that all make
 ├── Cancelled         cancelled          no         the caller stopped the job
@@ -49,6 +50,11 @@ class TooLarge(JobError):
 
 class DeliveryFailed(JobError):
     code = "delivery_failed"
+    retryable = True
+
+
+class MarkingFailed(JobError):
+    code = "marking_failed"
     retryable = True
 
 

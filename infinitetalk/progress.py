@@ -21,6 +21,7 @@ Stage = Literal[
     "color",  # colour correction, and the fade where windows join
     "overlap",  # the frames that the next window holds, to latents
     "bytes",  # frames from the device to the host
+    "mark",  # content credentials and metadata into the finished file
     "deliver",
 ]
 
@@ -124,7 +125,7 @@ class StepCounter:
         """Report that a stage begins."""
         if name == "decode":
             self._done += 1  # the window's last step
-        elif name == "deliver":
+        elif name in ("mark", "deliver"):
             self._done = self._total
         self._tell(name)
 

@@ -88,6 +88,19 @@ class Turn(_Reply):
     end_s: float
 
 
+SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
+
+
+class Marking(_Reply):
+    """What the video's file says about how it was made: content credentials (C2PA), and the same in XMP."""
+
+    digital_source_type: SourceType = Field(
+        description="IPTC's digital source type: made by a model, or by one out of a video."
+    )
+    signed_by: str = Field(description="The organisation that the signing certificate names.")
+    note: str | None = Field(None, description="What keeps readers from trusting the signature, if something does.")
+
+
 class Result(_Reply):
     """A finished video. Exactly one of video_url, video and video_path says where it is."""
 
@@ -102,6 +115,7 @@ class Result(_Reply):
     cost_usd: float = Field(description="Those seconds at the price of all of its GPUs.")
     people: list[Person] | None = Field(None, description=_PEOPLE)
     turns: list[Turn] | None = Field(None, description="Who speaks when; only with split_voices.")
+    marking: Marking | None = Field(None, description="Left out where the video is not signed.")
     warnings: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")

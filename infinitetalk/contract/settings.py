@@ -20,7 +20,8 @@ WEEK_S = 604_800
 LEAST_MB, MOST_MB = 0.001, 1_000_000
 
 _MAX_GPUS = 40  # the model's attention heads; each rank has one at least
-_SECRET = ("bucket_secret_access_key", "cache_key")
+_SECRET = ("bucket_secret_access_key", "cache_key", "sign_cert", "sign_key")
+_HTTP_URL = re.compile(r"https?://[^/?#\s]+[^\s]*$")
 _BUCKET = ("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_key")
 
 
@@ -154,6 +155,22 @@ class Settings(BaseModel):
         "first one is the default. If FP8 or SPARSE_ATTENTION is set too, it must be the lane they set.",
         json_schema_extra={"default": "the one that FP8 and SPARSE_ATTENTION set"},
     )
+    mark: Literal["on", "optional", "off"] = Field(
+        "on",
+        description="Whether finished videos are marked as made by AI: signed content credentials (C2PA) and the IPTC "
+        "digital source type in XMP. With optional, a video that cannot be signed is delivered with a warning.",
+    )
+    sign_cert: str | None = Field(
+        None,
+        description="The certificate that signs and those above it, in this order, as PEM: a file's path or the text.",
+        json_schema_extra={"default": "a chain that the worker makes at start"},
+    )
+    sign_key: SecretStr | None = Field(
+        None, description="The key of SIGN_CERT as PEM without a password: a file's path or the text."
+    )
+    sign_tsa: str | None = Field(
+        None, description="The http(s) URL of a time stamp authority (RFC 3161), asked once for each video."
+    )
     compile: bool = Field(
         True,
         description="Compile the transformer's blocks on a GPU at start. Without it starts are faster, passes slower.",
@@ -177,8 +194,18 @@ class Settings(BaseModel):
             )
         if missing and self.output == "url":
             raise ValueError(f"OUTPUT is url, which needs {_variables(_BUCKET)}")
-        if not missing and not re.match(r"https?://[^/?#\s]+[^\s]*$", self.bucket_endpoint_url or ""):
+        if not missing and not _HTTP_URL.match(self.bucket_endpoint_url or ""):
             raise ValueError("BUCKET_ENDPOINT_URL is not an http(s) URL, such as https://s3.eu-west-1.example.com")
+        return self
+
+    @model_validator(mode="after")
+    def _check_signing(self) -> Self:
+        if (self.sign_cert is None) != (self.sign_key is None):
+            raise ValueError("SIGN_CERT and SIGN_KEY belong together: set both, or neither")
+        if self.mark == "off" and (self.sign_cert is not None or self.sign_tsa is not None):
+            raise ValueError("MARK is off, so nothing is signed: leave SIGN_CERT, SIGN_KEY and SIGN_TSA out, or MARK")
+        if self.sign_tsa is not None and not _HTTP_URL.match(self.sign_tsa):
+            raise ValueError("SIGN_TSA is not an http(s) URL, such as http://timestamp.example.com")
         return self
 
     @model_validator(mode="after")

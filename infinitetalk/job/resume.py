@@ -4,7 +4,7 @@
                                      00000.window   a window's frames without loss, and what the next needs to know
                                      answer         see serving/answers.py
 
-A window counts only for a job that would make the same bytes: the same plan, media, weights, code and device. Windows
+A window counts only for a job that would make the same streams: the same plan, media, weights, code and device. Windows
 are written while the next one is made. Whatever goes wrong here costs time, never the job.
 """
 
@@ -80,7 +80,7 @@ class KeptWindows:
     def identify(
         self, plan: Plan, files: Iterable[Path], models: Models, settings: Settings, places: Places | None = None
     ) -> None:
-        """Say what job this is: only windows that would have the same bytes count.
+        """Say what job this is: only windows that would have the same frames count.
 
         Args:
             files: the job's media.
@@ -204,7 +204,7 @@ def sweep(volume: Volume, max_age_s: float) -> None:
 def fingerprint(
     plan: Plan, files: Iterable[Path], models: Models, settings: Settings, places: Places | None = None
 ) -> bytes:
-    """A hash of everything that decides a job's bytes: plan, places, media, weights, code, libraries, device."""
+    """A hash of all that decides a job's frames and sound: plan, places, media, weights, code, libraries, device."""
     digest = hashlib.sha256()
 
     def add(*parts: object) -> None:

@@ -20,6 +20,7 @@ from infinitetalk.job.read import read_job
 from infinitetalk.job.render import render
 from infinitetalk.job.resume import KeptWindows, kept_windows
 from infinitetalk.logs import log_event
+from infinitetalk.marking.marker import Marker
 from infinitetalk.media.child import ended_by
 from infinitetalk.models.device import synchronise
 from infinitetalk.models.opening import Models
@@ -44,6 +45,7 @@ def run_job(
     control: Control = UNWATCHED,
     mode: SpeedMode | None = None,
     faces: FaceFinder | None = None,
+    marker: Marker | None = None,
 ) -> Result | DryRun:
     """Run one job.
 
@@ -53,13 +55,16 @@ def run_job(
         control: how the job is watched and ended.
         mode: how the clip is made; if not given, the preset that request.speed_mode names.
         faces: what finds faces; None where that is not installed.
+        marker: what marks the video as made by AI; if not given, the one that the settings name.
 
     Raises:
+        SettingsError: there is no marker, and the certificate or the key that the settings name is wrong.
         JobError: whatever keeps the video from being made or delivered.
     """
     profile = profile_of(settings)
     settings.arithmetic_of(request.lane)  # refuses a lane that this worker does not have
     models = models.in_lane(request.lane)
+    marker = marker or Marker.open(settings)
     # A dry run tells whether the time limit would do; it is not held to it.
     watched = replace(control, time_limit=None) if request.dry_run else control
     monitor = watched.start(partial(synchronise, models.device))
@@ -78,6 +83,7 @@ def run_job(
             job = read_job(request, files, profile, settings, mode, kept.seed(request.seed), faces)
             _check_separator(job.plan, models, profile)
         plan = job.plan
+        marker.check_valid()
         exchange.delivery.check_fits(estimate_video_bytes(plan.shape.size, plan.n_frames), monitor.check)
         expected = forecast(plan, profile, models.device, settings, models.arithmetic, models.n_gpus)
         warnings = [*job.warnings, *_long_prompts(models, plan), *time_warnings(expected, control.time_limit)]
@@ -90,9 +96,11 @@ def run_job(
         with watch.stage("read_media"):
             kept.identify(plan, files.values(), models, settings, job.places)
         video = within_memory(plan, partial(render, job, models, folder, kept, monitor))
+        with watch.stage("mark"):
+            marked = marker.mark(video.path, request.input_type, profile.name)
         with watch.stage("deliver"):
-            delivered = exchange.delivery.deliver(video.path)
-    warnings += [*_resumed(video.resumed, plan), *video.warnings, *delivered.warnings]
+            delivered = exchange.delivery.deliver(marked.path)
+    warnings += [*_resumed(video.resumed, plan), *video.warnings, *marked.warnings, *delivered.warnings]
     return Result(
         video_url=delivered.video_url,
         video=delivered.video,
@@ -102,6 +110,7 @@ def run_job(
         settings=plan.resolved(profile, models.arithmetic, models.n_gpus),
         people=None if job.people is None else list(job.people),
         turns=list(plan.conversation) or None,
+        marking=marked.marking,
         warnings=warnings,
         **_times(watch, settings, models.n_gpus),
     )

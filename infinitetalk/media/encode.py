@@ -208,6 +208,17 @@ def count_frames(path: Path) -> int:
     return sum(not line.startswith(b"#") for line in listing.splitlines())
 
 
+def hash_streams(path: Path) -> dict[str, str]:
+    """The MD5 of each stream's packets, by its number and kind: "0 video". Nothing is decoded. Raises FfmpegError.
+
+    What lies beside the streams in the file (content credentials, metadata) does not count.
+    """
+    listing = run("-i", f"file:{path}", "-map", "0", "-c", "copy", "-f", "streamhash", "-hash", "md5", "-")
+    kinds = {"v": "video", "a": "audio"}
+    lines = (line.split(",") for line in listing.decode().split())
+    return {f"{index} {kinds.get(kind, kind)}": digest.removeprefix("MD5=") for index, kind, digest in lines}
+
+
 class _Ffmpeg:
     """A running ffmpeg. It reads frames from its standard input, and may write them to that of another one.
 

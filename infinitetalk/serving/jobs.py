@@ -17,6 +17,7 @@ from infinitetalk.job.control import Control
 from infinitetalk.job.faults import classify_failure
 from infinitetalk.job.run import run_job
 from infinitetalk.logs import job_logs, log_event, places, without_quotes
+from infinitetalk.marking.marker import Marker
 from infinitetalk.models.opening import Models
 from infinitetalk.progress import TimeLimit
 from infinitetalk.serving.answers import KeptAnswers
@@ -52,12 +53,14 @@ def answer(
     stop: threading.Event,
     answers: KeptAnswers | None = None,
     load_faces: Callable[[], FaceFinder | None] = lambda: None,
+    marker: Marker | None = None,
 ) -> Json:
     """Run a job to its end. Returns the result, or `error` (which makes it FAILED), `error_code` and `retryable`.
 
     Args:
         answers: where an answer is kept until it has arrived, and where one of an earlier run is looked for.
         load_faces: gives what finds faces; None where that is not installed.
+        marker: what marks videos as made by AI; if not given, one that the settings name is made for the job.
     """
     with job_logs(job["id"]):
         updates = ProgressUpdates(job, send_progress)
@@ -69,7 +72,7 @@ def answer(
                 return kept
             control = Control(job["id"], updates, stop.is_set, time_limit(job, settings), answers is not None)
             exchange = network_exchange(request, settings, job["id"], stop.is_set, job.get("s3Config"))
-            result = run_job(request, load_models(), settings, exchange, control, faces=load_faces())
+            result = run_job(request, load_models(), settings, exchange, control, faces=load_faces(), marker=marker)
             if answers is not None and isinstance(result, Result):
                 answers.keep(job, result)
             figures = result.model_dump(include={"timings_s", "gpu_seconds", "cost_usd"})
@@ -92,6 +95,7 @@ def make_handler(
     retire: Callable[[], None],
     answers: KeptAnswers | None = None,
     load_faces: Callable[[], FaceFinder | None] = lambda: None,
+    marker: Marker | None = None,
 ) -> Callable[[Json], Awaitable[Json]]:
     """The function that the SDK calls with each job. Jobs run in a thread, one at a time.
 
@@ -102,12 +106,13 @@ def make_handler(
         retire: called when this process can run no further job.
         answers: where answers are kept until they have arrived.
         load_faces: gives what finds faces; called for each job.
+        marker: what marks videos as made by AI; if not given, each job makes the one that the settings name.
     """
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job")  # the local API takes several jobs at once
 
     async def handler(job: Json) -> Json:
         stop = threading.Event()
-        queued = thread.submit(answer, job, load_models, settings, send_progress, stop, answers, load_faces)
+        queued = thread.submit(answer, job, load_models, settings, send_progress, stop, answers, load_faces, marker)
         running = asyncio.wrap_future(queued)
         try:
             reply = await asyncio.shield(running)

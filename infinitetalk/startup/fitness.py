@@ -5,6 +5,8 @@ import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
@@ -13,8 +15,10 @@ import torch
 from infinitetalk.contract.gpus import fitting_gpus
 from infinitetalk.contract.presets import Profile, profile_of
 from infinitetalk.contract.settings import Settings
-from infinitetalk.errors import ModelMissing
+from infinitetalk.errors import MarkingFailed, ModelMissing
 from infinitetalk.faces.finder import FaceFinder
+from infinitetalk.marking.credentials import read
+from infinitetalk.marking.marker import OWN_CERTIFICATE, Marker
 from infinitetalk.media.ffmpeg import FfmpegError, run
 from infinitetalk.models.checkpoint import Checkpoint
 from infinitetalk.models.device import choose_device, count_gpus, gpu_name
@@ -66,13 +70,16 @@ def worker_checks(settings: Settings) -> tuple[Callable[[], str], ...]:
     def volume() -> str:
         return check_volume(settings)
 
+    def marking() -> str:
+        return check_marking(settings)
+
     def estimates() -> str:
         return check_estimates(profile, settings)
 
     def faces() -> str:
         return check_faces()
 
-    return gpu, ffmpeg, work_dir, volume, estimates, faces, model_files
+    return gpu, ffmpeg, work_dir, volume, marking, estimates, faces, model_files
 
 
 def check_gpu(profile: Profile, settings: Settings) -> str:
@@ -210,6 +217,47 @@ def check_volume(settings: Settings) -> str:
                 "this user, or set VOLUME_DIR or OUTPUT"
             ) from error
         return f"{place} cannot be written to ({error.strerror}): no videos and no finished windows are kept there"
+
+
+def check_marking(settings: Settings) -> str:
+    """Videos can be marked as the settings say: a small one is signed and read again. The line says who signs.
+
+    With MARK=optional the worker starts too where the time stamp authority does not answer.
+    """
+    marker = Marker.open(settings)
+    if marker.identity is None:
+        return "MARK is off: videos do not say that they were made by AI"
+    _try_marking(replace(marker, tsa_url=None), settings)
+    line = f"signed by {marker.identity.name} until {marker.identity.valid_until:%Y-%m-%d}"
+    if marker.identity.is_own:
+        line = f"signed by {OWN_CERTIFICATE}"
+    if marker.tsa_url is None:
+        return line
+    try:
+        _try_marking(marker, settings)
+    except Unfit as error:
+        if not marker.is_optional:
+            raise
+        return f"{line}; but {error}"
+    return f"{line}, with time stamps"
+
+
+def _try_marking(marker: Marker, settings: Settings) -> None:
+    with tempfile.TemporaryDirectory(dir=settings.work_dir) as folder:
+        video = Path(folder, "made.mp4")
+        try:
+            run(*_SAMPLE, "-c:v", "libx264", "-c:a", "aac", "-movflags", "+faststart", f"file:{video}")
+            marked = replace(marker, is_optional=False).mark(video, "image", "none")
+        except FfmpegError as error:
+            raise Unfit(f"ffmpeg cannot make an mp4 ({error}); install imageio-ffmpeg again") from error
+        except MarkingFailed as error:
+            what = "SIGN_CERT and SIGN_KEY" if marker.tsa_url is None else f"SIGN_TSA {marker.tsa_url}"
+            raise Unfit(
+                f"videos cannot be signed with {what} ({error.__cause__}); set others, or MARK to off"
+            ) from error
+        verdict = read(marked.path).verdict
+        if verdict not in ("trusted", "untrusted"):
+            raise Unfit(f"a video that was just signed reads as {verdict}; set another SIGN_CERT, or MARK to off")
 
 
 def check_fits(profile: Profile, settings: Settings) -> str:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,10 @@ EXAMPLES = {
     "FP8": ("true", True),
     "SPARSE_ATTENTION": ("0.2", 0.2),
     "LANES": ("fp8_sparse_20,exact", "fp8_sparse_20,exact"),
+    "MARK": ("optional", "optional"),
+    "SIGN_CERT": ("/keys/chain.pem", "/keys/chain.pem"),
+    "SIGN_KEY": ("/keys/key.pem", SecretStr("/keys/key.pem")),
+    "SIGN_TSA": ("http://timestamp.example.com", "http://timestamp.example.com"),
     "COMPILE": ("false", False),
     "CACHE_KEY": ("k" * 32, SecretStr("k" * 32)),
     "LOG_LEVEL": ("DEBUG", "DEBUG"),
@@ -226,5 +231,23 @@ def test_output_is_a_url_with_a_bucket_and_base64_without():
     assert Settings.from_env(BUCKET | {"OUTPUT": "volume"}).default_output == "volume"
 
 
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({"MARK": "maybe"}, "MARK is 'maybe': Input should be 'on', 'optional' or 'off'"),
+        ({"SIGN_CERT": "/chain.pem"}, "SIGN_CERT and SIGN_KEY belong together: set both, or neither"),
+        ({"SIGN_KEY": "hush"}, "SIGN_CERT and SIGN_KEY belong together: set both, or neither"),
+        ({"SIGN_TSA": "timestamp.example.com"}, "SIGN_TSA is not an http"),
+        ({"MARK": "off", "SIGN_CERT": "/chain.pem", "SIGN_KEY": "hush"}, "MARK is off, so nothing is signed"),
+        ({"MARK": "off", "SIGN_TSA": "http://timestamp.example.com"}, "MARK is off, so nothing is signed"),
+    ],
+)
+def test_settings_of_marking_that_contradict_each_other_are_told(env, expected):
+    with pytest.raises(SettingsError, match=re.escape(expected)) as raised:
+        Settings.from_env(env)
+    assert "hush" not in str(raised.value)
+
+
 def test_the_secret_is_not_printed():
+    assert "hush" not in repr(Settings.from_env({"SIGN_CERT": "/chain.pem", "SIGN_KEY": "hush"}))
     assert "hush" not in repr(Settings.from_env(BUCKET))

@@ -1,6 +1,5 @@
 """Jobs with `speakers`: what reading them gives, with a stand-in for what finds faces, and whole jobs."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from infinitetalk.errors import InvalidInput, ModelMissing, TooLarge
 from infinitetalk.job.read import Job, read_job
 from infinitetalk.job.resume import fingerprint
 from infinitetalk.job.run import run_job
+from infinitetalk.media.encode import hash_streams
 from infinitetalk.models.opening import Models
 from infinitetalk.planning.windows import SILENCE
 from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ
@@ -205,7 +205,7 @@ def test_a_dry_run_and_a_result_list_the_people(models: Models, media: dict[str,
             "speakers[0].wav_url" if index == speaks else None for index in (0, 1)
         ]
         if isinstance(result, Result):
-            digests.append(hashlib.sha256(output.read_bytes()).hexdigest())
+            digests.append(hash_streams(output))
     assert digests[0] != digests[1], "whoever speaks, the video is the same"
 
 

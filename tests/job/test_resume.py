@@ -1,10 +1,9 @@
-"""A job whose worker was killed goes on where it was and gives the same bytes; what does not fit it is left alone.
+"""A job whose worker was killed goes on where it was and gives the same streams; what does not fit it is left alone.
 
 Here the kill is an exception that no code catches; benchmarks/kill.py and test_kill.py kill real processes.
 """
 
 import dataclasses
-import hashlib
 import logging
 import os
 import shutil
@@ -30,6 +29,7 @@ from infinitetalk.job.control import Control
 from infinitetalk.job.resume import FOLDER, KeptWindows, fingerprint, kept_windows, sweep
 from infinitetalk.job.run import run_job
 from infinitetalk.job.sinks import FinishedWindow
+from infinitetalk.media.encode import hash_streams
 from infinitetalk.models.opening import Models
 from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.progress import Progress
@@ -100,7 +100,7 @@ def run(
             Control("job-1", watch),
         )
         assert isinstance(result, Result)
-        return result, hashlib.sha256(output.read_bytes()).hexdigest(), made
+        return result, repr(hash_streams(output)), made
 
     return run
 
@@ -120,7 +120,7 @@ def unbroken(run: Callable[..., tuple[Result, str, list[int]]], folder: Path) ->
 
 
 @pytest.mark.parametrize(("killed_in", "left_to_make"), [(1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (4, [])])
-def test_a_killed_job_goes_on_after_its_last_finished_window_and_gives_the_same_bytes(
+def test_a_killed_job_goes_on_after_its_last_finished_window_and_gives_the_same_streams(
     killed_in: int,
     left_to_make: list[int],
     run: Callable[..., tuple[Result, str, list[int]]],

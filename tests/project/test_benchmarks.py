@@ -205,6 +205,12 @@ def test_several_gpus_are_measured_beside_one(run: Callable[..., str], tmp_path:
     assert "| balanced | 160x96 |" in output
 
 
+def test_marking_is_measured(run: Callable[..., str]) -> None:
+    printed = run("marking.py", "--videos", "480p:0.2")
+    assert "more when marked; signed in" in printed
+    assert printed.strip().endswith("untrusted")
+
+
 @pytest.mark.long  # two jobs, each in a process of its own
 def test_host_memory_is_compared_between_lengths(run: Callable[..., str]) -> None:
     printed = run("memory.py", "--grey", "--seconds", 0.4, 0.8)

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+from datetime import timedelta
 
 import pytest
 import torch
@@ -14,6 +15,10 @@ from runpod.serverless.modules.rp_logger import RunPodLogger
 
 import handler as worker
 from infinitetalk.serving import jobs
+from tests.support.certificates import make_chain
+
+CHAIN = make_chain()
+EXPIRED = make_chain(starts=timedelta(days=-9), ends=timedelta(days=-2))
 
 
 @pytest.fixture
@@ -58,6 +63,10 @@ def started(monkeypatch, keep_process):
         ({"OUTPUT": "volume", "VOLUME_DIR": "/nowhere"}, "no volume at /nowhere"),
         ({"VOLUME_DIR": "/dev/null"}, "not a folder"),
         ({"MAX_AUDIO_S": "1e300"}, "MAX_AUDIO_S"),
+        ({"SIGN_CERT": "/nowhere.pem", "SIGN_KEY": "/nowhere.pem"}, "SIGN_KEY is neither PEM text"),
+        ({"SIGN_CERT": EXPIRED.certificates, "SIGN_KEY": EXPIRED.key}, "the certificate of Example Films expired on"),
+        ({"SIGN_CERT": CHAIN.certificates, "SIGN_KEY": EXPIRED.key}, "SIGN_KEY does not fit"),
+        ({"SIGN_TSA": "http://127.0.0.1:9"}, "videos cannot be signed with SIGN_TSA"),
     ],
 )
 def test_a_worker_that_cannot_start_says_why_in_one_line(monkeypatch, env, named):

@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 import torch
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from infinitetalk.contract.presets import PresetError, load_profile
 from infinitetalk.contract.settings import Settings
@@ -19,6 +20,7 @@ from infinitetalk.startup.fitness import (
     check_ffmpeg,
     check_fits,
     check_gpu,
+    check_marking,
     check_model_files,
     check_shapes,
     check_volume,
@@ -26,6 +28,7 @@ from infinitetalk.startup.fitness import (
     has_code_for,
     worker_checks,
 )
+from tests.support.certificates import Chain, make_chain
 from tests.support.full_size import write_full_size_weights
 
 LARGE = load_profile("infinitetalk-14b")
@@ -326,3 +329,36 @@ def test_a_worker_without_the_separator_is_fit_and_says_what_it_refuses(hollow: 
     finally:
         separator.with_suffix(".away").rename(separator)
     assert "isolate_vocals" not in check_model_files(LARGE, settings)
+
+
+# --- marking
+
+
+def test_the_check_says_who_signs(tmp_path: Path) -> None:
+    assert "own certificate: readers will show it as untrusted" in check_marking(Settings(work_dir=tmp_path))
+    chain = make_chain()
+    settings = Settings.from_env(signing(chain) | {"WORK_DIR": str(tmp_path)})
+    assert check_marking(settings).startswith("signed by Example Films until ")
+    assert "MARK is off" in check_marking(Settings(work_dir=tmp_path, mark="off"))
+    assert not list(tmp_path.iterdir())
+
+
+def signing(chain: Chain) -> dict[str, str]:
+    return {"SIGN_CERT": chain.certificates, "SIGN_KEY": chain.key}
+
+
+@pytest.mark.parametrize("mark", ["on", "optional"])
+def test_a_certificate_that_may_not_sign_is_found_at_start(mark: str, tmp_path: Path) -> None:
+    for_servers = make_chain(usages=(ExtendedKeyUsageOID.SERVER_AUTH,))
+    settings = Settings.from_env(signing(for_servers) | {"MARK": mark, "WORK_DIR": str(tmp_path)})
+    with pytest.raises(Unfit, match="videos cannot be signed with SIGN_CERT and SIGN_KEY"):
+        check_marking(settings)
+
+
+def test_a_time_stamp_authority_that_does_not_answer_is_found_at_start(tmp_path: Path) -> None:
+    env = {"SIGN_TSA": "http://127.0.0.1:9", "WORK_DIR": str(tmp_path)}
+    with pytest.raises(Unfit, match=r"videos cannot be signed with SIGN_TSA http://127\.0\.0\.1:9"):
+        check_marking(Settings.from_env(env))
+    line = check_marking(Settings.from_env(env | {"MARK": "optional"}))
+    assert "own certificate" in line
+    assert "but videos cannot be signed with SIGN_TSA" in line
