@@ -205,6 +205,8 @@ def test_every_field_of_a_job_can_be_given() -> None:
         "color_correction": 0.5,
         "isolate_vocals": True,
         "video_strength": 0.5,
+        "extend": "loop",
+        "keep": "speakers",
         "speaker_order": "first_then_second",
         "speaker_boxes": [[0, 0, 0.5, 1], [0.5, 0, 1, 1]],
         "aspect_ratio": "16:9",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -78,6 +79,7 @@ def survey(path: Path, field: str) -> Answer:
         first = next((frame for frame, _ in decoded(container, stream, field)), None)
         if first is None:
             raise MediaUnreadable(f"{field}: the video's frames cannot be decoded; export it again.")
+        rate = _rate((stream.base_rate, stream.average_rate), begins_s)
         aspect = stream.sample_aspect_ratio or Fraction(1)  # square where it is not known
         source_size = shown_size(first, aspect)
     _check_shown(field, *source_size)
@@ -87,7 +89,7 @@ def survey(path: Path, field: str) -> Answer:
         {
             "zero_s": str(zero_s),
             "aspect": str(aspect),
-            "rate": str(_rate(stream, begins_s)),
+            "rate": str(rate),
             "source_size": source_size,
             "duration_s": float(ends_s.max()),
             "last_frame_s": float(begins_s[-1]),
@@ -96,12 +98,17 @@ def survey(path: Path, field: str) -> Answer:
     )
 
 
-def _rate(stream: VideoStream, begins_s: NDArray[np.float64]) -> Fraction:
-    """Frames a second on average, as the file says it if that is what its time stamps come to."""
+def _rate(said: Iterable[Fraction | None], begins_s: NDArray[np.float64]) -> Fraction:
+    """Frames a second on average.
+
+    Args:
+        said: what the file says it is; counts if that is what its time stamps come to.
+        begins_s: when the frames begin.
+    """
     if len(begins_s) < 2 or begins_s[-1] <= begins_s[0]:
         return Fraction(FPS)
     measured = (len(begins_s) - 1) / float(begins_s[-1] - begins_s[0])
-    for stated in (stream.base_rate, stream.average_rate):
+    for stated in said:
         if stated and abs(stated / measured - 1) < _RATE_TOLERANCE:
             return stated
     return Fraction(measured).limit_denominator(1001)
