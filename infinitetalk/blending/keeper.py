@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from typing import Protocol
@@ -19,13 +19,11 @@ from infinitetalk.blending.geometry import (
     STEADY,
     Floats,
     Warp,
-    depth_inside,
-    face_outline,
-    face_size,
     mismatch,
     similarity,
     smooth,
 )
+from infinitetalk.blending.regions import crop_region, face_region, person_region
 from infinitetalk.blending.tracks import RAMP_S, Tracks
 from infinitetalk.faces.finder import Face, FaceFinder
 from infinitetalk.planning.windows import Window
@@ -34,13 +32,9 @@ from infinitetalk.planning.windows import Window
 # faces. Beyond, the head is turned another way, and its face would not fit the head around it. At 0.019 a drawn face
 # shows a sliver of a second cheek, at 0.025 a photographed one shows nothing.
 MAX_MISMATCH = 0.02
-_FEATHER, _MIN_FEATHER_PX = 0.08, 2.0  # of a face
-_PICTURE_FEATHER = 0.35  # likewise, around a whole person
-_CROP_FEATHER = 0.04  # of the crop's shorter side, where all of the generated frame is shown
 _WARP_S = 0.08  # over which the way from a generated face to the source's is smoothed
 _COLOR_S = 0.25  # within which colours follow the ring's
 _BRIDGE_S = 0.5  # between two stretches that are generated as a whole, the frames between them are, too
-_ABOVE, _BESIDE = 0.9, 1.6  # of a picture's person around the face, in faces
 
 
 class Source(Protocol):
@@ -194,7 +188,7 @@ class Keeper:
                 pixels = sampled(picture, warp, region.x0, region.y0, *region.depth.shape[::-1])
                 blend(canvas, frame, region, pixels, strength, match)
         if moment.whole > 0:
-            part = self._crop_region
+            part = crop_region(self._crop, canvas.size)
             pixels = sampled(picture, self._base(picture), part.x0, part.y0, *part.depth.shape[::-1])
             blend(canvas, frame, part, pixels, moment.whole, matches[-1])
         else:
@@ -271,7 +265,7 @@ class Keeper:
         if not np.isfinite(there[0, 0]):
             return "misfit"
         if self._source.is_still:
-            person = self._person_region(own)
+            person = person_region(own, self._tracks.others, self._source.canvas.size)
             x, y = np.floor(there[list(OVAL)] - (person.x0, person.y0)).astype(int).T
             rows, columns = person.depth.shape
             depth = person.depth[np.clip(y, 0, rows - 1), np.clip(x, 0, columns - 1)]
@@ -281,8 +275,7 @@ class Keeper:
         whole_way = Warp(
             np.asarray(warp.matrix @ base.matrix, np.float32), np.asarray(warp(base.offset[None])[0], np.float32)
         )
-        feather = max(_FEATHER * face_size(own), _MIN_FEATHER_PX)
-        region = self._region(face_outline(own, warp(there)), feather)
+        region = face_region(own, warp(there), self._source.canvas.size)
         return None if region is None else (region, whole_way, float(presence))
 
     def _shares(self, wanted: NDArray[np.bool_], first: int) -> Floats:
@@ -311,65 +304,6 @@ class Keeper:
         x0, y0, x1, y1 = self._crop
         scale = ((x1 - x0) / picture.shape[1] + (y1 - y0) / picture.shape[0]) / 2
         return Warp(np.eye(2, dtype=np.float32) * np.float32(scale), np.array([x0, y0], np.float32))
-
-    @property
-    def _crop_region(self) -> Region:
-        """All that is generated; without a border where the source ends too."""
-        width, height = self._source.canvas.size
-        x0, y0, x1, y1 = self._crop
-        feather = max(_CROP_FEATHER * min(x1 - x0, y1 - y0), _MIN_FEATHER_PX)
-        box = _open_ended((x0, y0, x1, y1), (width, height), feather)
-        region = self._region(_rectangle(*box), feather)
-        assert region is not None
-        return replace(region, ring_depth=np.inf)
-
-    def _person_box(self, own: Floats) -> tuple[float, float, float, float]:
-        """Head, shoulders and what is below them of a picture's person, cut off half-way to other people."""
-        (x0, y0), (x1, y1) = own.min(0).tolist(), own.max(0).tolist()
-        wide, high = x1 - x0, y1 - y0
-        left, right, middle = x0 - _BESIDE * wide, x1 + _BESIDE * wide, (x0 + x1) / 2
-        for other in self._tracks.others:
-            border = (middle + (other[0] + other[2]) / 2) / 2
-            if border < x0:
-                left = max(left, border)
-            elif border > x1:
-                right = min(right, border)
-        size = self._source.canvas.size
-        return _open_ended((left, y0 - _ABOVE * high, right, float(size[1])), size, _PICTURE_FEATHER * wide)
-
-    def _person_region(self, own: Floats) -> Region:
-        feather = max(_PICTURE_FEATHER * float(np.ptp(own[:, 0])), _MIN_FEATHER_PX)
-        region = self._region(_rectangle(*self._person_box(own)), feather)
-        assert region is not None
-        return region
-
-    def _region(self, outline: Floats, feather: float) -> Region | None:
-        """An outline's part of the frame; None where it lies outside."""
-        width, height = self._source.canvas.size
-        low, high = np.floor(outline.min(0)).astype(int), np.ceil(outline.max(0)).astype(int)
-        x0, x1 = (int(np.clip(x, 0, width)) for x in (low[0] // 2 * 2, (high[0] + 1) // 2 * 2))
-        y0, y1 = (int(np.clip(y, 0, height)) for y in (low[1] // 2 * 2, (high[1] + 1) // 2 * 2))
-        if x1 <= x0 or y1 <= y0:
-            return None
-        return Region(x0, y0, depth_inside(outline, x0, y0, x1 - x0, y1 - y0), feather)
-
-
-def _rectangle(x0: float, y0: float, x1: float, y1: float) -> Floats:
-    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float32)
-
-
-def _open_ended(
-    box: tuple[float, float, float, float], size: tuple[int, int], feather: float
-) -> tuple[float, float, float, float]:
-    """A box that goes on beyond the frame where it reaches the frame's edge, so that there is no border there."""
-    x0, y0, x1, y1 = box
-    beyond = 2 * feather
-    return (
-        -beyond if x0 <= 1 else x0,
-        -beyond if y0 <= 1 else y0,
-        size[0] + beyond if x1 >= size[0] - 1 else x1,
-        size[1] + beyond if y1 >= size[1] - 1 else y1,
-    )
 
 
 @contextmanager
