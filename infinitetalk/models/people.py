@@ -13,7 +13,7 @@ from infinitetalk.models.rotary import per_channel
 # 1-D rotary positions that bind a voice to its person: each person's tokens lie in a range of their own, the
 # voice's keys in the middle of it, the background between the two (MultiTalk, section 3.3). Nothing lies at the
 # background's own position there, so that it hears both voices a little. With silence there, people who count as
-# background keep still (measured on the miniature, docs/quality.md).
+# background keep still on the miniature (docs/quality.md, "Several people"); the released weights have not been tried.
 PERSON_POSITIONS = ((0.0, 4.0), (20.0, 24.0))
 BACKGROUND_POSITION = 12.0
 VOICE_POSITIONS = (2.0, 22.0, BACKGROUND_POSITION)  # of the two people's voices, and of what the background hears
