@@ -1,13 +1,17 @@
 """Mouths of photographed people, by points on their faces."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.data
+import soundfile
 import torch
+from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, ImageDraw, ImageFilter
 
+from benchmarks import sync_score as sync_benchmark
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.faces.networks import INSTALL
 from infinitetalk.media.speech import loudness
@@ -15,7 +19,7 @@ from infinitetalk.quality.landmarks import follow_mouths
 from infinitetalk.quality.measures import correlation, sync_score
 from infinitetalk.quality.report import measure
 from infinitetalk.quality.tracking import track_mouths
-from infinitetalk.shapes import FPS, SAMPLES_PER_FRAME
+from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from tests.support.media_samples import write_result
 from training.data import Maker
 from training.speech import load_corpus
@@ -99,3 +103,16 @@ def test_a_mouth_that_is_still_and_a_short_clip_have_no_score(wave) -> None:
     assert sync_score(np.full(FRAMES, 0.3, np.float32), loud) is None
     assert sync_score(loud[: 5 * FPS], loud[: 5 * FPS]) is None
     assert sync_score(loud, loud) > 5
+
+
+def test_the_benchmark_scores_own_and_foreign_sound(photographed, wave, tmp_path: Path, monkeypatch, capsys) -> None:
+    film, voice = tmp_path / "film.mp4", tmp_path / "voice.wav"
+    soundfile.write(voice, wave, SAMPLE_RATE_HZ)
+    inputs = ("-i", write_result(tmp_path / "silent.mp4", photographed), "-i", voice)
+    subprocess.run([get_ffmpeg_exe(), "-v", "error", *inputs, "-c:v", "copy", film], check=True)
+    monkeypatch.setattr(sync_benchmark, "load_corpus", lambda name: load_corpus(name, limit_s=40))
+    sync_benchmark.main([str(film), "--audio", str(voice)])
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert float(lines["its own sound"]) > 5
+    assert float(lines["voice.wav"]) > 5
+    assert "mean" in lines["held-out speech"]
