@@ -16,10 +16,10 @@ import torch
 
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.media.audio import Wave, load_audio
+from infinitetalk.media.speech import loudness
 from infinitetalk.quality.landmarks import follow_mouths
 from infinitetalk.quality.measures import sync_score
 from infinitetalk.quality.report import read_frames
-from infinitetalk.quality.speech import loudness
 from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from training.speech import load_corpus
 

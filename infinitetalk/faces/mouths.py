@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.fft import irfft, rfft
 from scipy.signal import butter, sosfiltfilt
 
+from infinitetalk.faces.mesh import EYE_CORNERS
 from infinitetalk.shapes import FPS
 
 Floats = NDArray[np.float32]
@@ -20,7 +21,6 @@ MAX_LAG_FRAMES = 4
 MIN_FRAMES = 2 * FPS  # fewer leave no shifts to compare with
 _BAND_HZ = (0.7, 7.0)  # syllables; slower changes are poses of the mouth, faster ones the mesh's noise
 _INNER_LIPS = ((13, 14), (82, 87), (312, 317))  # of the mesh's points: upper and lower, in three columns
-_EYE_CORNERS = (33, 263)  # the outer ones
 _UNRELATED_FRAMES = 12  # a sound that is shifted by this much or more belongs to other movements
 
 
@@ -46,7 +46,7 @@ def openness(points: Floats) -> float:
         points: (468, 2), the face mesh in pixels.
     """
     heights = [np.linalg.norm(points[upper] - points[lower]) for upper, lower in _INNER_LIPS]
-    return float(np.mean(heights) / max(np.linalg.norm(points[_EYE_CORNERS[0]] - points[_EYE_CORNERS[1]]), 1e-6))
+    return float(np.mean(heights) / max(np.linalg.norm(points[EYE_CORNERS[0]] - points[EYE_CORNERS[1]]), 1e-6))
 
 
 def openness_curve(meshes: Iterable[Floats | None]) -> Floats:

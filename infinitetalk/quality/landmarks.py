@@ -6,15 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infinitetalk.faces.finder import Face, FaceFinder
+from infinitetalk.faces.mesh import EYE_CORNERS
+from infinitetalk.faces.mouths import openness_curve
 from infinitetalk.quality.tracking import MIN_FOLLOWED, MIN_FRAMES, Mouth, Tracked
 
 Floats = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 
 MIN_FACE_PX = 24
-# Pairs of points on the inner edges of the upper and the lower lip; the outer corners of the eyes; beside the ears.
-_LIPS = ((13, 14), (82, 87), (312, 317))
-_EYES, _EARS = (33, 263), (234, 454)
+_EARS = (234, 454)  # the mesh's points beside them
 _WIDE_OPEN = 0.234  # between the lips of a wide open mouth, in distances of the eyes' outer corners: as of drawn people
 _SAMPLED_FRAMES = 5
 
@@ -64,9 +64,9 @@ def _mouth(faces: Sequence[Face | None]) -> Mouth:
     def between(a: int, b: int) -> Floats:
         return np.asarray(np.linalg.norm(points[:, a] - points[:, b], axis=-1), np.float32)
 
-    gap = np.mean([between(upper, lower) for upper, lower in _LIPS], axis=0)
-    openness = np.asarray(gap / between(*_EYES) / _WIDE_OPEN, np.float32)
-    x, y = points[:, _EYES].mean(1).T
+    curve = openness_curve(None if face is None else face.points for face in faces)
+    openness = np.asarray(curve / _WIDE_OPEN, np.float32)
+    x, y = points[:, EYE_CORNERS].mean(1).T
     presence = float(np.mean([face.presence for face in faces if face is not None]))
     half_width = np.asarray(between(*_EARS) / 2, np.float32)
     return Mouth(openness, x, y, half_width, presence)

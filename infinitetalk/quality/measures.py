@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import butter, sosfiltfilt
 
+from infinitetalk.faces.mouths import following
 from infinitetalk.media.speech import silent_frames
 from infinitetalk.planning.windows import plan_windows
 from infinitetalk.quality.tracking import Mouth
@@ -26,7 +26,7 @@ _MIN_LOUDNESS_SPREAD = 0.1
 _MIN_SILENT_FRAMES = 5
 _MIN_COMPARED_FRAMES = 10
 _FIRST_S = 10
-_SYLLABLES_HZ, _SCORED_LAG, _MIN_SHIFT, _MIN_SCORED_FRAMES = (0.7, 7), 4, 12, 6 * FPS
+_MIN_SCORED_FRAMES = 6 * FPS
 
 
 @dataclass(frozen=True)
@@ -155,16 +155,8 @@ def sync_score(openness: Floats, loud: Floats) -> float | None:
     known = np.isfinite(openness)
     if len(loud) < _MIN_SCORED_FRAMES or known.mean() < 0.5:
         return None
-    frames = np.arange(len(loud))
-    band = butter(2, _SYLLABLES_HZ, "bandpass", fs=FPS, output="sos")
-    mouth, voice = (sosfiltfilt(band, curve) for curve in (np.interp(frames, frames[known], openness[known]), loud))
-    if min(mouth.std(), voice.std()) < 1e-6:
-        return None
-    mouth, voice = ((curve - curve.mean()) / curve.std() for curve in (mouth, voice))
-    at = np.fft.irfft(np.fft.rfft(mouth) * np.fft.rfft(voice).conj(), len(mouth)) / len(mouth)
-    near = np.max([np.roll(at, -lag) for lag in range(-_SCORED_LAG, _SCORED_LAG + 1)], axis=0)
-    shifted = near[_MIN_SHIFT : len(near) - _MIN_SHIFT]
-    return float((near[0] - shifted.mean()) / shifted.std())
+    found = following(openness, loud)
+    return None if found is None else found.z
 
 
 def beyond_shared(openness: Floats, own: Floats, other: Floats) -> float | None:
