@@ -193,7 +193,7 @@ def joins_of(settings: dict[str, Any]) -> tuple[int, ...]:
     missing = [name for name in ("frames", "window", "overlap") if not isinstance(settings.get(name), int)]
     if missing:
         raise ValueError(f"the result's settings lack {', '.join(missing)}; give the file that the job printed")
-    cuts = [round(second * FPS) for second in settings.get("cuts_s", ())]
+    cuts = [round(second * FPS) for second in settings.get("cuts_s") or ()]
     frames = settings["frames"]
     if settings.get("fps", FPS) != FPS:  # quality looks at 25 frames a second
         frames = round(settings["duration_s"] * FPS)

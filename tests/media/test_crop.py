@@ -77,7 +77,7 @@ def test_the_whole_is_given_no_larger_than_asked_for(picture: Path, film: Path) 
     assert np.array_equal(load_whole(picture, "image_url", 1000).pixels, ramp())
     small = load_whole(picture, "image_url", 160)
     assert (small.pixels.shape, small.source_size) == ((48, 160, 3), (WIDTH, HEIGHT))
-    whole = SourceVideo.look(film, "video_url", 96, 96).first_whole(160)
+    whole = SourceVideo.look(film, "video_url", 96, 96).whole(160)
     assert whole.shape == (48, 160, 3)
     assert np.abs(whole.astype(int) - small.pixels).max() <= 2
     assert whole_size((10, 4000), 100) == (1, 100)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infinitetalk.contract import request
+from infinitetalk.contract import values
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Internal, JobError, MediaUnreadable, TooLarge
 from infinitetalk.media import child, ffmpeg, frames, image, probe, video
@@ -222,8 +222,8 @@ def test_the_published_limits_are_the_ones_enforced():
     text = (Path(__file__).parents[2] / "docs" / "limits.md").read_text("utf-8")
     settings = Settings()
     for words in (
-        f"| Length of a URL | {request.MAX_URL_CHARS} characters",
-        f"| {request.MAX_DATA_URI_CHARS:,} characters",
+        f"| Length of a URL | {values.MAX_URL_CHARS} characters",
+        f"| {values.MAX_DATA_URI_CHARS:,} characters",
         f"| Redirects | {safe_http.MAX_REDIRECTS},",
         f"`MAX_IMAGE_MB` {settings.max_image_mb:g}, `MAX_AUDIO_MB` {settings.max_audio_mb:g}, "
         f"`MAX_VIDEO_MB` {settings.max_video_mb:g}",
