@@ -231,7 +231,7 @@ class Request(BaseModel):
         None,
         ge=0,
         le=MAX_SEED,
-        description="The same job, seed and settings give the same streams. If not given, a seed is drawn and returned.",
+        description="The same job, seed and settings give the same streams. If not given, one is drawn and returned.",
     )
     negative_prompt: str | None = Field(
         None,

@@ -200,7 +200,7 @@ def sweep(volume: Volume, max_age_s: float) -> None:
 def fingerprint(
     plan: Plan, files: Iterable[Path], models: Models, settings: Settings, places: Places | None = None
 ) -> bytes:
-    """A hash of everything that decides a job's frames and sound: plan, places, media, weights, code, libraries, device."""
+    """A hash of all that decides a job's frames and sound: plan, places, media, weights, code, libraries, device."""
     digest = hashlib.sha256()
 
     def add(*parts: object) -> None:
