@@ -268,6 +268,7 @@ def test_all_checks_pass_with_the_miniature() -> None:
         "ffmpeg",
         "work_dir",
         "volume",
+        "marking",
         "estimates",
         "faces",
         "model_files",
