@@ -2,8 +2,8 @@
 
     python -m benchmarks.marking [--videos 480p:10 720p:60]
 
-The videos are ffmpeg's moving test picture with a tone. Each is signed by a chain made here, as a worker without
-SIGN_CERT does, and read again. Exits 1 if a stream has changed.
+The videos are ffmpeg's moving test picture with a tone. Each is signed by a chain that is made here, as a worker
+without SIGN_CERT does, and read again. Exits 1 if a stream has changed.
 """
 
 import argparse

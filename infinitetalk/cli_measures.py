@@ -64,6 +64,8 @@ def inspect(options: argparse.Namespace) -> None:
         print(json.dumps(found.to_json(), indent=2))
     else:
         Output().print(marking.table(found, options.video.name))
+        if found.credentials.manifest:
+            print(f"Manifest: {json.dumps(found.credentials.manifest, indent=2)}")
     if found.credentials.verdict not in ("trusted", "untrusted"):
         raise MediaUnreadable(f"{options.video}: content credentials: {found.said}")
 

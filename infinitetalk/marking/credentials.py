@@ -1,8 +1,8 @@
 """Content credentials: a C2PA manifest in an mp4, signed and read by the coalition's own library (c2pa-python).
 
 The manifest says that a model made the video, and by which software, model and profile. It names no media, no prompt,
-no address and no person (https://spec.c2pa.org/specifications/specifications/2.2/specs/C2PA_Specification.html,
-section 18.15, actions).
+no address and no person (https://spec.c2pa.org/specifications/specifications/2.4/specs/C2PA_Specification.html,
+on actions).
 """
 
 import json

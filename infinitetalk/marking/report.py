@@ -1,6 +1,5 @@
 """What a video's file says about how it was made: its content credentials, its XMP, its streams."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def inspect(video: Path, anchors_pem: str | None = None) -> Inspection:
 
 
 def table(found: Inspection, name: str) -> Table:
-    """The same to be read."""
+    """The same to be read, without the manifest."""
     credentials = found.credentials
     shown = Table(title=name, box=box.SIMPLE, show_header=False)
     shown.add_column(no_wrap=True)
@@ -94,6 +93,4 @@ def table(found: Inspection, name: str) -> Table:
         shown.add_row(f"stream {stream}", f"MD5 {digest}")
     if not found.streams:
         shown.add_row("streams", "the file cannot be read as a video")
-    if credentials.manifest:
-        shown.add_row("manifest", json.dumps(credentials.manifest, indent=1))
     return shown

@@ -1,6 +1,6 @@
 """Plain metadata in an mp4 that tools read without C2PA: the IPTC digital source type, in XMP.
 
-The packet goes into a box of its own behind all others (XMP specification part 3, section 2.3), so that no position
+The packet goes into a box of its own behind all others (XMP specification, part 3, on MPEG-4), so that no position
 in the file changes.
 """
 

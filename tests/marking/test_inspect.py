@@ -22,7 +22,10 @@ def marked(tmp_path: Path) -> Path:
     return marker.mark(plain, "image", "miniature").path
 
 
-def test_it_shows_who_signed_what_and_the_streams(marked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_shows_who_signed_what_and_the_streams(
+    marked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     main(["inspect", str(marked)])
     shown = " ".join(capsys.readouterr().out.split())
     for said in (
