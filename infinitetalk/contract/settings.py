@@ -51,9 +51,9 @@ class Settings(BaseModel):
     )
     models_repository: str | None = Field(
         None,
-        description="A repository of your own on Hugging Face that holds all weights in the folders that `fetch` makes: "
-        "owner/name, or owner/name@ and a commit of 40 characters. It is looked for in RunPod's cached model, before the "
-        "volume.",
+        description="A repository of your own on Hugging Face that holds all weights in the folders that `fetch` "
+        "makes: owner/name, or owner/name@ and a commit of 40 characters. It is looked for in RunPod's cached model, "
+        "before the volume.",
     )
     download_weights: bool = Field(
         False,
