@@ -15,9 +15,9 @@ class Gpu(BaseModel):
     """One type of GPU.
 
     Args:
-        id: what the driver calls it, and RunPod's REST API (`gpuTypeIds`).
+        id: what the driver calls it, and RunPod's REST API (`gpu.id` of Pods, `gpu.excludedTypes` of endpoints).
         name: what people call it; editions share one.
-        pool: what RunPod's Hub calls the group that it is in (`gpuIds`).
+        pool: what RunPod's Hub (`gpuIds`) and REST API (`gpu.pools`) call the group that it is in.
         memory_gb: as the card's name has it.
         capability: NVIDIA's compute capability.
         usd_per_s: of a flex worker with one of it; None: not documented.

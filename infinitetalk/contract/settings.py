@@ -51,6 +51,12 @@ class Settings(BaseModel):
     models_dir: Path | None = Field(
         None, description="Folder of the model files. It is searched before the volume and the host's model cache."
     )
+    models_repository: str | None = Field(
+        None,
+        description="A repository of your own on Hugging Face that holds all weights in the folders that `fetch` "
+        "makes: owner/name, or owner/name@ and a commit of 40 characters. It is looked for in RunPod's cached model, "
+        "before the volume.",
+    )
     download_weights: bool = Field(
         False,
         description="Download model files that are not found: into MODELS_DIR if it is set, else onto the volume.",
@@ -206,6 +212,16 @@ class Settings(BaseModel):
             raise ValueError("MARK is off, so nothing is signed: leave SIGN_CERT, SIGN_KEY and SIGN_TSA out, or MARK")
         if self.sign_tsa is not None and not _HTTP_URL.match(self.sign_tsa):
             raise ValueError("SIGN_TSA is not an http(s) URL, such as http://timestamp.example.com")
+        return self
+
+    @model_validator(mode="after")
+    def _check_models_repository(self) -> Self:
+        name = self.models_repository
+        if name is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+(@[0-9a-f]{40})?", name):
+            raise ValueError(
+                f"MODELS_REPOSITORY is {name[:80]!r}: give owner/name, without an address before it and a branch after "
+                "it, or owner/name@ and the 40 characters of a commit"
+            )
         return self
 
     @model_validator(mode="after")

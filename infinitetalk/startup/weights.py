@@ -2,11 +2,12 @@
 
 Each source of a profile is looked for by itself, in this order:
 
-    MODELS_DIR/<name>                                                        a folder named by the operator
-    VOLUME_DIR/models/<name>                                                 what `infinitetalk fetch` leaves
-    VOLUME_DIR/ComfyUI/models/<name>                                         ComfyUI installed on the volume
-    VOLUME_DIR/huggingface-cache/hub/models--<owner>--<name>/snapshots/<commit>   RunPod's cached model
-    a download from Hugging Face, if DOWNLOAD_WEIGHTS allows it, into the first of the first two that can be used
+    MODELS_DIR/<name>                   a folder named by the operator
+    MODELS_REPOSITORY/<name>            a repository that holds all sources, in RunPod's cached model
+    VOLUME_DIR/models/<name>            what `infinitetalk fetch` leaves
+    VOLUME_DIR/ComfyUI/models/<name>    ComfyUI installed on the volume
+    the source's own repository, at the profile's commit, in RunPod's cached model
+    a download from Hugging Face, if DOWNLOAD_WEIGHTS allows it, into MODELS_DIR or else onto the volume
 
 The name is the repository's, or ComfyUI's folder of such files; in these, files are found by name, however deep.
 """
@@ -26,6 +27,7 @@ from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import ModelMissing
 from infinitetalk.models.opening import WeightFiles
 from infinitetalk.models.transformer import MULTI, SINGLE
+from infinitetalk.startup.model_cache import cached_folder
 
 LISTED = 4  # missing files shown by name
 EQUIVALENTS = {"pytorch_model.bin": "model.safetensors"}  # transformers reads either
@@ -231,6 +233,9 @@ def _find(source: Repository, settings: Settings) -> Path:
 def _models_folders(settings: Settings) -> Iterator[tuple[str, Path]]:
     if settings.models_dir is not None:
         yield "MODELS_DIR", settings.models_dir
+    if settings.models_repository is not None:
+        repository, _, commit = settings.models_repository.partition("@")
+        yield "the cached MODELS_REPOSITORY", cached_folder(settings.volume_dir, repository, commit)
     yield "the volume", volume_folder(settings)
     yield "the volume's ComfyUI", settings.volume_dir / "ComfyUI" / "models"
 
@@ -245,9 +250,7 @@ def _places(source: Repository, settings: Settings) -> Iterator[tuple[str, Path]
         for folder in _below(models, source):
             yield place, folder
     if source.revision:
-        cached = f"models--{source.repository.replace('/', '--')}"
-        hub = settings.volume_dir / "huggingface-cache/hub"
-        yield "the host's cache", hub / cached / "snapshots" / source.revision
+        yield "the host's cache", cached_folder(settings.volume_dir, source.repository, source.revision)
 
 
 def _find_lora(file: str, settings: Settings) -> Path:
