@@ -65,7 +65,7 @@ class Credentials:
         for action in self._actions():
             agent = action.get("softwareAgent")
             if isinstance(agent, dict):
-                more = [f"{key} {value}" for key, value in agent.items() if key not in ("name", "version")]
+                more = [f"{key} {value}" for key, value in sorted(agent.items()) if key not in ("name", "version")]
                 return ", ".join([f"{agent.get('name', '')} {agent.get('version', '')}".strip(), *more])
             if agent is not None:
                 return str(agent)

@@ -17,6 +17,7 @@ BUCKET = {
 EXAMPLES = {
     "MODEL_PROFILE": ("infinitetalk-14b", "infinitetalk-14b"),
     "MODELS_DIR": ("/models", Path("/models")),
+    "MODELS_REPOSITORY": ("someone/weights", "someone/weights"),
     "LORAS": ("loras/one.safetensors:0.8,two.safetensors:-1", "loras/one.safetensors:0.8,two.safetensors:-1"),
     "DOWNLOAD_WEIGHTS": ("true", True),
     "MIN_VRAM_GIB": ("75.5", 75.5),

@@ -29,7 +29,7 @@ LINKED = [
 ]
 H100 = "NVIDIA H100 80GB HBM3"
 # Words in capitals that are no environment variables of the worker.
-OTHER_WORDS = {"BUCKET_", "BAKE_WEIGHTS", "REGISTRY", "ENDPOINT_ID", "RUNPOD_API_KEY"}
+OTHER_WORDS = {"BUCKET_", "IN_QUEUE", "BAKE_WEIGHTS", "REGISTRY", "ENDPOINT_ID", "RUNPOD_API_KEY"}
 
 
 def rows(document: str, header: str) -> list[list[str]]:
