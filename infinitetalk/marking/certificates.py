@@ -1,7 +1,7 @@
 """Who signs a video: the operator's certificate and key, or a chain that the worker makes for itself.
 
-The library that signs looks at what a certificate is for (C2PA's certificate profile). What is looked at here is whether
-the parts can be read, belong together and are valid today.
+The library that signs looks at what a certificate is for (C2PA's certificate profile). What is looked at here is
+whether the parts can be read, belong together and are valid today.
 """
 
 from dataclasses import dataclass, field
