@@ -159,12 +159,8 @@ def test_check_says_what_it_found_and_fails_if_the_worker_would_not_start(
 ) -> None:
     main(["check"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines] == [
-        [name, "ok"]
-        for name in (
-            *("gpu", "ffmpeg", "work_dir", "volume", "marking", "estimates", "faces", "model_files", "shapes", "fits"),
-        )
-    ]
+    checks = ["gpu", "ffmpeg", "work_dir", "volume", "marking", "estimates", "faces", "model_files", "shapes", "fits"]
+    assert [line.split()[:2] for line in lines] == [[name, "ok"] for name in checks]
     with pytest.raises(SystemExit, match="infinitetalk: 3 of the checks failed"):
         main(["check", "--profile", "infinitetalk-14b", "--models-dir", str(tmp_path), "--device", "cpu"])
     shown = capsys.readouterr().out

@@ -46,8 +46,9 @@ class Play:
         self.calls = []
         self.act = lambda **_: RESULT
 
-    def __call__(self, request, models, settings, exchange, control, faces):
-        details = {"models": models, "settings": settings, "exchange": exchange, "faces": faces, **vars(control)}
+    def __call__(self, request, models, settings, exchange, control, faces, marker):
+        given = {"models": models, "settings": settings, "exchange": exchange, "faces": faces, "marker": marker}
+        details = given | vars(control)
         self.calls.append((request, details))
         return self.act(**details)
 
@@ -75,7 +76,9 @@ def handler(play, sent, retired):
 
 
 def make_handler(send, settings=None, retire=lambda: None):
-    return jobs.make_handler(lambda: "the models", settings or Settings(), send, retire, load_faces=lambda: "finder")
+    return jobs.make_handler(
+        lambda: "the models", settings or Settings(), send, retire, load_faces=lambda: "finder", marker="the marker"
+    )
 
 
 def ask(handler, job_input=INPUT, **more):
@@ -103,7 +106,7 @@ def test_a_job_becomes_a_request_and_its_result_the_answer(handler, play):
     request, details = play.calls[0]
     assert (request.image_url, request.seed, request.speed_mode) == (INPUT["image_url"], 7, "turbo")
     assert (details["job_id"], details["models"], details["settings"]) == ("job-1", "the models", Settings())
-    assert details["faces"] == "finder"
+    assert (details["faces"], details["marker"]) == ("finder", "the marker")
 
 
 def test_jobs_run_beside_the_event_loop(handler, play):
