@@ -17,7 +17,6 @@ from infinitetalk.faces.networks import INSTALL
 from infinitetalk.media.image import Picture
 from infinitetalk.media.original import Original
 from infinitetalk.media.video import SourceVideo
-from infinitetalk.planning.extension import source_index
 from infinitetalk.planning.framing import MIN_SHOWN, Box, holds, share, shown_part
 from infinitetalk.planning.plan import Plan, VideoShape
 from infinitetalk.planning.windows import Window
@@ -61,7 +60,7 @@ class KeptVideo:
 
     def stored_index(self, index: int) -> int:
         """See `keeper.Source`."""
-        return source_index(index, self.original.n_frames, self.original.extend)
+        return self.original.stored_index(index)
 
     def frames(self, start: int, n_frames: int) -> Iterator[Frame]:
         """See `keeper.Source`."""
