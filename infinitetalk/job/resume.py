@@ -167,10 +167,13 @@ class KeptWindows:
             return
         try:
             free_bytes = self._volume.free_bytes()
-            if free_bytes > RESERVE_BYTES + len(content):
+            if len(content) > _MAX_WINDOW_BYTES:  # of a large source that is kept; it would not be read again
+                reason = f"it has {len(content) / 1e9:.1f} GB, and at most {_MAX_WINDOW_BYTES / 1e9:.1f} are read"
+            elif free_bytes > RESERVE_BYTES + len(content):
                 self._volume.write(self._path(file), content)
                 return
-            reason = f"the volume has {free_bytes / 1e9:.1f} GB left"
+            else:
+                reason = f"the volume has {free_bytes / 1e9:.1f} GB left"
         except OSError as error:
             reason = _reason(error)
         self._is_writable = False
