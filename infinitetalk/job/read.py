@@ -144,6 +144,11 @@ def read_job(
         assert faces is not None  # check_keep refuses the job otherwise
         keeping = keep_speakers(footage, plan, boxes, places.crop, source_cuts, faces, check_ended)
         warnings += keeping.warnings
+        if places.boxes == (None,) and len(placed.people or ()) > 1:
+            warnings.append(
+                "keep: nobody is chosen as the speaker, so the largest face is taken, and only this one moves its "
+                "lips. To choose, use the field speakers, with a face or a box."
+            )
         plan = replace(plan, kept=keeping.shape)
     return Job(plan, waves, tracks, footage, masks, places, boxes, turns, placed.people, keeping, tuple(warnings))
 

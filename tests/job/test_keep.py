@@ -143,7 +143,11 @@ def test_faces_that_the_model_does_not_make_are_not_followed(run: Callable[..., 
     fields = {"input_type": "video", "keep": "speakers", "video_url": wide.as_uri(), "dry_run": True}
     with pytest.raises(InvalidInput, match=r"found in video_url: .* aspect_ratio \(what it cuts off is not made\)"):
         run(FixedFinder((0.1, 0.4, 0.3)), **fields)
-    run(FixedFinder((0.1, 0.4, 0.3), (0.5, 0.4, 0.2)), **fields)
+    result, _ = run(FixedFinder((0.1, 0.4, 0.3), (0.5, 0.4, 0.2)), **fields)
+    assert any("keep: nobody is chosen as the speaker, so the largest" in warning for warning in result.warnings)
+    result, _ = run(FixedFinder((0.5, 0.4, 0.2)), **fields)
+    assert not any("nobody is chosen" in warning for warning in result.warnings)
+    assert "(keep) was not measured: its time is left out" in result.estimate.basis
 
 
 def test_advice_for_a_picture_names_nothing_that_is_for_videos(run: Callable[..., Any]) -> None:
