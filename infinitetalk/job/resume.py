@@ -130,7 +130,9 @@ class KeptWindows:
         """Keep a window (`WindowSink.take`). A failure is logged, and no further window is kept."""
         if self._volume is None:
             return
-        tensors = {"piece": torch.frombuffer(bytearray(window.piece), dtype=torch.uint8)}
+        # A window of one frame has none at a lower frame rate; frombuffer refuses to read nothing.
+        piece = torch.frombuffer(bytearray(window.piece), dtype=torch.uint8) if window.piece else torch.empty(0).byte()
+        tensors = {"piece": piece}
         if (handover := window.handover) is not None:
             tensors |= {"motion": handover.motion.contiguous(), "last_frame": handover.last_frame.contiguous()}
         if window.state:
