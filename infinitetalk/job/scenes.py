@@ -73,14 +73,16 @@ def boxes_of_scenes(
 def _boxes_at(
     index: int, request: Request, plan: Plan, footage: SourceVideo, placed: Placed, faces: FaceFinder
 ) -> Boxes | None:
-    """The boxes in the scene that begins with a frame of the source; None where somebody is not found or not shown."""
+    """The boxes in the scene that begins with a frame of the source; None where the job's choice cannot be followed."""
     found, crop = find_in_video(faces, footage, index), placed.places.crop
     try:
         here = place_speakers(request, found, footage.source_size, plan.size, placed.order, crop)
         person_masks(here.places.boxes, footage.source_size, plan.size, crop)  # refuses what the video does not show
     except InvalidInput:
         return None
-    return here.places.boxes if here.are_found else None
+    # Where the first scene shows nobody else, the voice has the whole picture in all scenes.
+    is_open = request.keep == "all" and here.places.are_bound and not placed.places.are_bound
+    return here.places.boxes if here.are_found and not is_open else None
 
 
 def _seconds(cuts: tuple[int, ...] | list[int]) -> str:

@@ -93,6 +93,10 @@ def test_a_face_that_the_shown_part_does_not_have_is_told(film: Path) -> None:
     assert len(notes) == 1 and "their places of the first scene stand" in notes[0]
     _, (note,), _, _ = scenes(film, (LEFT,), (LEFT, MIDDLE), speakers=voices(1))
     assert "anybody may be seen to speak" in note
+    one = [{"wav_url": VOICE, "face": 0}]  # the first scene shows nobody else, so that the voice has no place
+    _, (note,), _, _ = scenes(film, (LEFT,), (LEFT, MIDDLE), speakers=one)
+    assert "anybody may be seen to speak" in note
+    assert scenes(film, (LEFT,), (LEFT, MIDDLE), speakers=one, keep="speakers")[1] == []
 
 
 def test_a_loop_searches_each_scene_once_and_tells_it_once(film: Path) -> None:
