@@ -233,6 +233,8 @@ def _print_plans(runs: dict[str, DryRun]) -> None:
     for person in first.people or ():
         edges, voice = ", ".join(f"{edge:.2f}" for edge in person.box), person.voice or "no voice"
         console.print(f"Face {person.index}: box ({edges}), {person.width}x{person.height} pixels, {voice}")
+    for turn in first.turns or ():
+        console.print(f"Speaker {turn.speaker}: {turn.start_s:.2f} to {turn.end_s:.2f} s")
     for warning in first.warnings:
         console.print(f"Note: {warning}")
 

@@ -7,14 +7,18 @@ from urllib.parse import unquote
 import pytest
 
 from infinitetalk import cli
+from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.cli import main
 from infinitetalk.cli_options import make_parser, request_of
-from infinitetalk.contract.presets import load_profile
+from infinitetalk.contract.presets import load_mode, load_profile
 from infinitetalk.contract.request import Request
+from infinitetalk.contract.result import Estimate, Turn
 from infinitetalk.contract.settings import Settings
 from infinitetalk.contract.speakers import Speaker
+from infinitetalk.job.forecast import dry_run
 from infinitetalk.media.probe import probe
 from infinitetalk.models.opening import Models
+from infinitetalk.planning.plan import make_plan
 from tests.support.media_samples import write_picture, write_talking_video, write_tone
 from tests.support.standing_faces import Finder
 
@@ -248,6 +252,14 @@ def test_a_plan_lists_the_faces(
     printed = capsys.readouterr().out
     assert "Face 0: box (0.10, 0.20, 0.30, 0.60), 32x38 pixels, no voice" in printed
     assert "Face 1: box (0.60, 0.20, 0.80, 0.60), 32x38 pixels, speakers[0].wav_url" in printed
+
+
+def test_a_plan_lists_the_turns(capsys: pytest.CaptureFixture[str]) -> None:
+    profile, turns = load_profile("miniature"), (Turn(speaker=1, start_s=0.5, end_s=2.25),)
+    request = Request.parse({"image_url": "https://example.com/a.png", "wav_url": "https://example.com/a.wav"})
+    plan = make_plan(request, profile, load_mode("turbo"), 100, 7, conversation=turns)
+    cli._print_plans({"turbo": dry_run(plan, "turbo", profile, Estimate(basis="Unknown."), Arithmetic(), [])})
+    assert "Speaker 1: 0.50 to 2.25 s" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from infinitetalk.faces.finder import Face, FaceFinder
 # speakers in their order.
 Choose = Callable[[int, Sequence[Face], tuple[int, int]], Sequence[Face | None]]
 
-SEARCH_EVERY = 12  # frames from one search to the next in a scene in which no speaker has been seen yet
+SEARCH_EVERY = 12  # frames from one search to the next in a scene in which a speaker has not been seen yet
 RAMP_S = 0.2  # in which a region comes and goes where its face is lost
 
 
@@ -75,28 +76,54 @@ def follow_speakers(
         rate: frames a second.
     """
     rows: list[Floats] = []
-    missing = np.full((n_speakers, 468, 2), np.nan, np.float32)
     for number, (start, stop) in enumerate(zip(scenes, (*scenes[1:], None), strict=True)):
         scene = _until(frames, None if stop is None else stop - start)
-        for index, frame in enumerate(scene):
-            chosen: Sequence[Face | None] = ()
-            if index % SEARCH_EVERY == 0:
-                chosen = choose(number, finder.find(frame), (frame.shape[1], frame.shape[0]))
-            if not any(chosen):
-                rows.append(missing)
-                continue
-            order = [speaker for speaker, face in enumerate(chosen) if face is not None]
-            faces = [face for face in chosen if face is not None]
-            for followed in finder.follow(chain([frame], scene), faces):
-                row = missing.copy()
-                for speaker, face in zip(order, followed, strict=True):
-                    if face is not None:
-                        row[speaker] = face.points * scale
-                rows.append(row)
+        for faces in _followed(scene, n_speakers, finder, partial(choose, number)):
+            row = np.full((n_speakers, 468, 2), np.nan, np.float32)
+            for speaker, face in enumerate(faces):
+                if face is not None:
+                    row[speaker] = face.points * scale
+            rows.append(row)
     points = np.stack(rows)
     for start, stop in zip(scenes, (*scenes[1:], len(points)), strict=True):
         points[start:stop] = smooth(points[start:stop], 1.0)
     return Tracks(points, rate, tuple(scenes))
+
+
+def _followed(
+    scene: Iterator[NDArray[np.uint8]],
+    n_speakers: int,
+    finder: FaceFinder,
+    choose: Callable[[Sequence[Face], tuple[int, int]], Sequence[Face | None]],
+) -> Iterator[list[Face | None]]:
+    """The speakers' faces in each frame of one scene. Who has not been seen yet is searched for again and again."""
+    known: list[Face | None] = [None] * n_speakers
+    for frame in scene:
+        if None in known:
+            chosen = choose(finder.find(frame), (frame.shape[1], frame.shape[0]))
+            taken = [face for face in known if face is not None]
+            known = [old or _unless_taken(new, taken) for old, new in zip(known, chosen, strict=True)]
+        order = [speaker for speaker, face in enumerate(known) if face is not None]
+        part = chain([frame], scene if None not in known else islice(scene, SEARCH_EVERY - 1))
+        if not order:
+            for _ in part:
+                yield list(known)
+            continue
+        for followed in finder.follow(part, [face for face in known if face is not None]):
+            now: list[Face | None] = [None] * n_speakers
+            for speaker, face in zip(order, followed, strict=True):
+                now[speaker] = face
+                known[speaker] = face or known[speaker]
+            yield now
+
+
+def _unless_taken(face: Face | None, taken: Sequence[Face]) -> Face | None:
+    """A face that was found, or None where it is one of those that are followed."""
+    if face is None:
+        return None
+    x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
+    boxes = [other.box for other in taken]
+    return None if any(x0 <= x < x1 and y0 <= y < y1 for x0, y0, x1, y1 in boxes) else face
 
 
 def _until(frames: Iterator[NDArray[np.uint8]], n_frames: int | None) -> Iterator[NDArray[np.uint8]]:

@@ -17,8 +17,7 @@ from infinitetalk.faces.networks import INSTALL
 from infinitetalk.media.image import Picture
 from infinitetalk.media.original import Original
 from infinitetalk.media.video import SourceVideo
-from infinitetalk.planning.extension import source_index
-from infinitetalk.planning.framing import Box, holds
+from infinitetalk.planning.framing import MIN_SHOWN, Box, holds, share, shown_part
 from infinitetalk.planning.plan import Plan, VideoShape
 from infinitetalk.planning.windows import Window
 from infinitetalk.shapes import FPS, cover_crop, whole_size
@@ -61,7 +60,7 @@ class KeptVideo:
 
     def stored_index(self, index: int) -> int:
         """See `keeper.Source`."""
-        return source_index(index, self.original.n_frames, self.original.extend)
+        return self.original.stored_index(index)
 
     def frames(self, start: int, n_frames: int) -> Iterator[Frame]:
         """See `keeper.Source`."""
@@ -168,7 +167,12 @@ def keep_speakers(
     n_frames = min(shape.n_frames, original.n_frames)
     scenes = (0, *(index for index in map(original.frames_until, source_cuts) if 0 < index < n_frames))
 
+    shown = shown_part(original.size, plan.size, crop)
+
     def choose(scene: int, found: Sequence[Face], size: tuple[int, int]) -> list[Face | None]:
+        found = [
+            face for face in found if share(_fractions(face, size), shown) >= MIN_SHOWN
+        ]  # others are not generated
         return _speakers_among(found, boxes[min(scene, len(boxes) - 1)], size)
 
     tracks = follow_speakers(
@@ -236,7 +240,7 @@ def _fractions(face: Face, size: tuple[int, int]) -> Box:
 def _nobody(field: str) -> InvalidInput:
     return InvalidInput(
         f"keep is speakers, but no speaker's face is found in {field}: send one in which the face is larger or turned "
-        "to the camera, choose another box or face, or set keep to all."
+        "to the camera, choose another box, face or aspect_ratio (what it cuts off is not made), or set keep to all."
     )
 
 
@@ -259,14 +263,20 @@ def told_seconds(times: Sequence[tuple[float, float]]) -> str:
     return f"{shown} s{more}"
 
 
-def told_whole(keeper: Keeper, shape: VideoShape) -> list[str]:
+def told_whole(keeper: Keeper, keeping: Keeping) -> list[str]:
     """A warning of when all of the frame had to be generated."""
-    times = keeper.whole_s
+    times, shape = keeper.whole_s, keeping.shape
     if not times:
         return []
-    share = sum(stop - start for start, stop in times) / float(shape.n_frames / shape.rate)
-    advice = " A video_strength below 1 keeps heads closer to the source's." if share > 1 / 4 else ""
+    part = sum(stop - start for start, stop in times) / float(shape.n_frames / shape.rate)
+    when = f"keep: at {told_seconds(times)}, {part:.0%} of the video,"
+    if keeping.original is None:
+        return [
+            f"{when} a generated head leaves the part of the picture that is the speaker's, or is not seen; there all "
+            "of the frame is generated."
+        ]
+    advice = " A video_strength below 1 keeps heads closer to the source's." if part > 1 / 4 else ""
     return [
-        f"keep: at {told_seconds(times)}, {share:.0%} of the video, a generated head is turned another way than the "
-        f"source's and would not fit into it; there all of the generated part is shown.{advice}"
+        f"{when} a generated head is turned another way than the source's and would not fit into it, or is not seen; "
+        f"there all of the generated part is shown.{advice}"
     ]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from infinitetalk.contract.request import Request
 from infinitetalk.faces.finder import MAX_SIDE, Face, FaceFinder
 from infinitetalk.faces.matching import Match, match_voices
-from infinitetalk.faces.mouths import Floats, openness_curve
+from infinitetalk.faces.mouths import MIN_FRAMES, Floats, openness_curve
 from infinitetalk.job.people import Box
 from infinitetalk.media.speech import SILENT, loudness
 from infinitetalk.media.video import SourceVideo
@@ -40,7 +40,9 @@ def watched_match(
     is_open = all(speaker.box is None and not isinstance(speaker.face, int) for speaker in speakers)
     if not is_open or len(speakers) < 2 or len(boxes) != len(speakers):
         return None
-    n_frames = min(round(video.duration_s * FPS), len(waves[0]) * FPS // SAMPLE_RATE_HZ)
+    n_frames = min(video.n_frames, len(waves[0]) * FPS // SAMPLE_RATE_HZ)
+    if n_frames < MIN_FRAMES:
+        return None
     loud = [loudness(wave, n_frames) for wave in waves]
     whole = replace(video, size=whole_size(video.source_size, _longest(boxes, video.source_size)), crop=CENTRE)
     faces = finder.find(whole.frame(0))

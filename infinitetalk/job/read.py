@@ -20,13 +20,13 @@ from infinitetalk.job.conversation import find_turns, split_wave
 from infinitetalk.job.keep import Keeping, check_keep, keep_speakers
 from infinitetalk.job.matching import match_note, watched_match
 from infinitetalk.job.people import check_faces, find_in_image, find_in_video
+from infinitetalk.job.scenes import boxes_of_scenes, find_cuts
 from infinitetalk.media.audio import Track, Wave, load_audio, normalise_loudness, place_voices
 from infinitetalk.media.child import check_ended
 from infinitetalk.media.image import Picture, load_image
-from infinitetalk.media.video import CUTS_TIME_LIMIT_S, SourceVideo
+from infinitetalk.media.video import SourceVideo
 from infinitetalk.models.device import choose_device
 from infinitetalk.models.voices import VoiceModels
-from infinitetalk.planning.extension import cuts_of_clip
 from infinitetalk.planning.framing import Box
 from infinitetalk.planning.places import Placed, Places, chooses_places, place_speakers
 from infinitetalk.planning.plan import Plan, make_plan
@@ -50,7 +50,6 @@ _EXTENSIONS = {
     "loop": "the video begins again where it ends",
     "ping-pong": "the video runs backwards and forwards from its end on",
 }
-_MAX_CUTS_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ class Job:
         footage: what is animated.
         person_masks: where voices belong to places, see `pipeline.Material`; else None.
         places: where the speakers are, and which part of the picture is shown.
+        boxes: of the speakers, in each scene.
         turns: who is heard when, for another plan of the same job; None where the plan does not need it.
         people: the faces that were found; None where nothing can find them.
         keeping: what is kept of the source; None where all of the frame comes from the model.
@@ -76,6 +76,7 @@ class Job:
     footage: Footage
     person_masks: Tensor | None
     places: Places
+    boxes: tuple[tuple[Box | None, ...], ...]
     turns: Turns | None
     people: tuple[Person, ...] | None
     keeping: Keeping | None
@@ -128,11 +129,11 @@ def read_job(
     turns = None
     if len(waves) > AT_A_TIME or placed.places.others_silent:
         turns = Turns(frame_loudness(waves, n_frames), placed.places.others_silent)
-    source_cuts, cuts, notes = _find_cuts(footage, n_frames)
+    source_cuts, cuts, notes = find_cuts(footage, n_frames)
     plan = make_plan(request, profile, mode, n_frames, seed, chunks, turns, conversation, cuts)
     warnings += [*notes, *_left_out(request, plan, turns)]
     places = placed.places
-    boxes, notes = _boxes_of_scenes(request, plan, footage, places, faces)
+    boxes, notes = boxes_of_scenes(request, plan, footage, placed, faces)
     warnings += notes
     masks = None
     if places.are_bound:
@@ -143,8 +144,13 @@ def read_job(
         assert faces is not None  # check_keep refuses the job otherwise
         keeping = keep_speakers(footage, plan, boxes, places.crop, source_cuts, faces, check_ended)
         warnings += keeping.warnings
+        if places.boxes == (None,) and len(placed.people or ()) > 1:
+            warnings.append(
+                "keep: nobody is chosen as the speaker, so the largest face is taken, and only this one moves its "
+                "lips. To choose, use the field speakers, with a face or a box."
+            )
         plan = replace(plan, kept=keeping.shape)
-    return Job(plan, waves, tracks, footage, masks, places, turns, placed.people, keeping, tuple(warnings))
+    return Job(plan, waves, tracks, footage, masks, places, boxes, turns, placed.people, keeping, tuple(warnings))
 
 
 def _read_voices(
@@ -234,55 +240,6 @@ def _read_footage(
             f"video_url lasts {video.duration_s:.2f} s and the sound {duration_s:.2f} s: {_EXTENSIONS[request.extend]}."
         )
     return video, placed, notes
-
-
-def _boxes_of_scenes(
-    request: Request, plan: Plan, footage: Footage, places: Places, faces: FaceFinder | None
-) -> tuple[list[tuple[Box | None, ...]], list[str]]:
-    """The speakers' boxes in each scene, and what the caller should know about it.
-
-    In each scene they are looked for anew. Where the job's choice fits nobody there, the first scene's places stand.
-    """
-    boxes, notes = [places.boxes], []
-    for cut in plan.cuts:
-        boxes.append(places.boxes)
-        if faces is None or request.speakers is None or not isinstance(footage, SourceVideo):
-            continue
-        try:
-            found = find_in_video(faces, footage, cut)
-            here = place_speakers(request, found, footage.source_size, plan.size).places.boxes
-            if not all(here):
-                raise InvalidInput("somebody is not found")
-            person_masks(here, footage.source_size, plan.size, places.crop)  # refuses what the video does not show
-            boxes[-1] = here
-        except InvalidInput:
-            notes.append(
-                f"In the scene from {cut / FPS:.2f} s the speakers are not found as the job names them: their places "
-                "of the first scene stand. To choose, send the scene as a job of its own."
-            )
-    return boxes, notes
-
-
-def _find_cuts(footage: Footage, n_frames: int) -> tuple[tuple[int, ...], tuple[int, ...], list[str]]:
-    """The frames of the source and of the clip with which further scenes begin, and what to say of it."""
-    if not isinstance(footage, SourceVideo):
-        return (), (), []
-    found = footage.cuts(min(n_frames, footage.n_frames))
-    if found is None:
-        return (
-            (),
-            (),
-            [
-                f"video_url takes more than {CUTS_TIME_LIMIT_S:g} s to be decoded, and was not searched for cuts: "
-                "windows may span them. A smaller video, or one of fewer frames a second, is searched."
-            ],
-        )
-    cuts = cuts_of_clip(found, n_frames, footage.n_frames, footage.extend)
-    if not cuts:
-        return (), (), []
-    seconds = ", ".join(f"{cut / FPS:.2f}" for cut in cuts[:_MAX_CUTS_NAMED])
-    more = f" and {len(cuts) - _MAX_CUTS_NAMED} more" if len(cuts) > _MAX_CUTS_NAMED else ""
-    return found, cuts, [f"video_url is cut at {seconds}{more} s: each scene is made by itself, from its own frames."]
 
 
 def _left_out(request: Request, plan: Plan, turns: Turns | None) -> list[str]:

@@ -89,7 +89,8 @@ def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: M
             with watch.stage("encode"):
                 queue.wait()
                 writer.finish(shape.n_frames)
-    return Video(path, start.windows, () if keeper is None else tuple(told_whole(keeper, shape)))
+    warnings = [] if keeper is None or keeping is None else told_whole(keeper, keeping)
+    return Video(path, start.windows, tuple(warnings))
 
 
 def _packing(

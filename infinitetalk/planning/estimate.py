@@ -241,6 +241,8 @@ def estimate(
         return Estimate(seconds=None, cost_usd=None, basis=basis)
     if plan.separated_chunks and hardware.separate_s_per_chunk is None:
         basis += " Isolating the vocals was not measured: its time is left out."
+    if plan.kept is not None:
+        basis += " Following the faces and putting them into the source (keep) was not measured: its time is left out."
     seconds = hardware.seconds(Work.of(plan), arithmetic, n_gpus)
     return Estimate(
         seconds=round(seconds, 1),

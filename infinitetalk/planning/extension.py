@@ -1,7 +1,8 @@
-"""Which frame of the source the clip shows when the source is shorter than the sound. Integers only."""
+"""Which frame of the source the clip shows when the source is shorter than the sound. Exact numbers only."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from infinitetalk.contract.request import Extend
 
@@ -41,9 +42,27 @@ def source_index(index: int, n_source: int, extend: Extend) -> int:
     return min(place, period - place)
 
 
+def source_place(place: Fraction, n_source: int, extend: Extend) -> Fraction:
+    """The same as `source_index` between frames: where in the source the clip is, both in frames of the clip.
+
+    So sources at rates of their own begin again and turn when the clip does.
+    """
+    if place < n_source or extend == "hold":
+        return place
+    if extend == "loop":
+        return place % n_source
+    period = max(2 * n_source - 2, 1)
+    place %= period
+    return place if place < n_source else period + 1 - place
+
+
 def source_runs(start: int, length: int, n_source: int, extend: Extend) -> Iterator[Run]:
     """The source's frames for the clip's frames from `start` on, as few runs as possible."""
-    shown = [source_index(index, n_source, extend) for index in range(start, start + length)]
+    return runs_of([source_index(index, n_source, extend) for index in range(start, start + length)])
+
+
+def runs_of(shown: Sequence[int]) -> Iterator[Run]:
+    """Frames as few runs as possible."""
     while shown:
         step = max(-1, min(1, shown[1] - shown[0])) if len(shown) > 1 else 1
         n = 1

@@ -58,11 +58,15 @@ class Placed:
 
     Args:
         people: the faces that were found; None where nothing can find them.
+        are_found: whether each of the speakers has a face or a box.
+        order: the face of each voice, where it is not from left to right.
     """
 
     places: Places
     people: tuple[Person, ...] | None
     warnings: tuple[str, ...]
+    are_found: bool = False
+    order: tuple[int, ...] | None = None
 
 
 def chooses_places(request: Request) -> bool:
@@ -71,7 +75,12 @@ def chooses_places(request: Request) -> bool:
 
 
 def place_speakers(
-    request: Request, faces: Found, source: Size, target: Size, order: Sequence[int] | None = None
+    request: Request,
+    faces: Found,
+    source: Size,
+    target: Size,
+    order: tuple[int, ...] | None = None,
+    crop: float | None = None,
 ) -> Placed:
     """Choose the speakers' places and the part of the picture that the video shows.
 
@@ -82,29 +91,33 @@ def place_speakers(
         faces: the boxes of all faces, from left to right.
         source, target: (width, height) of the picture and of the video, in pixels.
         order: the face of each voice, where the job leaves that open; from left to right if not given.
+        crop: where the shown part lies, if that is decided.
 
     Raises:
         InvalidInput: a face is asked for that is not there, two speakers are in one place, or they do not fit into one
-            video.
+            video or into the part that is decided.
     """
     picture = "image_url" if request.input_type == "image" else "the first frame of video_url"
     speakers, found = request.all_speakers, faces or ()
     chooses = chooses_places(request)
     owners, notes = _faces_of(speakers, faces, picture, chooses, order)
-    crop = CENTRE
-    if chooses:
+    if crop is not None:
+        _check_shown(speakers, owners, found, shown_part(source, target, crop), picture)
+    elif not chooses:
+        crop = CENTRE
+    else:
         crop, moved = _crop(speakers, owners, found, source, target, picture)
         notes += moved
     shown = shown_part(source, target, crop)
     boxes = _boxes(speakers, owners, found, shown) if chooses else tuple(speaker.box for speaker in speakers)
     one_box = len(speakers) == 1 and speakers[0].box is not None
-    have_places = all(speaker.box or number in owners for number, speaker in enumerate(speakers))
+    have_places = all(speaker.box is not None or number in owners for number, speaker in enumerate(speakers))
     is_chosen = chooses and have_places and (one_box or len(found) > len(speakers))
     if not chooses and faces is not None:
         notes += _unchosen(speakers, faces, shown, picture)
     notes += _small(speakers, owners, found, source, target)
     people = None if faces is None else tuple(_people(faces, owners, speakers, source, target))
-    return Placed(Places(crop, boxes, is_chosen), people, tuple(notes))
+    return Placed(Places(crop, boxes, is_chosen), people, tuple(notes), have_places, order)
 
 
 def _faces_of(
@@ -232,6 +245,18 @@ def _crop(
         f"The part of {picture} that the video shows is moved {way}, by {abs(moved):.1%} of the picture's "
         f"{('width', 'height')[axis]}, to keep the speakers in it."
     ]
+
+
+def _check_shown(
+    speakers: Sequence[Speaker], owners: Mapping[int, int], faces: Sequence[Box], shown: Box, picture: str
+) -> None:
+    """Raise InvalidInput where a speaker's face is not in the part that the video shows."""
+    for number, index in owners.items():
+        if share(faces[index], shown) < MIN_SHOWN:
+            raise InvalidInput(
+                f"The face of {speakers[number].name} (face {index}) lies outside the part of {picture} that the video "
+                "shows; choose another face or aspect_ratio."
+            )
 
 
 def _boxes(

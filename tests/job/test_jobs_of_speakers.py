@@ -179,6 +179,8 @@ def test_places_are_part_of_the_fingerprint(read: Callable[..., Job], models: Mo
     assert jobs[0].plan == jobs[1].plan
     prints = [fingerprint(job.plan, [], models, SETTINGS, job.places) for job in jobs]
     assert prints[0] != prints[1]
+    scenes = [fingerprint(jobs[0].plan, [], models, SETTINGS, jobs[0].places, boxes) for boxes in ((), jobs[0].boxes)]
+    assert scenes[0] == prints[0] != scenes[1]
 
 
 def test_a_dry_run_and_a_result_list_the_people(models: Models, media: dict[str, str], tmp_path: Path) -> None:

@@ -137,6 +137,30 @@ def test_faces_are_needed(run: Callable[..., Any]) -> None:
             run(FixedFinder(), keep="speakers", **fields)
 
 
+def test_faces_that_the_model_does_not_make_are_not_followed(run: Callable[..., Any], tmp_path: Path) -> None:
+    wide = tmp_path / "wide.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=d=0.2:r=25:s=288x144", "-pix_fmt", "yuv420p", *X264, wide)
+    fields = {"input_type": "video", "keep": "speakers", "video_url": wide.as_uri(), "dry_run": True}
+    with pytest.raises(InvalidInput, match=r"found in video_url: .* aspect_ratio \(what it cuts off is not made\)"):
+        run(FixedFinder((0.1, 0.4, 0.3)), **fields)
+    result, _ = run(FixedFinder((0.1, 0.4, 0.3), (0.5, 0.4, 0.2)), **fields)
+    assert any("keep: nobody is chosen as the speaker, so the largest" in warning for warning in result.warnings)
+    result, _ = run(FixedFinder((0.5, 0.4, 0.2)), **fields)
+    assert not any("nobody is chosen" in warning for warning in result.warnings)
+    assert "(keep) was not measured: its time is left out" in result.estimate.basis
+
+
+def test_advice_for_a_picture_names_nothing_that_is_for_videos(run: Callable[..., Any]) -> None:
+    class Gone(FixedFinder):
+        def follow(self, frames: Any, first: Any) -> Any:
+            for _ in frames:
+                yield (None,) * len(first)
+
+    result, _ = run(Gone((0.3, 0.4, 0.15)), keep="speakers")
+    (told,) = (warning for warning in result.warnings if warning.startswith("keep: at"))
+    assert "video_strength" not in told and "source" not in told
+
+
 def test_extend_is_for_videos(run: Callable[..., Any]) -> None:
     with pytest.raises(InvalidInput, match="extend is only for input_type video"):
         run(extend="loop")

@@ -318,6 +318,22 @@ def test_the_last_gigabyte_is_left_to_finished_videos(
     assert "the volume has 1.0 GB left" in caplog.text
 
 
+def test_a_window_that_is_too_large_to_be_read_again_is_not_written(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "_MAX_WINDOW_BYTES", 10)
+    kept_at(folder).take(FinishedWindow(0, b"piece", None))
+    assert not folder.exists()
+    assert "no further window is kept: it has 0.0 GB, and at most 0.0 are read" in caplog.text
+
+
+def test_a_window_without_a_frame_is_kept_too(folder: Path, inputs: tuple[Plan, list[Path], Models, Settings]) -> None:
+    kept = kept_at(folder)
+    kept.identify(*inputs)
+    kept.take(FinishedWindow(0, b"", None, b"state"))
+    assert next(kept.finished()) == FinishedWindow(0, b"", None, b"state")
+
+
 def test_without_a_volume_nothing_is_computed_or_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "fingerprint", lambda *_: pytest.fail("computed"))
     settings = Settings.from_env({"VOLUME_DIR": str(folder / "none")})

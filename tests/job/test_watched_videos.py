@@ -18,7 +18,7 @@ from infinitetalk.job.read import Job, read_job
 from infinitetalk.media.speech import loudness
 from infinitetalk.media.video import SourceVideo
 from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-from tests.support.media_samples import write_result, write_talking_video
+from tests.support.media_samples import X264, ffmpeg, write_result, write_talking_video
 from tests.support.mouths import mesh, syllables
 
 SETTINGS = Settings.from_env({})
@@ -121,6 +121,14 @@ def test_jobs_of_two_plain_voices_stay_as_they_were_and_are_told(
     assert job.places.boxes == (None, None)
     assert any("face 1 with wav_url and face 0 with wav_url_2" in text for text in job.warnings)
     assert any("exchange wav_url and wav_url_2" in text for text in job.warnings)
+
+
+def test_a_video_of_one_short_frame_tells_nothing(read: Callable[..., Job], tmp_path: Path) -> None:
+    one = tmp_path / "one.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=r=60:s=240x160", "-frames:v", "1", "-pix_fmt", "yuv420p", *X264, one)
+    faces = MadeUpFaces([speech(2), speech(1)])
+    read(faces, video_url=one.as_uri())
+    assert faces.watched == 0
 
 
 @pytest.mark.parametrize("end", ["gone_from", "jump_at"])

@@ -1,6 +1,7 @@
 """Source videos at their own size and rate: every value of every frame, in order."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from infinitetalk.media import original as module
 from infinitetalk.media.encode import VideoWriter
 from infinitetalk.media.original import Original, result_rate
 from infinitetalk.media.video import SourceVideo
+from infinitetalk.planning.extension import source_index
 from tests.support.media_samples import X264, ffmpeg, write_numbered_video
 
 
@@ -95,6 +97,18 @@ def test_a_short_video_goes_on_as_asked_without_all_of_it_in_memory(extend, expe
 )  # fmt: skip
 def test_the_results_rate_is_the_sources_or_a_simple_multiple(rate, expected):
     assert result_rate(Fraction(rate)) == Fraction(expected)
+
+
+@pytest.mark.parametrize(("rate", "n_frames"), [("24", 60), ("30000/1001", 75), ("60", 150), ("25", 62)])
+@pytest.mark.parametrize("extend", ["hold", "loop", "ping-pong"])
+def test_a_source_of_any_rate_goes_on_together_with_the_clip(rate, n_frames, extend):
+    facts = {"path": Path("film.mp4"), "field": "video_url", "size": (2, 2), "source_size": (2, 2), "zero_s": "0"}
+    film = SourceVideo(**facts, duration_s=2.5, last_frame_s=2.46, aspect="1", extend=extend)
+    video = Original(film, (2, 2), Fraction(rate), n_frames, None)  # type: ignore[arg-type]
+    for index in range(video.frames_until(60 * 25)):
+        in_clip = source_index(video.clip_frame(index), film.n_frames, extend)
+        own_s, clip_s = (video.stored_index(index) + 0.5) / float(video.rate), (in_clip + 0.5) / 25
+        assert abs(own_s - clip_s) <= 1.5 / 25
 
 
 def test_frames_and_the_clips_frames_go_together():
