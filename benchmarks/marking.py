@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
             make_video(path, SIZES[size], float(seconds))
             n_bytes, streams = path.stat().st_size, hash_streams(path)
             started_s = time.perf_counter()
-            marked = marker.mark(path, "image", "miniature").path
+            marked = marker.mark(path, False, "miniature").path
             signed_s = time.perf_counter()
             verdict = read(marked).verdict
             read_s = time.perf_counter()

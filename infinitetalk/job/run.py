@@ -82,9 +82,9 @@ def run_job(
             mode = mode or load_mode(request.speed_mode)
             job = read_job(request, files, profile, settings, mode, kept.seed(request.seed), faces)
             _check_separator(job.plan, models, profile)
-        plan = job.plan
+        plan, shape = job.plan, job.plan.shape
         marker.check_valid()
-        exchange.delivery.check_fits(estimate_video_bytes(plan.shape.size, plan.n_frames), monitor.check)
+        exchange.delivery.check_fits(estimate_video_bytes(shape.size, shape.n_frames, shape.fps), monitor.check)
         expected = forecast(plan, profile, models.device, settings, models.arithmetic, models.n_gpus)
         warnings = [*job.warnings, *_long_prompts(models, plan), *time_warnings(expected, control.time_limit)]
         monitor.counter.planned(len(plan.windows), plan.mode.steps, warnings)
@@ -97,7 +97,7 @@ def run_job(
             kept.identify(plan, files.values(), models, settings, job.places, job.boxes)
         video = within_memory(plan, partial(render, job, models, folder, kept, monitor))
         with watch.stage("mark"):
-            marked = marker.mark(video.path, request.input_type, profile.name)
+            marked = marker.mark(video.path, request.input_type == "video" or plan.kept is not None, profile.name)
         with watch.stage("deliver"):
             delivered = exchange.delivery.deliver(marked.path)
     warnings += [*_resumed(video.resumed, plan), *video.warnings, *marked.warnings, *delivered.warnings]

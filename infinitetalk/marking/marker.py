@@ -9,7 +9,6 @@ from time import monotonic
 from typing import Self
 
 from infinitetalk import __version__
-from infinitetalk.contract.request import InputType
 from infinitetalk.contract.result import Marking, SourceType
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import MarkingFailed
@@ -21,10 +20,6 @@ from infinitetalk.media.child import check_ended
 OWN_CERTIFICATE = "own certificate: readers will show it as untrusted"
 TIME_LIMIT_S = 120.0  # a minute of 720p takes 0.2 s; the rest is for a time stamp authority
 _POLL_S = 0.1
-_SOURCE_TYPES: dict[InputType, SourceType] = {
-    "image": "trainedAlgorithmicMedia",
-    "video": "compositeWithTrainedAlgorithmicMedia",
-}
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +67,11 @@ class Marker:
                 "the operator must set a new SIGN_CERT and SIGN_KEY."
             )
 
-    def mark(self, video: Path, input_type: InputType, profile: str) -> Marked:
+    def mark(self, video: Path, is_composite: bool, profile: str) -> Marked:
         """Mark an mp4. The marked video may be another file beside it; the given one is then gone.
 
         Args:
-            input_type: what was animated: a picture, or a video of which parts are kept.
+            is_composite: whether parts of it are a recording or a picture that somebody else made.
             profile: the name of the model's profile.
 
         Raises:
@@ -86,7 +81,7 @@ class Marker:
         if self.identity is None:
             return Marked(video, None)
         identity, tsa_url = self.identity, self.tsa_url
-        source_type = _SOURCE_TYPES[input_type]
+        source_type: SourceType = "compositeWithTrainedAlgorithmicMedia" if is_composite else "trainedAlgorithmicMedia"
         signed = video.with_name(f"signed-{video.name}")
         try:
             if identity.is_expired:

@@ -227,7 +227,7 @@ def _crop(
     if crop is None:
         other = "" if (target[0] > target[1]) == (axis == 0) else f"choose aspect_ratio {('16:9', '9:16')[axis]}, or "
         raise InvalidInput(
-            f"speakers: they are too far apart in {picture} to be shown together: {other}send a picture in which they "
+            f"The speakers are too far apart in {picture} to be shown together: {other}send a picture in which they "
             "are closer together."
         )
     shown, centred = shown_part(source, target, crop), shown_part(source, target, CENTRE)

@@ -247,7 +247,7 @@ def _try_marking(marker: Marker, settings: Settings) -> None:
         video = Path(folder, "made.mp4")
         try:
             run(*_SAMPLE, "-c:v", "libx264", "-c:a", "aac", "-movflags", "+faststart", f"file:{video}")
-            marked = replace(marker, is_optional=False).mark(video, "image", "none")
+            marked = replace(marker, is_optional=False).mark(video, False, "none")
         except FfmpegError as error:
             raise Unfit(f"ffmpeg cannot make an mp4 ({error}); install imageio-ffmpeg again") from error
         except MarkingFailed as error:

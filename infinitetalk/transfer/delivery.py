@@ -236,10 +236,10 @@ def video_name(job_id: str) -> str:
     return f"{FOLDER}/{plain_name(job_id)}.mp4"
 
 
-def estimate_video_bytes(size: tuple[int, int], n_frames: int) -> int:
+def estimate_video_bytes(size: tuple[int, int], n_frames: int, fps: float = FPS) -> int:
     """The least that a video of that (width, height) is likely to take. Real ones are up to ten times as large."""
     picture_bits = size[0] * size[1] * n_frames * _LEAST_BITS_PER_PIXEL
-    return int((picture_bits + n_frames / FPS * _LEAST_AUDIO_BITS_PER_S) / 8)
+    return int((picture_bits + n_frames / fps * _LEAST_AUDIO_BITS_PER_S) / 8)
 
 
 def _worker_bucket(settings: Settings) -> Bucket | None:

@@ -19,7 +19,7 @@ CHAIN = make_chain()
 def marked(tmp_path: Path) -> Path:
     plain = write_talking_video(tmp_path / "plain.mp4", seconds=0.4)
     marker = Marker.open(Settings.from_env({"SIGN_CERT": CHAIN.certificates, "SIGN_KEY": CHAIN.key}))
-    return marker.mark(plain, "image", "miniature").path
+    return marker.mark(plain, False, "miniature").path
 
 
 def test_it_shows_who_signed_what_and_the_streams(

@@ -65,7 +65,7 @@ def boxes(path: Path) -> list[tuple[str, int, int]]:
 
 @pytest.mark.parametrize("marker", [OWN, marker_of()], ids=["own chain", "operator's chain"])
 def test_streams_and_the_index_at_the_front_stay_as_they_were(marker: Marker, video: Path, plain: Path) -> None:
-    marked = marker.mark(video, "image", "miniature")
+    marked = marker.mark(video, False, "miniature")
     assert hash_streams(marked.path) == hash_streams(plain)
     assert sorted(hash_streams(plain)) == ["0 video", "1 audio"]
     assert [kind for kind, _, _ in boxes(marked.path)] == ["ftyp", "uuid", "moov", "free", "mdat", "uuid"]
@@ -76,7 +76,7 @@ def test_streams_and_the_index_at_the_front_stay_as_they_were(marker: Marker, vi
 
 
 def test_the_own_chain_says_that_readers_do_not_trust_it(video: Path) -> None:
-    marked = OWN.mark(video, "image", "miniature")
+    marked = OWN.mark(video, False, "miniature")
     assert marked.marking is not None
     assert (marked.marking.note, marked.warnings) == (OWN_CERTIFICATE, ())
     found = read(marked.path)
@@ -87,7 +87,7 @@ def test_the_own_chain_says_that_readers_do_not_trust_it(video: Path) -> None:
 @pytest.mark.parametrize("kind", KEYS)
 def test_an_operators_chain_is_trusted_by_whoever_trusts_its_root(kind: str, video: Path) -> None:
     chain = make_chain(kind)
-    marked = marker_of(chain).mark(video, "image", "miniature")
+    marked = marker_of(chain).mark(video, False, "miniature")
     assert marked.marking is not None
     assert (marked.marking.note, marked.marking.signed_by) == (None, "Example Films")
     assert read(marked.path, chain.root).verdict == "trusted"
@@ -95,7 +95,7 @@ def test_an_operators_chain_is_trusted_by_whoever_trusts_its_root(kind: str, vid
 
 
 def test_the_manifest_says_what_made_it_and_nothing_of_the_job(video: Path) -> None:
-    marked = OWN.mark(video, "image", "miniature")
+    marked = OWN.mark(video, False, "miniature")
     manifest = read(marked.path).manifest
     (action,) = (a["data"]["actions"] for a in manifest["assertions"] if a["label"].startswith("c2pa.actions"))
     kind = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -114,13 +114,13 @@ def test_the_manifest_says_what_made_it_and_nothing_of_the_job(video: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("input_type", "source_type"),
-    [("image", "trainedAlgorithmicMedia"), ("video", "compositeWithTrainedAlgorithmicMedia")],
+    ("is_composite", "source_type"),
+    [(False, "trainedAlgorithmicMedia"), (True, "compositeWithTrainedAlgorithmicMedia")],
 )
 def test_credentials_and_xmp_have_the_source_type_and_readers_of_metadata_find_it(
-    input_type: str, source_type: str, video: Path
+    is_composite: bool, source_type: str, video: Path
 ) -> None:
-    marked = OWN.mark(video, input_type, "miniature")
+    marked = OWN.mark(video, is_composite, "miniature")
     assert marked.marking is not None
     assert marked.marking.digital_source_type == source_type
     assert read(marked.path).source_types == (source_type,)
@@ -134,7 +134,7 @@ def with_a_flipped_bit(content: bytes, at: int) -> bytes:
 
 
 def test_a_flipped_bit_of_picture_sound_index_or_xmp_is_seen(video: Path, tmp_path: Path) -> None:
-    marked, changed = OWN.mark(video, "image", "miniature").path, tmp_path / "changed.mp4"
+    marked, changed = OWN.mark(video, False, "miniature").path, tmp_path / "changed.mp4"
     content = marked.read_bytes()
     assert read(marked).verdict == "untrusted"
     _, _, index, _, media, xmp = boxes(marked)
@@ -148,7 +148,7 @@ def test_a_flipped_bit_of_picture_sound_index_or_xmp_is_seen(video: Path, tmp_pa
 
 def test_a_flipped_bit_of_the_credentials_is_seen_or_changes_nothing_that_they_say(video: Path, tmp_path: Path) -> None:
     """They have room that is left over, with nothing in it."""
-    marked, changed = OWN.mark(video, "image", "miniature").path, tmp_path / "changed.mp4"
+    marked, changed = OWN.mark(video, False, "miniature").path, tmp_path / "changed.mp4"
     content, said = marked.read_bytes(), read(marked)
     _, start, end = boxes(marked)[1]
     seen = 0
@@ -166,7 +166,7 @@ def test_a_damaged_file_without_credentials_has_none(video: Path) -> None:
 
 
 def test_a_remux_loses_both_marks_and_keeps_the_streams(video: Path, tmp_path: Path) -> None:
-    marked, remuxed = OWN.mark(video, "image", "miniature").path, tmp_path / "remuxed.mp4"
+    marked, remuxed = OWN.mark(video, False, "miniature").path, tmp_path / "remuxed.mp4"
     ffmpeg("-i", marked, "-c", "copy", remuxed)
     assert (read(remuxed).verdict, read_source_type(remuxed)) == ("none", None)
     assert hash_streams(remuxed) == hash_streams(marked)
@@ -174,14 +174,14 @@ def test_a_remux_loses_both_marks_and_keeps_the_streams(video: Path, tmp_path: P
 
 def test_two_runs_give_the_same_streams_in_other_files(plain: Path, tmp_path: Path) -> None:
     first, second = (
-        OWN.mark(Path(shutil.copy(plain, tmp_path / name)), "image", "miniature").path for name in ("a.mp4", "b.mp4")
+        OWN.mark(Path(shutil.copy(plain, tmp_path / name)), False, "miniature").path for name in ("a.mp4", "b.mp4")
     )
     assert first.read_bytes() != second.read_bytes()
     assert hash_streams(first) == hash_streams(second)
 
 
 def test_with_mark_off_the_file_is_left_alone(video: Path, plain: Path) -> None:
-    marked = Marker.open(Settings(mark="off")).mark(video, "image", "miniature")
+    marked = Marker.open(Settings(mark="off")).mark(video, False, "miniature")
     assert (marked.path, marked.marking, marked.warnings) == (video, None, ())
     assert video.read_bytes() == plain.read_bytes()
 
@@ -217,9 +217,9 @@ def test_a_failure_to_sign_fails_the_job_or_warns_if_marking_is_optional(
 ) -> None:
     marker = FAILING[failing]()
     with pytest.raises(MarkingFailed, match="could not be signed, so it is not delivered") as failed:
-        marker.mark(Path(shutil.copy(video, video.with_name("strict.mp4"))), "image", "miniature")
+        marker.mark(Path(shutil.copy(video, video.with_name("strict.mp4"))), False, "miniature")
     assert (failed.value.code, failed.value.retryable) == ("marking_failed", True)
-    marked = replace(marker, is_optional=True).mark(video, "image", "miniature")
+    marked = replace(marker, is_optional=True).mark(video, False, "miniature")
     assert (marked.path, marked.marking) == (video, None)
     assert "carries no content credentials" in marked.warnings[0]
     assert hash_streams(video) == hash_streams(plain)
@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_the_video_whole(video: Path, plain: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "sign", full)
-    marked = replace(OWN, is_optional=True).mark(video, "image", "miniature")
+    marked = replace(OWN, is_optional=True).mark(video, False, "miniature")
     assert hash_streams(marked.path) == hash_streams(plain)
 
 
@@ -266,11 +266,11 @@ def test_a_cancelled_job_does_not_wait_for_a_time_stamp(video: Path) -> None:
     with silent_server() as url:
         marker, started_s = marker_of(SIGN_TSA=url), time.monotonic()
         with ended_by(check), pytest.raises(Cancelled):
-            marker.mark(video, "image", "miniature")
+            marker.mark(video, False, "miniature")
         assert time.monotonic() - started_s < 3
 
 
 def test_a_time_stamp_that_does_not_come_is_given_up(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TIME_LIMIT_S", 0.5)
     with silent_server() as url, pytest.raises(MarkingFailed):
-        marker_of(SIGN_TSA=url).mark(video, "image", "miniature")
+        marker_of(SIGN_TSA=url).mark(video, False, "miniature")
