@@ -262,7 +262,7 @@ def test_a_cancelled_job_has_stopped_when_the_handler_returns(handler, play, tim
 
     async def cancel():
         task = asyncio.create_task(handler({"id": "job-1", "input": INPUT}))
-        await asyncio.to_thread(began.wait)
+        assert await asyncio.to_thread(began.wait, 10)
         for _ in range(times):
             task.cancel()
             await asyncio.sleep(0.02)
