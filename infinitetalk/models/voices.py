@@ -24,7 +24,7 @@ from infinitetalk.shapes import SAMPLE_RATE_HZ
 
 Floats = NDArray[np.float32]
 
-INSTALL = "pip install silero-vad==6.2.3 && pip install --no-deps resemblyzer==0.1.4"
+INSTALL = "pip install --no-deps silero-vad==6.2.3 resemblyzer==0.1.4"
 SPEECH_STEP = 512  # samples, 32 ms: for each of these the detector gives one probability
 VOICE_WINDOW = round(1.2 * SAMPLE_RATE_HZ)
 
