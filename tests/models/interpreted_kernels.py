@@ -25,6 +25,8 @@ CASES = (
     (2, 5, 20, 2, 32, 0.2),
 )
 
+NARROW_CASES = 2  # the first ones; in 8 bits the kernels differ in the numbers' format alone
+
 
 def main() -> None:
     errors: dict[str, list[float]] = {"wide": [], "narrow": []}
@@ -37,7 +39,8 @@ def main() -> None:
         value = value * torch.tensor([3.0, 500.0])[:heads, None]
         parts = [place_by_place(part, frames) for part in (query, key, value)]
         expected = masked_attention(*parts, choose_blocks(*parts[:2], density, BLOCK_TOKENS), BLOCK_TOKENS)
-        for name, narrow in (("wide", False), ("narrow", True)):
+        kinds = (("wide", False), ("narrow", True)) if len(errors["narrow"]) < NARROW_CASES else (("wide", False),)
+        for name, narrow in kinds:
             found = place_by_place(triton_sparse_attention(query, key, value, frames, density, narrow), frames)
             off, scale = (part.transpose(0, 1).flatten(1).norm(dim=1) for part in (found - expected, expected))
             errors[name].append(float((off / scale).max()))
