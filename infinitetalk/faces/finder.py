@@ -37,6 +37,11 @@ class Face:
     points: NDArray[np.float32]
     presence: float
 
+    def fractions(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The box in fractions of a picture of that (width, height)."""
+        x0, y0, x1, y1 = self.box
+        return x0 / size[0], y0 / size[1], x1 / size[0], y1 / size[1]
+
     @property
     def size(self) -> float:
         """The longer side of the box, in pixels."""

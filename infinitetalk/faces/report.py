@@ -13,7 +13,7 @@ from rich.table import Table
 
 from infinitetalk.faces.finder import MAX_SIDE, Face, FaceFinder
 from infinitetalk.media.container import apparent_kind
-from infinitetalk.media.image import MIN_SIDE, load_image
+from infinitetalk.media.image import MIN_SIDE, load_whole
 from infinitetalk.media.video import SourceVideo
 from infinitetalk.shapes import FPS
 
@@ -41,7 +41,7 @@ class View:
     def box(self, face: Face) -> list[float]:
         """x0, y0, x1, y1 in fractions of the picture, as a job's boxes are; within 0 and 1."""
         height, width = self.pixels.shape[:2]
-        return [round(min(max(at / side, 0), 1), 4) for at, side in zip(face.box, (width, height) * 2, strict=True)]
+        return [round(min(max(at, 0), 1), 4) for at in face.fractions((width, height))]
 
     def size_px(self, face: Face) -> int:
         """The longer side of a face in the file's own pixels."""
@@ -55,22 +55,14 @@ def look(path: Path, finder: FaceFinder) -> list[View]:
     Raises MediaUnreadable or TooLarge: the file cannot be used.
     """
     if apparent_kind(path) != "a sound or video":
-        size = load_image(path, str(path), MIN_SIDE, MIN_SIDE).source_size
-        pixels = load_image(path, str(path), *_shown_size(size)).pixels
-        return [View(pixels, finder.find(pixels), size, None)]
-    size = SourceVideo.open(path, str(path), MIN_SIDE, MIN_SIDE, needed_s=0.0).source_size
-    video = SourceVideo.open(path, str(path), *_shown_size(size))
-    n_frames = max(1, round(video.duration_s * FPS))
+        picture = load_whole(path, str(path), MAX_SIDE)
+        return [View(picture.pixels, finder.find(picture.pixels), picture.source_size, None)]
+    video = SourceVideo.look(path, str(path), MIN_SIDE, MIN_SIDE)
     views = []
-    for index in np.unique(np.linspace(0, n_frames - 1, SAMPLED_FRAMES).round().astype(int)).tolist():
-        pixels = video.frame(index)
-        views.append(View(pixels, finder.find(pixels), size, index / FPS))
+    for index in np.unique(np.linspace(0, video.n_frames - 1, SAMPLED_FRAMES).round().astype(int)).tolist():
+        pixels = video.whole(MAX_SIDE, index)
+        views.append(View(pixels, finder.find(pixels), video.source_size, index / FPS))
     return views
-
-
-def _shown_size(size: tuple[int, int]) -> tuple[int, int]:
-    zoom = min(1.0, MAX_SIDE / max(size))
-    return max(MIN_SIDE, round(size[0] * zoom)), max(MIN_SIDE, round(size[1] * zoom))
 
 
 def to_json(views: list[View]) -> dict[str, Any]:

@@ -170,9 +170,7 @@ def keep_speakers(
     shown = shown_part(original.size, plan.size, crop)
 
     def choose(scene: int, found: Sequence[Face], size: tuple[int, int]) -> list[Face | None]:
-        found = [
-            face for face in found if share(_fractions(face, size), shown) >= MIN_SHOWN
-        ]  # others are not generated
+        found = [face for face in found if share(face.fractions(size), shown) >= MIN_SHOWN]  # others are not generated
         return _speakers_among(found, boxes[min(scene, len(boxes) - 1)], size)
 
     tracks = follow_speakers(
@@ -227,14 +225,9 @@ def _speakers_among(found: Sequence[Face], boxes: Boxes, size: tuple[int, int]) 
     chosen: list[Face | None] = []
     for number, given in enumerate(boxes):
         box = given or (number / len(boxes), 0.0, (number + 1) / len(boxes), 1.0)
-        inside = [face for face in found if holds(box, _fractions(face, size)) and face not in chosen]
+        inside = [face for face in found if holds(box, face.fractions(size)) and face not in chosen]
         chosen.append(max(inside, key=lambda face: face.size, default=None))
     return chosen
-
-
-def _fractions(face: Face, size: tuple[int, int]) -> Box:
-    x0, y0, x1, y1 = face.box
-    return x0 / size[0], y0 / size[1], x1 / size[0], y1 / size[1]
 
 
 def _nobody(field: str) -> InvalidInput:

@@ -18,8 +18,7 @@ Box = tuple[float, float, float, float]
 def find_boxes(faces: FaceFinder, picture: NDArray[np.uint8]) -> tuple[Box, ...]:
     """The faces of a whole picture (height, width, 3), from left to right, in fractions of it."""
     height, width = picture.shape[:2]
-    found = (face.box for face in faces.find(picture))
-    return tuple((x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in found)
+    return tuple(face.fractions((width, height)) for face in faces.find(picture))
 
 
 def find_in_image(faces: FaceFinder, path: Path) -> tuple[Box, ...]:
