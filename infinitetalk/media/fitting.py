@@ -1,6 +1,6 @@
 """Decoded frames brought to the video's size: deinterlaced where they are marked, upright, cropped, RGB."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from math import atan2, degrees
 from struct import unpack
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from infinitetalk.shapes import CENTRE
 
 # Players take untagged video of at least this height for BT.709, below it for BT.601.
-_HD_HEIGHT = 720
-_UNSPECIFIED = 2  # ITU-T H.273
+HD_HEIGHT = 720
+UNSPECIFIED = 2  # ITU-T H.273
 
 
 def turns(frame: VideoFrame) -> list[str]:
@@ -48,8 +48,30 @@ def shown_size(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
     return round(width * aspect), height
 
 
-class Fitter:
-    """Fits a part of a video's frames to one size; their own may change from one to the next."""
+class Filtered:
+    """Frames of a video, filtered one by one; their size may change from one to the next."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[tuple[object, ...], Graph] = {}
+
+    def filters(self, frame: VideoFrame) -> Iterator[str]:
+        """The filters for frames of this kind, in their order."""
+        raise NotImplementedError
+
+    def fit(self, frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> NDArray[np.uint8]:
+        """A frame as its filters leave it; its neighbours serve to deinterlace it, where it is marked so."""
+        if frame.interlaced_frame:
+            frame = deinterlaced(frame, before, after)
+        key = kind_of(frame), tuple(turns(frame))
+        if key not in self._graphs:
+            self._graphs = {key: chain_of(frame, list(self.filters(frame)))}  # one is held: sizes seldom change
+        graph = self._graphs[key]
+        graph.push(frame)
+        return np.asarray(graph.pull().to_ndarray(), np.uint8)
+
+
+class Fitter(Filtered):
+    """Fits a part of a video's frames to one size: `fit` gives (height, width, 3) uint8 RGB."""
 
     def __init__(self, width: int, height: int, aspect: Fraction, crop: float = CENTRE) -> None:
         """Prepare for frames of one shape.
@@ -58,37 +80,22 @@ class Fitter:
             aspect: a stored pixel's width divided by its height.
             crop: where the part lies, as in `shapes.cover_crop`.
         """
+        super().__init__()
         self.size = width, height
         self._crop = crop
         self._aspect = aspect
-        self._graphs: dict[tuple[object, ...], Graph] = {}
 
-    def fit(self, frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> NDArray[np.uint8]:
-        """A frame as (height, width, 3) uint8 RGB; its neighbours serve to deinterlace it, where it is marked so."""
-        if frame.interlaced_frame:
-            frame = deinterlaced(frame, before, after)
-        key = kind_of(frame), tuple(turns(frame))
-        if key not in self._graphs:
-            self._graphs = {key: self._graph(frame)}  # one is held: sizes seldom change
-        graph = self._graphs[key]
-        graph.push(frame)
-        return np.asarray(graph.pull().to_ndarray(), np.uint8)
-
-    def _graph(self, frame: VideoFrame) -> Graph:
+    def filters(self, frame: VideoFrame) -> Iterator[str]:
+        """Upright, resized until it covers the size, RGB, cropped."""
         own = shown_size(frame, self._aspect)
         scale = max(side / shown for side, shown in zip(self.size, own, strict=True))
         cover = [max(side, round(shown * scale)) for side, shown in zip(self.size, own, strict=True)]
-        is_hd = int(frame.colorspace) == _UNSPECIFIED and frame.height >= _HD_HEIGHT
+        is_hd = int(frame.colorspace) == UNSPECIFIED and frame.height >= HD_HEIGHT
         matrix = "bt709" if is_hd else "auto"
-        return chain_of(
-            frame,
-            [
-                *turns(frame),
-                f"scale={cover[0]}:{cover[1]}:flags=lanczos+accurate_rnd+full_chroma_int:in_color_matrix={matrix}",
-                "format=rgb24",
-                f"crop={self.size[0]}:{self.size[1]}:(in_w-out_w)*{self._crop}:(in_h-out_h)*{self._crop}",
-            ],
-        )
+        yield from turns(frame)
+        yield f"scale={cover[0]}:{cover[1]}:flags=lanczos+accurate_rnd+full_chroma_int:in_color_matrix={matrix}"
+        yield "format=rgb24"
+        yield f"crop={self.size[0]}:{self.size[1]}:(in_w-out_w)*{self._crop}:(in_h-out_h)*{self._crop}"
 
 
 def deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> VideoFrame:

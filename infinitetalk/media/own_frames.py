@@ -8,25 +8,24 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from av import VideoFrame
 from av.error import FFmpegError
-from av.filter import Graph
-from numpy.typing import NDArray
 
 from infinitetalk.errors import JobError, MediaUnreadable
 from infinitetalk.media.decoding import Shown, decoded_from, shown_one_by_one
-from infinitetalk.media.fitting import chain_of, deinterlaced, kind_of, shown_size, turns
+from infinitetalk.media.fitting import HD_HEIGHT, UNSPECIFIED, Filtered, shown_size, turns
 from infinitetalk.media.original import PHASE
 from infinitetalk.media.stream import damaged
 
-_HD_HEIGHT = 720  # players take untagged video from this height on for BT.709, below it for BT.601
-_BT709, _BT601, _RGB, _UNSPECIFIED = 1, 6, 0, 2  # ITU-T H.273
+_BT709, _BT601, _RGB = 1, 6, 0  # ITU-T H.273
 _FULL, _LIMITED = 2, 1  # ranges, as ffmpeg numbers them
 
 
-class Plain:
-    """Frames upright, with square pixels, as 8-bit 4:2:0 in their own colours; or as RGB of another size."""
+class Plain(Filtered):
+    """Frames upright, with square pixels, as 8-bit 4:2:0 in their own colours; or as RGB of another size.
+
+    `fit` gives (height, width, 3) RGB, or the planes Y, U and V below each other: (height * 3 / 2, width).
+    """
 
     def __init__(self, aspect: Fraction, size: tuple[int, int], is_rgb: bool) -> None:
         """Prepare for the frames of one video.
@@ -36,21 +35,11 @@ class Plain:
             size: (width, height) of what is given out. Where it is the frames' own or one pixel less, nothing is
                 scaled and the last column or row is left out.
         """
+        super().__init__()
         self._aspect, self._size, self._is_rgb = aspect, size, is_rgb
-        self._graphs: dict[tuple[object, ...], Graph] = {}
 
-    def fit(self, frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> NDArray[np.uint8]:
-        """(height, width, 3) RGB, or the planes Y, U and V below each other: (height * 3 / 2, width)."""
-        if frame.interlaced_frame:
-            frame = deinterlaced(frame, before, after)
-        key = kind_of(frame), tuple(turns(frame))
-        if key not in self._graphs:
-            self._graphs = {key: chain_of(frame, list(self._filters(frame)))}
-        graph = self._graphs[key]
-        graph.push(frame)
-        return np.asarray(graph.pull().to_ndarray(), np.uint8)
-
-    def _filters(self, frame: VideoFrame) -> Iterator[str]:
+    def filters(self, frame: VideoFrame) -> Iterator[str]:
+        """Upright, resized where it is not to keep its own size, in the pixel format that is given out, cropped."""
         yield from turns(frame)
         width, height = self._size
         own = shown_size(frame, self._aspect)
@@ -76,7 +65,7 @@ def describe(frame: VideoFrame, aspect: Fraction) -> dict[str, Any]:
     if matrix == _RGB:
         return {"size": size, "matrix": _BT709, "meant": _BT709, "primaries": 1, "transfer": 1, "range": _LIMITED}
     is_full = int(frame.color_range) == _FULL or frame.format.name.startswith("yuvj")
-    meant = (_BT709 if frame.height >= _HD_HEIGHT else _BT601) if matrix == _UNSPECIFIED else matrix
+    meant = (_BT709 if frame.height >= HD_HEIGHT else _BT601) if matrix == UNSPECIFIED else matrix
     colors = {"matrix": matrix, "meant": meant, "primaries": primaries, "transfer": transfer}
     return {"size": size, **colors, "range": _FULL if is_full else _LIMITED}
 
