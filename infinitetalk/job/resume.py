@@ -11,7 +11,7 @@ are written while the next one is made. Whatever goes wrong here costs time, nev
 import hashlib
 import importlib.metadata
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -91,25 +91,16 @@ class KeptWindows:
             self._write("seed", str(seed).encode("ascii"))
         return seed
 
-    def identify(
-        self,
-        plan: Plan,
-        files: Iterable[Path],
-        models: Models,
-        settings: Settings,
-        places: Places | None = None,
-        boxes: Boxes = (),
-    ) -> None:
+    def identify(self, n_windows: int, job_fingerprint: Callable[[], bytes]) -> None:
         """Say what job this is: only windows that would have the same frames count.
 
         Args:
-            files: the job's media.
-            places, boxes: where its speakers are, and where in each scene; this may depend on whether and how this
-                worker finds faces.
+            n_windows: of its plan.
+            job_fingerprint: gives its `fingerprint`; called only where there is a volume, since it reads the media.
         """
         if self._volume is not None:
-            self._fingerprint = fingerprint(plan, files, models, settings, places, boxes)
-            self._n_windows = len(plan.windows)
+            self._fingerprint = job_fingerprint()
+            self._n_windows = n_windows
 
     def finished(self) -> Iterator[FinishedWindow]:
         """The windows that an earlier run of this job has finished, from the first on, each read and checked.
@@ -235,7 +226,13 @@ def fingerprint(
     places: Places | None = None,
     boxes: Boxes = (),
 ) -> bytes:
-    """A hash of all that decides a job's frames and sound: plan, places, media, weights, code, libraries, device."""
+    """A hash of all that decides a job's frames and sound: plan, places, media, weights, code, libraries, device.
+
+    Args:
+        files: the job's media.
+        places, boxes: where its speakers are, and where in each scene; this may depend on whether and how this worker
+            finds faces.
+    """
     digest = hashlib.sha256()
 
     def add(*parts: object) -> None:

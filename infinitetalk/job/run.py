@@ -18,7 +18,7 @@ from infinitetalk.job.folder import job_folder
 from infinitetalk.job.forecast import dry_run, forecast, time_warnings
 from infinitetalk.job.read import read_job
 from infinitetalk.job.render import render
-from infinitetalk.job.resume import KeptWindows, kept_windows
+from infinitetalk.job.resume import KeptWindows, fingerprint, kept_windows
 from infinitetalk.logs import log_event
 from infinitetalk.marking.marker import Marker
 from infinitetalk.media.child import ended_by
@@ -94,7 +94,8 @@ def run_job(
                 plan, request.speed_mode, profile, expected, models.arithmetic, warnings, models.n_gpus, job.people
             )
         with watch.stage("read_media"):
-            kept.identify(plan, files.values(), models, settings, job.places, job.boxes)
+            facts = plan, files.values(), models, settings, job.places, job.boxes
+            kept.identify(len(plan.windows), partial(fingerprint, *facts))
         video = within_memory(plan, partial(render, job, models, folder, kept, monitor))
         with watch.stage("mark"):
             marked = marker.mark(video.path, request.input_type == "video" or plan.kept is not None, profile.name)

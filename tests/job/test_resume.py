@@ -329,18 +329,17 @@ def test_a_window_that_is_too_large_to_be_read_again_is_not_written(
 
 def test_a_window_without_a_frame_is_kept_too(folder: Path, inputs: tuple[Plan, list[Path], Models, Settings]) -> None:
     kept = kept_at(folder)
-    kept.identify(*inputs)
+    kept.identify(len(inputs[0].windows), lambda: fingerprint(*inputs))
     kept.take(FinishedWindow(0, b"", None, b"state"))
     assert next(kept.finished()) == FinishedWindow(0, b"", None, b"state")
 
 
-def test_without_a_volume_nothing_is_computed_or_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "fingerprint", lambda *_: pytest.fail("computed"))
+def test_without_a_volume_nothing_is_computed_or_kept(folder: Path) -> None:
     settings = Settings.from_env({"VOLUME_DIR": str(folder / "none")})
     for off in (settings, settings.model_copy(update={"volume_dir": folder.parents[1], "resume_hours": 0.0})):
         with kept_windows(off, "job-1") as kept:
             kept.seed(None)
-            kept.identify(None, [], None, off)  # type: ignore[arg-type]  # reads nothing
+            kept.identify(1, lambda: pytest.fail("computed"))
             assert list(kept.finished()) == []
             kept.take(FinishedWindow(0, b"piece", Handover(torch.zeros(1), torch.zeros(1))))
         assert list(folder.parents[1].iterdir()) == []
@@ -406,11 +405,11 @@ def test_what_a_window_hands_over_is_kept_without_loss(
 ) -> None:
     motion, last_frame = torch.randn(1, 16, 2, 4, 6), torch.rand(3, 32, 48) * 2 - 1
     kept = kept_at(folder)
-    kept.identify(*inputs)
+    kept.identify(len(inputs[0].windows), lambda: fingerprint(*inputs))
     assert list(kept.finished()) == []
     kept.take(FinishedWindow(0, b"piece", Handover(motion, last_frame)))
     again = kept_at(folder)
-    again.identify(*inputs)
+    again.identify(len(inputs[0].windows), lambda: fingerprint(*inputs))
     (found,) = again.finished()
     assert (found.index, found.piece) == (0, b"piece")
     assert found.handover is not None
