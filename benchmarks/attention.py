@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from infinitetalk.shapes import latent_frames, token_count
 
 SIZES_MINIATURE = {"miniature": (160, 96, 49)}
 HEADS, HEAD_DIM, IMAGE_TOKENS, AUDIO_TOKENS = 40, 128, 257, 64
-DENSITIES = (0.2, 0.1)
+DENSITIES = (0.2, 0.15)
 CHECKED_HEADS, CHECKED_QUERIES = 2, 512
 
 
@@ -58,8 +59,9 @@ def kernels(device: torch.device, frames: int) -> Iterator[tuple[str, Callable[[
     if device.type == "cuda":  # compiled as it is in a block, where its conversions are fused
         for name, make in FP8_KERNELS.items():
             yield f"{name} in 8 bits", lambda make=make: torch.compile(make(), dynamic=True), 1.0
-    for density in DENSITIES:
-        yield f"sparse {density:g}", lambda d=density: partial(sparse_attention, frames=frames, density=d), density
+    for density, bits in product(DENSITIES, ("", " in 8 bits")):
+        kernel = partial(sparse_attention, frames=frames, density=density, narrow=bool(bits))
+        yield f"sparse {density:g}{bits}", lambda kernel=kernel: kernel, density
 
 
 def measure(size: tuple[int, int, int], device: torch.device, heads: int, head_dim: int, repeats: int) -> list[Any]:
