@@ -12,6 +12,7 @@ from PIL import Image
 from infinitetalk.cli import main
 from infinitetalk.faces import networks
 from infinitetalk.faces.networks import INSTALL
+from infinitetalk.media import video
 from tests.support.media_samples import write_result
 
 
@@ -50,7 +51,10 @@ def test_what_is_found_is_drawn_and_printed(two: Path, tmp_path: Path, capsys: p
     assert changed[60:220, 120:230].sum() > 300 and changed[:60].sum() == 0
 
 
-def test_of_a_video_some_frames_are_looked_at(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_a_video_some_frames_are_looked_at(
+    two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "MAX_GROUP_PIXELS", 0)  # of such a video jobs make a copy
     film, drawn = tmp_path / "film.mp4", tmp_path / "drawn.png"
     with Image.open(two) as picture:
         write_result(film, np.repeat(np.asarray(picture)[None], 30, 0))
@@ -60,6 +64,7 @@ def test_of_a_video_some_frames_are_looked_at(two: Path, tmp_path: Path, capsys:
     assert frames[-1]["time_s"] == pytest.approx(29 / 25)
     with Image.open(drawn) as sheet:
         assert sheet.size == (4 * 480, 2 * 180)
+    assert {file.name for file in tmp_path.iterdir()} <= {film.name, drawn.name, two.name}
 
 
 def refused(*arguments: str) -> str:
