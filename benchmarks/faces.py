@@ -31,6 +31,7 @@ Picture = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
 KINDS = ("one", "off-centre", "over the edge", "turned", "two", "three", "four", "five", "drawn", "none")
+FRONTAL, PROFILE, SMALL_PHOTO, DRAWN = "frontal photograph", "profile", "small grey photograph", "drawn"
 LARGEST_PX = (32, 48, 96, 200, 400)  # of the table's rows
 MIN_OVERLAP = 0.3  # of a found box with the true one; the two end at slightly different places
 _SIZES = ((1280, 720), (720, 1280), (848, 480), (480, 848), (640, 640), (1920, 1080))
@@ -40,20 +41,22 @@ _MAX_BEYOND = 0.25  # share of a face that may lie beyond the edge
 
 @dataclass(frozen=True)
 class Head:
-    """A head to paste: its pixels, where its face is in them, and up to which size it is sharp enough to be one."""
+    """A head to paste: its pixels, where its face is in them, its kind, and up to which size it is sharp."""
 
     pixels: Image.Image
     face: Box
+    kind: str
     largest_px: float = 400.0
 
 
 @dataclass(frozen=True)
 class Composed:
-    """A picture, its kind, and the boxes of its faces."""
+    """A picture, its kind, and the boxes and the kinds of its faces."""
 
     picture: Picture
     kind: str
     faces: tuple[Box, ...]
+    heads: tuple[str, ...]
 
 
 class Maker:
@@ -63,15 +66,15 @@ class Maker:
         self.random = np.random.default_rng([seed, tuning])
         self.painter = Painter(torch.device("cpu"), 77_000 + 2 * seed + tuning)
         small = skimage.data.lfw_subset()[int(tuning) : 100 : 2]  # the first 100 show faces, the others none
-        self.photos = [Head(_grey(one * 255), _SMALL_PHOTO_BOX, 64.0) for one in small]
+        self.photos = [Head(_grey(one * 255), _SMALL_PHOTO_BOX, SMALL_PHOTO, 64.0) for one in small]
         self.portraits = list(portraits)
         walls = [skimage.data.coffee(), skimage.data.rocket(), load_sample_image("flower.jpg"), skimage.data.brick()]
         others = [skimage.data.immunohistochemistry(), load_sample_image("china.jpg"), skimage.data.grass()]
         others += [skimage.data.stereo_motorcycle()[0], skimage.data.hubble_deep_field(), skimage.data.chelsea()]
         if not tuning:
             self.portraits += [
-                Head(Image.fromarray(skimage.data.astronaut()[:260, 90:360]), (87, 62, 184, 177)),
-                Head(_grey(skimage.data.camera()[60:290, 120:330]), (75, 58, 142, 136)),
+                Head(Image.fromarray(skimage.data.astronaut()[:260, 90:360]), (87, 62, 184, 177), FRONTAL),
+                Head(_grey(skimage.data.camera()[60:290, 120:330]), (75, 58, 142, 136), PROFILE),
             ]
         self.backgrounds = [Image.fromarray(one).convert("RGB") for one in (walls if tuning else others)]
 
@@ -83,14 +86,16 @@ class Maker:
         if kind == "drawn":
             people = int(self.random.integers(1, 3))
         faces: list[Box] = []
+        heads: list[str] = []
         for _ in range(people):
-            face = self._paste(canvas, kind, faces)
-            if face is not None:
-                faces.append(face)
-        return Composed(np.asarray(canvas), kind, tuple(faces))
+            pasted = self._paste(canvas, kind, faces)
+            if pasted is not None:
+                faces.append(pasted[0])
+                heads.append(pasted[1].kind)
+        return Composed(np.asarray(canvas), kind, tuple(faces), tuple(heads))
 
-    def _paste(self, canvas: Image.Image, kind: str, taken: list[Box]) -> Box | None:
-        """Paste one head where no other one is; None where there is no room."""
+    def _paste(self, canvas: Image.Image, kind: str, taken: list[Box]) -> tuple[Box, Head] | None:
+        """Paste one head where no other one is, and say where its face is; None where there is no room."""
         drawn = kind == "drawn" or self.random.random() < 0.25
         for _ in range(60):
             head = self._drawn() if drawn else self._photo()
@@ -102,7 +107,7 @@ class Maker:
             place = (x + face[0], y + face[1], x + face[2], y + face[3])
             if all(_apart(place, other) for other in taken):
                 canvas.paste(pixels, (x, y), _feather(pixels.size))
-                return place
+                return place, head
         return None
 
     def _corner(self, size: tuple[int, int], face: Box, kind: str) -> tuple[int, int]:
@@ -139,7 +144,7 @@ class Maker:
         corner = (max(0, round(x - 1.7 * unit)), max(0, round(y - 1.9 * unit)))
         cut = image.crop((*corner, min(480, round(x + 1.7 * unit)), min(640, round(y + 2.3 * unit))))
         face = (x - unit - corner[0], y - 0.9 * unit - corner[1], x + unit - corner[0], y + 1.35 * unit - corner[1])
-        return Head(cut, face)
+        return Head(cut, face, DRAWN)
 
     def _background(self, width: int, height: int, with_cat: bool) -> Image.Image:
         """A photograph, or a plain wall. The last photograph may show a cat, which no face is pasted beside."""
@@ -200,7 +205,7 @@ def portrait(path: Path, finder: FaceFinder) -> Head:
     size = faces[0].size
     corner = (max(0, round(x0 - 0.6 * size)), max(0, round(y0 - 0.6 * size)))
     cut = image.crop((*corner, min(image.width, round(x1 + 0.6 * size)), min(image.height, round(y1 + 0.6 * size))))
-    return Head(cut, (x0 - corner[0], y0 - corner[1], x1 - corner[0], y1 - corner[1]))
+    return Head(cut, (x0 - corner[0], y0 - corner[1], x1 - corner[0], y1 - corner[1]), FRONTAL)
 
 
 # --- measured -----------------------------------------------------------------------------------------------------
@@ -277,17 +282,25 @@ def table(seen: Sequence[Seen]) -> str:
         several = [one for one in rows if sum(index is not None for index in one.matches) > 1]
         order = f"{sum(one.in_order for one in several)} of {len(several)}" if several else "-"
         lines.append(f"| {kind} | {len(rows)} | {faces} | {share} | {sum(o.invented for o in rows)} | {order} |")
-    totals, hits = Counter[int](), Counter[int]()
+    heads = sorted({head for one in seen for head in one.composed.heads})
+    totals, hits = Counter[tuple[str, int]](), Counter[tuple[str, int]]()
     for one in seen:
-        for box, index in zip(one.composed.faces, one.matches, strict=True):
+        for box, head, index in zip(one.composed.faces, one.composed.heads, one.matches, strict=True):
             size = max(box[2] - box[0], box[3] - box[1])
             largest = next((limit for limit in LARGEST_PX if size < limit), LARGEST_PX[-1])
-            totals[largest] += 1
-            hits[largest] += index is not None
-    lines += ["", "| largest side of the face | faces | found |", "| --- | --- | --- |"]
+            for group in ((head, largest), ("all", largest)):
+                totals[group] += 1
+                hits[group] += index is not None
+    lines += [
+        "",
+        f"| largest side of the face | {' | '.join((*heads, 'all'))} |",
+        "| --- |" + " --- |" * (len(heads) + 1),
+    ]
     for low, high in zip((24, *LARGEST_PX), LARGEST_PX, strict=False):
-        if totals[high]:
-            lines.append(f"| {low} to {high} px | {totals[high]} | {hits[high] / totals[high]:.1%} |")
+        cells = [
+            f"{hits[head, high]} of {totals[head, high]}" if totals[head, high] else "-" for head in (*heads, "all")
+        ]
+        lines.append(f"| {low} to {high} px | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

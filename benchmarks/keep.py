@@ -99,7 +99,7 @@ def measure(path: Path, late: int, finder: FaceFinder, folder: Path, pictures: P
 
     begun = time.perf_counter()
     frames = original.pictures(original.n_frames, original.size, lambda: None)
-    tracks = follow_speakers(frames, 1.0, (0,), people, finder, choose, float(original.rate))
+    tracks = follow_speakers(frames, original.n_frames, 1.0, (0,), people, finder, choose, float(original.rate))
     followed_s = time.perf_counter() - begun
     generated = stand_in(video, late, folder)
     n_clip = generated.n_frames if not late else generated.n_frames - late

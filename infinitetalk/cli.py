@@ -118,7 +118,7 @@ def _plan(options: argparse.Namespace) -> None:
         media = (read.n_frames, seed, read.separated_chunks, job.turns, read.conversation, read.cuts)
         plan = replace(make_plan(request, profile, load_mode(mode), *media), kept=read.kept)
         expected = forecast(plan, profile, device, settings, arithmetic, n_gpus)
-        runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, list(job.warnings), n_gpus, job.people)
+        runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, job.warnings(plan), n_gpus, job.people)
         plans[mode] = plan
     _print_plans(runs)
     if options.compare:
@@ -235,8 +235,10 @@ def _print_plans(runs: dict[str, DryRun]) -> None:
         console.print(f"Face {person.index}: box ({edges}), {person.width}x{person.height} pixels, {voice}")
     for turn in first.turns or ():
         console.print(f"Speaker {turn.speaker}: {turn.start_s:.2f} to {turn.end_s:.2f} s")
-    for warning in first.warnings:
-        console.print(f"Note: {warning}")
+    for warning in dict.fromkeys(warning for run in runs.values() for warning in run.warnings):
+        modes = [mode for mode, run in runs.items() if warning in run.warnings]
+        of = "" if len(modes) == len(runs) else f" ({', '.join(modes)})"
+        console.print(f"Note{of}: {warning}")
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -23,6 +23,7 @@ STEADY = (33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1, 98, 327, 10, 67, 297, 12
 _GROWN = 0.10  # of the outline's radius
 _NECK = 0.12  # of the face's height, below the chin; a longer one meets collars, which move otherwise
 _NECK_WIDTH = 0.85  # of the jaw's
+_BLOCK = 1024  # frames that are smoothed at once
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,21 @@ def smooth(values: Floats, sigma: float) -> Floats:
     reach = min(int(np.ceil(3 * sigma)), len(values) - 1)
     if reach < 1:
         return values
+    smoothed = np.empty(values.shape, np.float32)
+    for start in range(0, len(values), _BLOCK):
+        low, stop = max(0, start - reach), start + _BLOCK
+        smoothed[start:stop] = _smooth(values[low : stop + reach], sigma, reach)[start - low : stop - low]
+    return smoothed
+
+
+def _smooth(values: Floats, sigma: float, reach: int) -> Floats:
     known = np.isfinite(values)
     filled = np.where(known, values, np.float32(0))
     total, weights = np.zeros(values.shape, np.float32), np.zeros(values.shape, np.float32)
-    for offset in range(-reach, reach + 1):
+    for offset in range(-min(reach, len(values) - 1), min(reach, len(values) - 1) + 1):
         weight = np.float32(np.exp(-0.5 * (offset / sigma) ** 2))
         here = slice(max(0, -offset), len(values) - max(0, offset))
         there = slice(max(0, offset), len(values) - max(0, -offset))
         total[here] += weight * filled[there]
         weights[here] += weight * known[there]
-    smoothed = total / np.maximum(weights, np.float32(1e-12))
-    return np.asarray(np.where(known, smoothed, np.nan), np.float32)
+    return np.asarray(np.where(known, total / np.maximum(weights, np.float32(1e-12)), np.nan), np.float32)

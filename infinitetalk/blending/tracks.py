@@ -61,6 +61,7 @@ def frames_to_gap(seen: NDArray[np.bool_]) -> Floats:
 
 def follow_speakers(
     frames: Iterator[NDArray[np.uint8]],
+    n_frames: int,
     scale: float,
     scenes: Sequence[int],
     n_speakers: int,
@@ -71,22 +72,25 @@ def follow_speakers(
     """Follow the speakers through a video's frames, (height, width, 3) RGB each, in which each scene is searched anew.
 
     Args:
+        n_frames: how many frames there are at most.
         scale: the source's pixels for one of these frames'.
         scenes: the frames with which scenes begin, 0 first.
         rate: frames a second.
     """
-    rows: list[Floats] = []
+    # Ten minutes at 60 frames a second have 135 MB of points for each speaker, so they are not copied as a whole.
+    points = np.full((n_frames, n_speakers, 468, 2), np.nan, np.float32)
+    index = 0
     for number, (start, stop) in enumerate(zip(scenes, (*scenes[1:], None), strict=True)):
         scene = _until(frames, None if stop is None else stop - start)
         for faces in _followed(scene, n_speakers, finder, partial(choose, number)):
-            row = np.full((n_speakers, 468, 2), np.nan, np.float32)
             for speaker, face in enumerate(faces):
                 if face is not None:
-                    row[speaker] = face.points * scale
-            rows.append(row)
-    points = np.stack(rows)
+                    points[index, speaker] = face.points * scale
+            index += 1
+    points = points[:index]
     for start, stop in zip(scenes, (*scenes[1:], len(points)), strict=True):
-        points[start:stop] = smooth(points[start:stop], 1.0)
+        for speaker in range(n_speakers):
+            points[start:stop, speaker] = smooth(points[start:stop, speaker], 1.0)
     return Tracks(points, rate, tuple(scenes))
 
 

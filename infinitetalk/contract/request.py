@@ -134,7 +134,8 @@ class Request(BaseModel):
     speaker_boxes: Annotated[tuple[Box, Box], Field(strict=False)] | None = Field(
         None,
         description="Where the first and the second speaker are: two boxes [x0, y0, x1, y1] in fractions of "
-        "the input picture, not overlapping; only with person_count multi. If not given, the left and the right half.",
+        "the input picture, not overlapping; only with person_count multi. If not given, the left and the right half, "
+        "or two faces that are found elsewhere.",
     )
     speakers: Speakers | None = Field(
         None,

@@ -175,6 +175,7 @@ def keep_speakers(
 
     tracks = follow_speakers(
         original.pictures(n_frames, small, check),
+        n_frames,
         original.size[0] / small[0],
         scenes,
         len(boxes[0]),

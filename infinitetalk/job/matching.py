@@ -55,8 +55,12 @@ def watched_match(
     return match_voices(curves, [voice[: len(followed)] for voice in loud]) if followed else None
 
 
-def match_note(request: Request, match: Match) -> str:
-    """What the caller is told of an order that is not from left to right."""
+def match_note(request: Request, match: Match, is_followed: bool) -> str:
+    """What the caller is told of an order that is not from left to right.
+
+    Args:
+        is_followed: whether the job is made in this order.
+    """
     speakers = request.all_speakers
     pairs = " and ".join(f"face {face} with {one.name}" for face, one in zip(match.faces, speakers, strict=True))
     measured = (
@@ -64,10 +68,10 @@ def match_note(request: Request, match: Match) -> str:
         f"{match.margin:.2f} higher, {match.speech_s:.1f} s of speech)."
     )
     given = "The voices are given to the faces in this order; to choose another, give"
-    if request.split_voices:
-        return f"{measured} {given} speaker_boxes."
     if request.speakers is not None:
         return f"{measured} {given} each of the speakers a face."
+    if is_followed:
+        return f"{measured} {given} speaker_boxes."
     return f"{measured} The job keeps wav_url to the left; if the mouths are right, exchange wav_url and wav_url_2."
 
 

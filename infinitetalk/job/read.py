@@ -20,7 +20,7 @@ from infinitetalk.job.conversation import find_turns, split_wave
 from infinitetalk.job.keep import Keeping, check_keep, keep_speakers
 from infinitetalk.job.matching import match_note, watched_match
 from infinitetalk.job.people import check_faces, find_in_image, find_in_video
-from infinitetalk.job.scenes import boxes_of_scenes, find_cuts
+from infinitetalk.job.scenes import cast_scenes, find_scenes
 from infinitetalk.media.audio import Track, Wave, load_audio, normalise_loudness, place_voices
 from infinitetalk.media.child import check_ended
 from infinitetalk.media.image import Picture, load_image
@@ -28,7 +28,7 @@ from infinitetalk.media.video import SourceVideo
 from infinitetalk.models.device import choose_device
 from infinitetalk.models.voices import VoiceModels
 from infinitetalk.planning.framing import Box
-from infinitetalk.planning.places import Placed, Places, chooses_places, place_speakers
+from infinitetalk.planning.places import Placed, Places, place_speakers
 from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.planning.speakers import speaker_starts
 from infinitetalk.planning.turns import AT_A_TIME, Turns, frame_loudness, left_out
@@ -67,9 +67,10 @@ class Job:
         turns: who is heard when, for another plan of the same job; None where the plan does not need it.
         people: the faces that were found; None where nothing can find them.
         keeping: what is kept of the source; None where all of the frame comes from the model.
-        warnings: what the caller should know about the media.
+        media_warnings: what the caller should know about the media.
     """
 
+    request: Request
     plan: Plan
     waves: tuple[Wave, ...]
     tracks: tuple[Track, ...]
@@ -80,7 +81,11 @@ class Job:
     turns: Turns | None
     people: tuple[Person, ...] | None
     keeping: Keeping | None
-    warnings: tuple[str, ...]
+    media_warnings: tuple[str, ...]
+
+    def warnings(self, plan: Plan) -> list[str]:
+        """What the caller should know about the media, and about a plan of this job."""
+        return [*self.media_warnings, *_left_out(self.request, plan, self.turns)]
 
 
 def read_job(
@@ -126,15 +131,14 @@ def read_job(
     # The scheduler that is there for comparison with the authors' code comes with its length.
     frames_of = whole_frames_of_samples if mode.scheduler == "infinitetalk" else frames_of_samples
     n_frames = frames_of(len(waves[0]))
+    scenes, notes = find_scenes(footage, n_frames)
+    cast = cast_scenes(request, scenes, footage, size, placed, faces)
+    warnings += [*notes, *cast.warnings]
+    places, boxes = replace(placed.places, others_silent=cast.others_silent), cast.boxes
     turns = None
-    if len(waves) > AT_A_TIME or placed.places.others_silent:
-        turns = Turns(frame_loudness(waves, n_frames), placed.places.others_silent)
-    source_cuts, cuts, notes = find_cuts(footage, n_frames)
-    plan = make_plan(request, profile, mode, n_frames, seed, chunks, turns, conversation, cuts)
-    warnings += [*notes, *_left_out(request, plan, turns)]
-    places = placed.places
-    boxes, notes = boxes_of_scenes(request, plan, footage, placed, faces)
-    warnings += notes
+    if len(waves) > AT_A_TIME or places.others_silent:
+        turns = Turns(frame_loudness(waves, n_frames), places.others_silent)
+    plan = make_plan(request, profile, mode, n_frames, seed, chunks, turns, conversation, scenes.clip)
     masks = None
     if places.are_bound:
         distinct = boxes if len(set(boxes)) > 1 else boxes[:1]
@@ -142,7 +146,7 @@ def read_job(
     keeping = None
     if request.keep == "speakers":
         assert faces is not None  # check_keep refuses the job otherwise
-        keeping = keep_speakers(footage, plan, boxes, places.crop, source_cuts, faces, check_ended)
+        keeping = keep_speakers(footage, plan, boxes, places.crop, scenes.source, faces, check_ended)
         warnings += keeping.warnings
         if places.boxes == (None,) and len(placed.people or ()) > 1:
             warnings.append(
@@ -150,7 +154,8 @@ def read_job(
                 "lips. To choose, use the field speakers, with a face or a box."
             )
         plan = replace(plan, kept=keeping.shape)
-    return Job(plan, waves, tracks, footage, masks, places, boxes, turns, placed.people, keeping, tuple(warnings))
+    media = waves, tracks, footage, masks, places, boxes, turns, placed.people, keeping
+    return Job(request, plan, *media, tuple(warnings))
 
 
 def _read_voices(
@@ -230,8 +235,8 @@ def _read_footage(
     if faces is not None and found:
         match = watched_match(request, faces, found, video, waves)
         if match is not None and match.is_certain and match.faces != tuple(range(len(found))):
-            notes.append(match_note(request, match))
-            if chooses_places(request):
+            notes.append(match_note(request, match, placed.chooses))
+            if placed.chooses:
                 placed = place_speakers(request, found, video.source_size, size, match.faces)
     duration_s = len(waves[0]) / SAMPLE_RATE_HZ
     video = video.ready(placed.places.crop, needed_s=duration_s)

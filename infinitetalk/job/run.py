@@ -86,7 +86,7 @@ def run_job(
         marker.check_valid()
         exchange.delivery.check_fits(estimate_video_bytes(shape.size, shape.n_frames, shape.fps), monitor.check)
         expected = forecast(plan, profile, models.device, settings, models.arithmetic, models.n_gpus)
-        warnings = [*job.warnings, *_long_prompts(models, plan), *time_warnings(expected, control.time_limit)]
+        warnings = [*job.warnings(plan), *_long_prompts(models, plan), *time_warnings(expected, control.time_limit)]
         monitor.counter.planned(len(plan.windows), plan.mode.steps, warnings)
         _log_plan(plan, expected.seconds, warnings)
         if request.dry_run:

@@ -14,19 +14,16 @@ from infinitetalk.planning.framing import (
     MIN_SHOWN,
     Box,
     Size,
-    area,
     around,
     best_crop,
     columns,
-    holds,
     moving_axis,
     pixels,
     share,
     shown_part,
 )
+from infinitetalk.planning.owners import Found, box_name, default_holds, faces_of, instead_of_halves, unchosen
 from infinitetalk.shapes import CENTRE
-
-Found = Sequence[Box] | None  # faces from left to right; None where nothing can find them
 
 MIN_FACE_PX = 24  # of the video; smaller faces are hardly seen to speak
 _DIGITS = 4  # of a box that are told
@@ -60,6 +57,7 @@ class Placed:
         people: the faces that were found; None where nothing can find them.
         are_found: whether each of the speakers has a face or a box.
         order: the face of each voice, where it is not from left to right.
+        chooses: whether faces that were found decide where the speakers are.
     """
 
     places: Places
@@ -67,11 +65,7 @@ class Placed:
     warnings: tuple[str, ...]
     are_found: bool = False
     order: tuple[int, ...] | None = None
-
-
-def chooses_places(request: Request) -> bool:
-    """Whether faces that were found decide where the speakers are; other jobs are made as they always were."""
-    return request.speakers is not None or request.split_voices
+    chooses: bool = False
 
 
 def place_speakers(
@@ -81,26 +75,35 @@ def place_speakers(
     target: Size,
     order: tuple[int, ...] | None = None,
     crop: float | None = None,
+    picture: str | None = None,
 ) -> Placed:
     """Choose the speakers' places and the part of the picture that the video shows.
 
     With `speakers` or `split_voices`, faces that were found take the place of columns, and the shown part moves to keep
-    the speakers in it. Jobs without these fields are made as they always were; what was found is only told.
+    the speakers in it. In jobs without these fields they do so only where there is one face for each voice and the
+    default would lose somebody: halves that do not hold one face each, or a face that is cut off. Otherwise such jobs
+    are made as they always were, and what was found is told.
 
     Args:
         faces: the boxes of all faces, from left to right.
         source, target: (width, height) of the picture and of the video, in pixels.
         order: the face of each voice, where the job leaves that open; from left to right if not given.
-        crop: where the shown part lies, if that is decided.
+        crop: where the shown part lies, if that is decided; then faces decide.
+        picture: what messages call the picture; the job's own, or the first frame of its video, if not given.
 
     Raises:
         InvalidInput: a face is asked for that is not there, two speakers are in one place, or they do not fit into one
             video or into the part that is decided.
     """
-    picture = "image_url" if request.input_type == "image" else "the first frame of video_url"
+    picture = picture or ("image_url" if request.input_type == "image" else "the first frame of video_url")
     speakers, found = request.all_speakers, faces or ()
-    chooses = chooses_places(request)
-    owners, notes = _faces_of(speakers, faces, picture, chooses, order)
+    chooses = crop is not None or request.speakers is not None or request.split_voices
+    owners, notes = faces_of(speakers, faces, picture, chooses, order)
+    if not chooses and len(owners) == len(speakers) == len(found) and not any(speaker.box for speaker in speakers):
+        holds_all = default_holds(speakers, found, shown_part(source, target, CENTRE))
+        chooses = not holds_all and best_crop(found, [], source, target) is not None
+        if chooses and len(speakers) > 1:
+            notes.append(instead_of_halves(speakers, found, picture))
     if crop is not None:
         _check_shown(speakers, owners, found, shown_part(source, target, crop), picture)
     elif not chooses:
@@ -114,100 +117,12 @@ def place_speakers(
     have_places = all(speaker.box is not None or number in owners for number, speaker in enumerate(speakers))
     is_chosen = chooses and have_places and (one_box or len(found) > len(speakers))
     if not chooses and faces is not None:
-        notes += _unchosen(speakers, faces, shown, picture)
+        notes += unchosen(speakers, faces, shown, picture)
     notes += _small(speakers, owners, found, source, target)
     people = None if faces is None else tuple(_people(faces, owners, speakers, source, target))
-    return Placed(Places(crop, boxes, is_chosen), people, tuple(notes), have_places, order)
-
-
-def _faces_of(
-    speakers: Sequence[Speaker], faces: Found, picture: str, chooses: bool, order: Sequence[int] | None
-) -> tuple[Mapping[int, int], list[str]]:
-    """The face of each speaker who has one, by their numbers, and what to say of it."""
-    notes: list[str] = []
-    if faces is None:
-        return {}, notes
-    owners: dict[int, int] = {}
-    for number, speaker in enumerate(speakers):
-        if isinstance(speaker.face, int):
-            if speaker.face >= len(faces):
-                raise InvalidInput(
-                    f"{_entry(speaker)}.face is {speaker.face}, but {_count(len(faces))} found in {picture}"
-                    f"{_indices(len(faces))}: choose {'one of these' if faces else 'another picture'}, or give a box."
-                )
-            owners[number] = speaker.face
-    for number, speaker in enumerate(speakers):
-        if speaker.box is not None:
-            inside = [index for index, face in enumerate(faces) if holds(speaker.box, face)]
-            for index in inside:
-                if index in owners.values():
-                    raise InvalidInput(
-                        f"{_box_name(speaker, number)} holds face {index}, which another of the speakers has: each "
-                        "place can belong to one speaker only."
-                    )
-            if not inside:
-                notes.append(
-                    f"{_box_name(speaker, number)} holds no face that was found in {picture}: if nobody is there, "
-                    "nobody is seen to speak."
-                )
-            elif len(inside) > 1:
-                notes.append(f"{_box_name(speaker, number)} holds {len(inside)} faces: all of them may speak.")
-            if inside:
-                owners[number] = max(inside, key=lambda index: area(faces[index]))
-    waiting = [number for number, speaker in enumerate(speakers) if speaker.box is None and number not in owners]
-    taken = [
-        index for index, face in enumerate(faces) if any(s.box is not None and holds(s.box, face) for s in speakers)
-    ]
-    free = [index for index in range(len(faces)) if index not in owners.values() and index not in taken]
-    if len(waiting) == len(free):
-        owners |= dict(zip(waiting, order or free, strict=True))
-    elif waiting and chooses:
-        notes.append(_no_match(speakers, waiting, len(free), len(faces), picture))
-    return owners, notes
-
-
-def _no_match(speakers: Sequence[Speaker], waiting: Sequence[int], n_free: int, n_faces: int, picture: str) -> str:
-    """What to say where faces and voices are not equally many. Raises InvalidInput where there is no default."""
-    found = f"{_count(n_faces)} found in {picture}{_indices(n_faces)}"
-    if len(waiting) < len(speakers):
-        raise InvalidInput(
-            f"{_entry(speakers[waiting[0]])} has no place: {found}, {n_free} of them left for {_voices(len(waiting))}; "
-            "give it a face or a box."
-        )
-    found = found[0].upper() + found[1:]
-    if len(speakers) == 1:
-        return f"{found}, and one voice was given: {_anyone(n_faces)} {_how(speakers)}."
-    return (
-        f"{found}, and {len(speakers)} voices were given: the speakers are taken to stand side by side in columns of "
-        f"equal width. {_how(speakers)}."
+    return Placed(
+        Places(crop, boxes, is_chosen), people, tuple(notes), have_places, order, chooses and faces is not None
     )
-
-
-def _unchosen(speakers: Sequence[Speaker], faces: Sequence[Box], shown: Box, picture: str) -> list[str]:
-    """Warnings for a job without `speakers`, which is made as it is: where its speakers are not where it has them."""
-    found = f"{_count(len(faces))} found in {picture}{_indices(len(faces))}"
-    found = found[0].upper() + found[1:]
-    if any(speaker.box for speaker in speakers):
-        return []
-    if not faces:
-        return [f"{found}: if somebody is in it all the same, nothing is wrong; otherwise send another picture."]
-    if len(speakers) == 1:
-        if len(faces) > 1:
-            return [f"{found}, and one voice was given: {_anyone(len(faces))} {_how(speakers)}."]
-        if share(faces[0], shown) < MIN_SHOWN:
-            return [
-                f"The face in {picture} lies outside the part that the video shows, its centre: with the field "
-                "speakers the shown part moves to the face; or choose another aspect_ratio."
-            ]
-        return []
-    halves = [(0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)]
-    held = [sum(holds(half, face) and share(face, shown) >= MIN_SHOWN for face in faces) for half in halves]
-    if held == [1, 1]:
-        return []
-    return [
-        f"{found}, and two voices were given: the speakers are taken to be in the left and the right half, of which "
-        f"the video shows {held[0]} and {held[1]} of the faces. {_how(speakers)}."
-    ]
 
 
 def _crop(
@@ -234,7 +149,7 @@ def _crop(
     for number, speaker in enumerate(speakers):
         if speaker.box is not None and share(speaker.box, shown) == 0:
             raise InvalidInput(
-                f"{_box_name(speaker, number)} lies outside the part of {picture} that the video shows beside the "
+                f"{box_name(speaker, number)} lies outside the part of {picture} that the video shows beside the "
                 "other speakers; choose another box or aspect_ratio."
             )
     moved = shown[axis] - centred[axis]
@@ -302,35 +217,3 @@ def _people(
         x0, y0, x1, y1 = (round(min(max(edge, 0.0), 1.0), _DIGITS) for edge in face)
         people.append(Person(index=index, box=(x0, y0, x1, y1), width=width, height=height, voice=voices.get(index)))
     return people
-
-
-def _entry(speaker: Speaker) -> str:
-    return speaker.voice.removesuffix(".wav_url")
-
-
-def _box_name(speaker: Speaker, number: int) -> str:
-    return f"{_entry(speaker)}.box" if "." in speaker.voice else f"speaker_boxes[{number}]"
-
-
-def _count(faces: int) -> str:
-    return {0: "nobody was", 1: "1 face was"}.get(faces, f"{faces} faces were")
-
-
-def _indices(faces: int) -> str:
-    return f" (0 to {faces - 1} from left to right)" if faces > 1 else ""
-
-
-def _voices(count: int) -> str:
-    return "1 voice" if count == 1 else f"{count} voices"
-
-
-def _anyone(faces: int) -> str:
-    return "any of them may be seen to speak." if faces else "the model takes whatever it takes for a face."
-
-
-def _how(speakers: Sequence[Speaker]) -> str:
-    if speakers[0].part is not None:
-        return "To choose, give speaker_boxes (a dry_run lists the faces as people)"
-    is_listed = "." in speakers[0].voice
-    how = "give each of the speakers" if is_listed else "use the field speakers, with"
-    return f"To choose, {how} a face or a box (a dry_run lists the faces as people)"

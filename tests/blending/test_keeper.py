@@ -183,7 +183,9 @@ def test_a_scene_without_faces_is_searched_again_and_scenes_are_followed_apart()
             return super().find(picture) if picture[0, 0, 0] >= 10 else ()
 
     frames = [np.full((48, 64, 3), number, np.uint8) for number in range(60)]
-    tracks = follow_speakers(iter(frames), 2.0, (0, 40), 1, Late(), lambda _n, found, _size: found or [None], 25.0)
+    tracks = follow_speakers(
+        iter(frames), len(frames), 2.0, (0, 40), 1, Late(), lambda _n, found, _size: found or [None], 25.0
+    )
     assert tracks.points.shape == (60, 1, 468, 2)
     assert tracks.seen[:, 0].tolist() == [False] * 12 + [True] * 48
     assert tracks.points[20, 0, :, 0].mean() == pytest.approx(64, abs=4)  # in the source's pixels

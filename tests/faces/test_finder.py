@@ -53,7 +53,7 @@ def test_composed_people_are_found_and_numbered_from_left_to_right(finder: FaceF
 
 
 def test_the_benchmark_counts_what_is_missed_invented_and_out_of_order() -> None:
-    composed = Composed(np.zeros((50, 200, 3), np.uint8), "two", ((0, 0, 40, 40), (100, 0, 140, 40)))
+    composed = Composed(np.zeros((50, 200, 3), np.uint8), "two", ((0, 0, 40, 40), (100, 0, 140, 40)), ("drawn",) * 2)
     wrong = match(composed, [(100, 0, 140, 40), (0, 0, 40, 40), (60, 0, 90, 40)])
     assert (wrong.matches, wrong.invented, wrong.in_order) == ((1, 0), 1, False)
     missed = match(composed, [(2, 0, 42, 40)])

@@ -96,7 +96,7 @@ def test_voices_begin_when_they_are_asked_to(read: Callable[..., Job]) -> None:
     assert job.plan.n_frames == round(0.7 * FPS)
     cut = read({"wav_url": "a"}, {"wav_url": "b", "start_s": 86_400}, max_duration_s=0.4)
     assert [len(wave) for wave in cut.waves] == [round(0.4 * SAMPLE_RATE_HZ)] * 2
-    assert any("speakers[1].wav_url is not heard" in warning for warning in cut.warnings)
+    assert any("speakers[1].wav_url is not heard" in warning for warning in cut.warnings(cut.plan))
     with pytest.raises(TooLarge, match=r"speakers\[0\].wav_url and speakers\[1\].wav_url last 86400.2 s with their "):
         read({"wav_url": "a"}, {"wav_url": "b", "start_s": 86_400})
 
@@ -130,9 +130,9 @@ def test_three_voices_in_turns_are_heard_two_at_a_time(read: Callable[..., Job],
     assert {voice for voices in heard for voice in voices or ()} == {0, 1, 2, SILENCE}
     assert job.person_masks is not None
     assert job.person_masks.shape[1] == 4
-    assert not any("moves no lips" in warning for warning in job.warnings)
+    assert not any("moves no lips" in warning for warning in job.warnings(job.plan))
     together = read(*[{"wav_url": "long"}] * 3)
-    (warning,) = (warning for warning in together.warnings if "moves no lips" in warning)
+    (warning,) = (warning for warning in together.warnings(together.plan) if "moves no lips" in warning)
     assert warning == (
         "speakers[2].wav_url moves no lips from 0.00 to 2.00 s: more than 2 voices are heard there, and 2 others are "
         "louder."
@@ -143,7 +143,7 @@ def test_the_shown_part_follows_the_speaker(read: Callable[..., Job], tmp_path: 
     left, right = (read({"wav_url": "a", "face": i}, faces=TWO, aspect_ratio="9:16") for i in (0, 1))
     assert left.places.crop < 0.5 < right.places.crop
     assert not np.array_equal(left.footage.frame(0), right.footage.frame(0))
-    assert any("moved to the left" in warning for warning in left.warnings)
+    assert any("moved to the left" in warning for warning in left.warnings(left.plan))
     assert left.person_masks is not None
 
 

@@ -142,7 +142,9 @@ def test_faces_that_the_model_does_not_make_are_not_followed(run: Callable[..., 
     ffmpeg("-f", "lavfi", "-i", "testsrc2=d=0.2:r=25:s=288x144", "-pix_fmt", "yuv420p", *X264, wide)
     fields = {"input_type": "video", "keep": "speakers", "video_url": wide.as_uri(), "dry_run": True}
     with pytest.raises(InvalidInput, match=r"found in video_url: .* aspect_ratio \(what it cuts off is not made\)"):
-        run(FixedFinder((0.1, 0.4, 0.3)), **fields)
+        run(FixedFinder((0.1, 0.4, 0.15), (0.9, 0.4, 0.15)), **fields)  # both are beside the centre
+    result, _ = run(FixedFinder((0.1, 0.4, 0.3)), **fields)
+    assert any("is moved to the left" in warning for warning in result.warnings)
     result, _ = run(FixedFinder((0.1, 0.4, 0.3), (0.5, 0.4, 0.2)), **fields)
     assert any("keep: nobody is chosen as the speaker, so the largest" in warning for warning in result.warnings)
     result, _ = run(FixedFinder((0.5, 0.4, 0.2)), **fields)

@@ -6,20 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infinitetalk.contract.presets import load_mode, load_profile
+from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.request import Request
-from infinitetalk.job.scenes import Boxes, boxes_of_scenes
+from infinitetalk.job.scenes import Cast, Scenes, cast_scenes, find_scenes
 from infinitetalk.media.video import SourceVideo
 from infinitetalk.planning.framing import Box, holds
 from infinitetalk.planning.places import Placed, place_speakers
-from infinitetalk.planning.plan import make_plan
 from tests.support.media_samples import X264, ffmpeg
 from tests.support.standing_faces import Finder
 
 PROFILE = load_profile("miniature")
 SIZE = (320, 180)
 VOICE = "https://example.com/voice.wav"
-LEFT, MIDDLE, RIGHT = (0.1, 0.2, 0.2, 0.4), (0.45, 0.2, 0.55, 0.4), (0.8, 0.2, 0.9, 0.4)
+LEFT, MIDDLE, RIGHT = (0.05, 0.1, 0.25, 0.5), (0.4, 0.1, 0.6, 0.5), (0.75, 0.1, 0.95, 0.5)
 
 
 class ByScene(Finder):
@@ -49,59 +48,88 @@ def scenes(
     order: tuple[int, ...] | None = None,
     cuts: tuple[int, ...] = (10,),
     **fields: Any,
-) -> tuple[tuple[Boxes, ...], list[str], Placed, ByScene]:
+) -> tuple[Cast, Placed, ByScene]:
     """What is said of a job of the film, whose scene of blue begins at frame 10."""
     job = {"input_type": "video", "video_url": "https://example.com/film.mp4", "aspect_ratio": "16:9"} | fields
     request, finder = Request.parse(job), ByScene(red, blue)
-    plan = make_plan(request, PROFILE, load_mode("turbo"), max(20, cuts[-1] + 5), 1, cuts=cuts)
-    video = SourceVideo.look(film, "video_url", *plan.size, extend=request.extend)
-    placed = place_speakers(request, red, SIZE, plan.size, order)
-    boxes, notes = boxes_of_scenes(request, plan, video, placed, finder)  # type: ignore[arg-type]
-    assert len(boxes) == len(cuts) + 1 and boxes[0] == placed.places.boxes
-    return boxes, notes, placed, finder
+    size = PROFILE.size(request.resolution, request.aspect_ratio)
+    video = SourceVideo.look(film, "video_url", *size, extend=request.extend)
+    placed = place_speakers(request, red, SIZE, size, order)
+    cast = cast_scenes(request, Scenes(clip=cuts), video, size, placed, finder)  # type: ignore[arg-type]
+    assert len(cast.boxes) == len(cuts) + 1 and cast.boxes[0] == placed.places.boxes
+    return cast, placed, finder
 
 
 def voices(count: int) -> list[dict[str, object]]:
     return [{"wav_url": VOICE} for _ in range(count)]
 
 
+def told(cast: Cast, start: str) -> str:
+    """The one warning that begins so."""
+    (warning,) = (warning for warning in cast.warnings if warning.startswith(start))
+    return warning
+
+
 def test_people_of_a_taken_apart_recording_are_looked_for_in_each_scene(film: Path) -> None:
-    boxes, notes, _, _ = scenes(
-        film, (LEFT, MIDDLE), (MIDDLE, RIGHT), person_count="multi", wav_url=VOICE, split_voices=True
-    )
-    assert [holds(box, face) for box, face in zip(boxes[1], (MIDDLE, RIGHT), strict=True) if box] == [True, True]
-    assert notes == []
+    cast, _, _ = scenes(film, (LEFT, MIDDLE), (MIDDLE, RIGHT), person_count="multi", wav_url=VOICE, split_voices=True)
+    assert [holds(box, face) for box, face in zip(cast.boxes[1], (MIDDLE, RIGHT), strict=True) if box] == [True, True]
+    assert cast.warnings == ()
 
 
 def test_voices_that_mouths_have_exchanged_stay_exchanged_in_the_next_scene(film: Path) -> None:
-    boxes, notes, _, _ = scenes(film, (LEFT, MIDDLE), (MIDDLE, RIGHT), (1, 0), speakers=voices(2))
-    for here, faces in zip(boxes, ((MIDDLE, LEFT), (RIGHT, MIDDLE)), strict=True):
+    cast, _, _ = scenes(film, (LEFT, MIDDLE), (MIDDLE, RIGHT), (1, 0), speakers=voices(2))
+    for here, faces in zip(cast.boxes, ((MIDDLE, LEFT), (RIGHT, MIDDLE)), strict=True):
         assert [holds(box, face) for box, face in zip(here, faces, strict=True) if box] == [True, True]
-    assert notes == []
+    assert cast.warnings == ()
 
 
 def test_three_voices_do_not_get_columns_where_two_faces_are(film: Path) -> None:
-    boxes, notes, placed, _ = scenes(film, (LEFT, MIDDLE, RIGHT), (LEFT, RIGHT), speakers=voices(3))
-    assert boxes[1] == placed.places.boxes
-    assert len(notes) == 1 and notes[0].startswith("In the scene from 0.40 s the speakers are not found")
+    cast, placed, _ = scenes(film, (LEFT, MIDDLE, RIGHT), (LEFT, RIGHT), speakers=voices(3))
+    assert cast.boxes[1] == placed.places.boxes
+    assert told(cast, "In the scene from 0.40 s the speakers are not found")
+    assert len(cast.warnings) == 1
 
 
 def test_a_face_that_the_shown_part_does_not_have_is_told(film: Path) -> None:
     chosen = [{"wav_url": VOICE, "face": 0}]
-    boxes, notes, placed, _ = scenes(film, (LEFT, RIGHT), (RIGHT,), speakers=chosen, aspect_ratio="9:16")
-    assert boxes[1] == placed.places.boxes
-    assert len(notes) == 1 and "their places of the first scene stand" in notes[0]
-    _, (note,), _, _ = scenes(film, (LEFT,), (LEFT, MIDDLE), speakers=voices(1))
-    assert "anybody may be seen to speak" in note
-    one = [{"wav_url": VOICE, "face": 0}]  # the first scene shows nobody else, so that the voice has no place
-    _, (note,), _, _ = scenes(film, (LEFT,), (LEFT, MIDDLE), speakers=one)
-    assert "anybody may be seen to speak" in note
-    assert scenes(film, (LEFT,), (LEFT, MIDDLE), speakers=one, keep="speakers")[1] == []
+    cast, placed, _ = scenes(film, (LEFT, RIGHT), (RIGHT,), speakers=chosen, aspect_ratio="9:16")
+    assert cast.boxes[1] == placed.places.boxes
+    assert len(cast.warnings) == 1 and "their places of the first scene stand" in cast.warnings[0]
+    cast, _, _ = scenes(film, (LEFT,), (LEFT, MIDDLE), speakers=voices(1))
+    assert "anybody may be seen to speak" in told(cast, "In the scene from 0.40 s the speakers are not found")
+
+
+def test_others_keep_still_in_all_scenes_where_a_later_one_shows_them(film: Path) -> None:
+    one = [{"wav_url": VOICE, "face": 0}]
+    cast, placed, _ = scenes(film, (LEFT,), (MIDDLE, RIGHT), speakers=one)
+    assert not placed.places.others_silent and cast.others_silent
+    assert [holds(box, face) for (box,), face in zip(cast.boxes, (LEFT, MIDDLE), strict=True) if box] == [True, True]
+    assert "from 0.40 s: where it means somebody else" in told(cast, "The field face counts the faces of each scene")
+    assert len(cast.warnings) == 1
+    cast, _, _ = scenes(film, (LEFT,), (RIGHT,), speakers=one)
+    assert not cast.others_silent and cast.warnings == ()
+
+
+def test_what_is_wrong_in_a_later_scene_is_told_with_its_second(film: Path) -> None:
+    small = (0.8, 0.2, 0.83, 0.25)
+    cast, _, _ = scenes(film, (LEFT,), (small,), speakers=voices(1))
+    assert "pixels high in the video" in told(cast, "In the scene from 0.40 s: The face of speakers[0].wav_url")
+    boxed = [{"wav_url": VOICE, "box": [0.0, 0.1, 0.3, 0.6]}]
+    cast, _, _ = scenes(film, (LEFT,), (RIGHT,), speakers=boxed)
+    assert told(cast, "In the scene from 0.40 s: speakers[0].box holds no face that was found in its first frame")
 
 
 def test_a_loop_searches_each_scene_once_and_tells_it_once(film: Path) -> None:
     cuts = tuple(range(10, 400, 10))
-    boxes, notes, placed, finder = scenes(film, (LEFT, RIGHT), (), speakers=voices(2), cuts=cuts, extend="loop")
+    cast, placed, finder = scenes(film, (LEFT, RIGHT), (), speakers=voices(2), cuts=cuts, extend="loop")
     assert len(finder.sizes) == 1
-    assert set(boxes) == {placed.places.boxes}
-    assert len(notes) == 1 and "from 0.40, 1.20, 2.00" in notes[0] and "and 12 more s" in notes[0]
+    assert set(cast.boxes) == {placed.places.boxes}
+    assert "from 0.40, 1.20, 2.00" in cast.warnings[0] and "and 12 more s" in cast.warnings[0]
+    assert len(cast.warnings) == 1
+
+
+def test_a_loops_return_is_not_called_a_cut(film: Path) -> None:
+    video = SourceVideo.look(film, "video_url", *SIZE, extend="loop").ready(0.5, needed_s=2.0)
+    found, (note,) = find_scenes(video, 50)
+    assert (found.source, found.clip) == ((10,), (10, 20, 30, 40))
+    assert note.startswith("video_url is cut at 0.40, 1.20 s and begins again at 0.80, 1.60 s: ")

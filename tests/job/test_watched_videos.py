@@ -90,7 +90,7 @@ def test_voices_go_to_the_mouths_that_move_with_them_and_the_result_says_so(read
     job = read(MadeUpFaces([speech(2), speech(1)]))
     assert job.people is not None
     assert [person.voice for person in job.people] == ["speakers[1].wav_url", "speakers[0].wav_url"]
-    note = next(text for text in job.warnings if "mouths move" in text)
+    note = next(text for text in job.media_warnings if "mouths move" in text)
     assert "face 1 with speakers[0].wav_url and face 0 with speakers[1].wav_url" in note
     assert "10.0 s of speech" in note and "give each of the speakers a face" in note
     boxes = job.places.boxes
@@ -102,7 +102,7 @@ def test_voices_stay_from_left_to_right_otherwise(read: Callable[..., Job], othe
     job = read(MadeUpFaces([speech(seed) for seed in others]))
     assert job.people is not None
     assert [person.voice for person in job.people] == ["speakers[0].wav_url", "speakers[1].wav_url"]
-    assert not any("mouths move" in text for text in job.warnings)
+    assert not any("mouths move" in text for text in job.media_warnings)
 
 
 def test_a_choice_of_the_caller_is_not_measured(read: Callable[..., Job], media: dict[str, str]) -> None:
@@ -119,8 +119,8 @@ def test_jobs_of_two_plain_voices_stay_as_they_were_and_are_told(
     plain = {"speakers": None, "person_count": "multi", "wav_url": media["voice_1"], "wav_url_2": media["voice_2"]}
     job = read(MadeUpFaces([speech(2), speech(1)]), **plain)
     assert job.places.boxes == (None, None)
-    assert any("face 1 with wav_url and face 0 with wav_url_2" in text for text in job.warnings)
-    assert any("exchange wav_url and wav_url_2" in text for text in job.warnings)
+    assert any("face 1 with wav_url and face 0 with wav_url_2" in text for text in job.media_warnings)
+    assert any("exchange wav_url and wav_url_2" in text for text in job.media_warnings)
 
 
 def test_a_video_of_one_short_frame_tells_nothing(read: Callable[..., Job], tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_what_follows_a_cut_does_not_count(read: Callable[..., Job], end: str) -
     faces = MadeUpFaces([speech(2), speech(1)], **{end: 5 * FPS})
     job = read(faces)
     assert faces.watched < 7 * FPS, "watched beyond the scene"
-    assert not any("mouths move" in text for text in job.warnings), "5 s are not enough"
+    assert not any("mouths move" in text for text in job.media_warnings), "5 s are not enough"
 
 
 def test_a_long_video_is_watched_until_there_is_enough_speech(tmp_path: Path) -> None:

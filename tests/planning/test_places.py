@@ -181,7 +181,7 @@ def test_people_have_boxes_of_the_input_and_sizes_of_the_result() -> None:
 def test_the_older_fields_are_made_as_ever_and_told_what_was_found() -> None:
     one = {"wav_url": URL}
     two = {"wav_url": URL, "wav_url_2": URL, "person_count": "multi"}
-    for faces in (None, (), (LEFT,), (LEFT, RIGHT), (LEFT, MIDDLE, RIGHT)):
+    for faces in (None, (), (MIDDLE,), (LEFT, RIGHT), (LEFT, MIDDLE, RIGHT)):
         assert place(faces=faces, target=TALL, **one).places == place(faces=None, **one).places
         assert place(faces=faces, target=TALL, **two).places == place(faces=None, **two).places
     assert place(faces=(LEFT, RIGHT), **two).warnings == ()
@@ -191,11 +191,30 @@ def test_the_older_fields_are_made_as_ever_and_told_what_was_found() -> None:
     assert place(faces=(MIDDLE,), **one).warnings == ()
     (warning,) = place(faces=(LEFT, RIGHT), **one).warnings
     assert "one voice was given: any of them may be seen to speak. To choose, use the field speakers" in warning
-    (warning,) = place(faces=(LEFT,), target=TALL, **one).warnings
-    assert "lies outside the part that the video shows" in warning
+    (warning,) = place(faces=(LEFT, MIDDLE, RIGHT), **two).warnings
+    assert "in the left and the right half, of which the video shows 1 and 2 of the faces." in warning
+    (warning,) = place(faces=(LEFT, RIGHT), target=TALL, **two).warnings  # no part of that shape shows both
+    assert "in the left and the right half, of which the video shows 0 and 0 of the faces." in warning
+
+
+def test_faces_take_the_place_of_a_default_that_would_lose_somebody() -> None:
     close = (LEFT, (0.25, 0.2, 0.35, 0.4))
-    (warning,) = place(faces=close, **two).warnings
-    assert "in the left and the right half, of which the video shows 2 and 0 of the faces." in warning
+    placed = place(faces=close, wav_url=URL, wav_url_2=URL, person_count="multi")
+    assert placed.places.boxes == place({}, {}, faces=close).places.boxes
+    assert not placed.places.others_silent
+    (warning,) = placed.warnings
+    assert warning.startswith(
+        "2 faces were found in image_url, and not one in each half of what the video would show: "
+    )
+    assert "from left to right. To choose, use the field speakers, with a face or a box" in warning
+    one = place(faces=(LEFT,), target=TALL, wav_url=URL)
+    assert one.places.crop == place({}, faces=(LEFT,), target=TALL).places.crop != CENTRE
+    assert not one.places.are_bound
+    (warning,) = one.warnings
+    assert "is moved to the left" in warning
+    boxes = [[0, 0, 0.2, 1], [0.2, 0, 0.5, 1]]
+    given = place(faces=close, wav_url=URL, wav_url_2=URL, person_count="multi", speaker_boxes=boxes)
+    assert given.places.boxes == tuple(map(tuple, boxes)) and given.warnings == ()
 
 
 def test_the_shown_part_moves_to_the_speakers_and_says_so() -> None:
