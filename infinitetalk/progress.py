@@ -21,6 +21,7 @@ Stage = Literal[
     "color",  # colour correction, and the fade where windows join
     "overlap",  # the frames that the next window holds, to latents
     "bytes",  # frames from the device to the host
+    "check",  # what the finished file holds
     "mark",  # content credentials and metadata into the finished file
     "deliver",
 ]
@@ -125,7 +126,7 @@ class StepCounter:
         """Report that a stage begins."""
         if name == "decode":
             self._done += 1  # the window's last step
-        elif name in ("mark", "deliver"):
+        elif name in ("check", "mark", "deliver"):
             self._done = self._total
         self._tell(name)
 

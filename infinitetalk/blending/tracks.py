@@ -80,18 +80,28 @@ def follow_speakers(
     # Ten minutes at 60 frames a second have 135 MB of points for each speaker, so they are not copied as a whole.
     points = np.full((n_frames, n_speakers, 468, 2), np.nan, np.float32)
     index = 0
-    for number, (start, stop) in enumerate(zip(scenes, (*scenes[1:], None), strict=True)):
-        scene = _until(frames, None if stop is None else stop - start)
-        for faces in _followed(scene, n_speakers, finder, partial(choose, number)):
-            for speaker, face in enumerate(faces):
-                if face is not None:
-                    points[index, speaker] = face.points * scale
-            index += 1
+    for faces in faces_of_speakers(frames, scenes, n_speakers, finder, choose):
+        for speaker, face in enumerate(faces):
+            if face is not None:
+                points[index, speaker] = face.points * scale
+        index += 1
     points = points[:index]
     for start, stop in zip(scenes, (*scenes[1:], len(points)), strict=True):
         for speaker in range(n_speakers):
             points[start:stop, speaker] = smooth(points[start:stop, speaker], 1.0)
     return Tracks(points, rate, tuple(scenes))
+
+
+def faces_of_speakers(
+    frames: Iterator[NDArray[np.uint8]], scenes: Sequence[int], n_speakers: int, finder: FaceFinder, choose: Choose
+) -> Iterator[list[Face | None]]:
+    """The speakers' faces in each frame; None where one is not seen. Arguments as of `follow_speakers`.
+
+    A frame is taken when its faces are asked for.
+    """
+    for number, (start, stop) in enumerate(zip(scenes, (*scenes[1:], None), strict=True)):
+        scene = _until(frames, None if stop is None else stop - start)
+        yield from _followed(scene, n_speakers, finder, partial(choose, number))
 
 
 def _followed(

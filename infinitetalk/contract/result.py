@@ -101,6 +101,50 @@ class Marking(_Reply):
     note: str | None = Field(None, description="What keeps readers from trusting the signature, if something does.")
 
 
+CheckName = Literal[
+    "frames",
+    "sound_length",
+    "sound",
+    "blank",
+    "frozen",
+    "repeated",
+    "joins",
+    "color",
+    "sharpness",
+    "lip_sync",
+    "other_voice",
+    "silence",
+]
+LOOK_AT_IT: Literal["look at it"] = "look at it"
+
+
+class Check(_Reply):
+    """One thing that was looked at in the finished file."""
+
+    name: CheckName
+    voice: str | None = Field(default=None, description="Whose mouth it is about, by the voice's field.")
+    outcome: Literal["ok", "look at it", "undecided", "not measured"]
+    value: float | None = Field(default=None, description="What was measured, in the unit of the limit.")
+    limit: float | None = Field(default=None, description="From where on it is one to look at.")
+    unit: str | None = Field(default=None, description="Of value and limit.")
+    note: str | None = Field(
+        default=None, description="What to look at and where, or why it was not measured or decided."
+    )
+
+
+class Checks(_Reply):
+    """What was found in the finished file. The video is delivered whatever it is."""
+
+    verdict: Literal["ok", "look at it"]
+    look_at: list[str] = Field(default_factory=list, description="What to look at and where, a sentence each.")
+    retryable_with: dict[str, int | float | bool] | None = Field(
+        default=None,
+        description="Fields of the job, and values that may help, where something is found.",
+    )
+    details: list[Check] = Field(default_factory=list, description="Everything that was looked at, or was not and why.")
+    seconds: float = Field(description="How long it took.")
+
+
 class Result(_Reply):
     """A finished video. Exactly one of video_url, video and video_path says where it is."""
 
@@ -115,6 +159,7 @@ class Result(_Reply):
     cost_usd: float = Field(description="Those seconds at the price of all of its GPUs.")
     people: list[Person] | None = Field(None, description=_PEOPLE)
     turns: list[Turn] | None = Field(None, description="Who speaks when; only with split_voices.")
+    checks: Checks | None = Field(None, description="What was found in the finished file; left out with CHECKS=off.")
     marking: Marking | None = Field(None, description="Left out where the video is not signed.")
     warnings: list[str] = Field(default_factory=list)
 

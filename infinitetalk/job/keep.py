@@ -171,7 +171,7 @@ def keep_speakers(
 
     def choose(scene: int, found: Sequence[Face], size: tuple[int, int]) -> list[Face | None]:
         found = [face for face in found if share(face.fractions(size), shown) >= MIN_SHOWN]  # others are not generated
-        return _speakers_among(found, boxes[min(scene, len(boxes) - 1)], size)
+        return speakers_among(found, boxes[min(scene, len(boxes) - 1)], size)
 
     tracks = follow_speakers(
         original.pictures(n_frames, small, check),
@@ -193,7 +193,7 @@ def _keep_in_picture(picture: Picture, boxes: Boxes, finder: FaceFinder, crop: f
     height, width = picture.pixels.shape[:2]
     found = finder.find(picture.pixels)
     area = cover_crop(picture.source_size, (width, height), crop)
-    chosen = _speakers_among(found, [_in_part(box, picture.source_size, area) for box in boxes], (width, height))
+    chosen = speakers_among(found, [in_part(box, picture.source_size, area) for box in boxes], (width, height))
     if not any(chosen):
         raise _nobody("image_url")
     missing = np.full((468, 2), np.nan, np.float32)
@@ -207,7 +207,7 @@ def _keep_in_picture(picture: Picture, boxes: Boxes, finder: FaceFinder, crop: f
     return Keeping(KeptPicture(picture), tracks, finder, frame, shape, unseen)
 
 
-def _in_part(box: Box | None, source: tuple[int, int], part: tuple[float, float, float, float]) -> Box | None:
+def in_part(box: Box | None, source: tuple[int, int], part: tuple[float, float, float, float]) -> Box | None:
     """A box in fractions of a part of the source."""
     if box is None:
         return None
@@ -221,7 +221,7 @@ def _in_part(box: Box | None, source: tuple[int, int], part: tuple[float, float,
     )
 
 
-def _speakers_among(found: Sequence[Face], boxes: Boxes, size: tuple[int, int]) -> list[Face | None]:
+def speakers_among(found: Sequence[Face], boxes: Boxes, size: tuple[int, int]) -> list[Face | None]:
     """The face of each speaker: the largest whose middle is in their box, or in their column of the picture."""
     chosen: list[Face | None] = []
     for number, given in enumerate(boxes):

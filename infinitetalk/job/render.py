@@ -21,7 +21,7 @@ from infinitetalk.job.keep import told_whole
 from infinitetalk.job.read import Job
 from infinitetalk.job.resume import KeptWindows
 from infinitetalk.job.sinks import VideoFile, WindowQueue
-from infinitetalk.media.audio import write_soundtrack
+from infinitetalk.media.audio import Wave, write_soundtrack
 from infinitetalk.media.encode import BT709, VideoWriter
 from infinitetalk.models.audio_encoder import embed_voice
 from infinitetalk.models.opening import Models
@@ -36,11 +36,13 @@ class Video:
 
     Args:
         resumed: how many of its windows an earlier run of the job had made.
+        voices: what the model heard of each speaker: mono, 16 kHz.
         warnings: what the caller should know about it.
     """
 
     path: Path
     resumed: int
+    voices: tuple[Wave, ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -55,6 +57,7 @@ def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: M
         assert models.separator is not None  # run_job refuses the job otherwise
         with watch.stage("separate"):
             waves = isolated_waves(job, models.separator, models.device, monitor.check)
+    voices = waves
     with watch.stage("audio"):
         encoder, extractor = models.audio_encoder, models.audio_extractor
         if any(window.heard and SILENCE in window.heard for window in plan.windows):
@@ -90,7 +93,7 @@ def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: M
                 queue.wait()
                 writer.finish(shape.n_frames)
     warnings = [] if keeper is None or keeping is None else told_whole(keeper, keeping)
-    return Video(path, start.windows, tuple(warnings))
+    return Video(path, start.windows, voices, tuple(warnings))
 
 
 def _packing(

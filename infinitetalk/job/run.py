@@ -12,6 +12,7 @@ from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import ModelMissing
 from infinitetalk.faces.finder import FaceFinder
+from infinitetalk.job.checks import checked, time_for_checks
 from infinitetalk.job.control import Control
 from infinitetalk.job.faults import within_memory
 from infinitetalk.job.folder import job_folder
@@ -97,6 +98,11 @@ def run_job(
             facts = plan, files.values(), models, settings, job.places, job.boxes
             kept.identify(len(plan.windows), partial(fingerprint, *facts))
         video = within_memory(plan, partial(render, job, models, folder, kept, monitor))
+        checks = None
+        if settings.checks == "on":
+            with watch.stage("check"):
+                allowed_s = time_for_checks(watch.total(), control.time_limit)
+                checks = checked(video, job, request, models, faces, allowed_s)
         with watch.stage("mark"):
             marked = marker.mark(video.path, request.input_type == "video" or plan.kept is not None, profile.name)
         with watch.stage("deliver"):
@@ -111,6 +117,7 @@ def run_job(
         settings=plan.resolved(profile, models.arithmetic, models.n_gpus),
         people=None if job.people is None else list(job.people),
         turns=list(plan.conversation) or None,
+        checks=checks,
         marking=marked.marking,
         warnings=warnings,
         **_times(watch, settings, models.n_gpus),

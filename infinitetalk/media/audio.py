@@ -136,6 +136,36 @@ def _hear(sound: Sound, wanted: int) -> Wave:
     return _resample(sound, filters, "mono", SAMPLE_RATE_HZ, wanted)
 
 
+def heard_in(video: Path, channel: int | None = None) -> Wave:
+    """All of the sound of a finished video, as the model would hear it: mono, 16 kHz.
+
+    Args:
+        channel: the one to take; None: the average of all.
+
+    Raises FfmpegError where the file has no sound that can be decoded.
+    """
+    filters = [] if channel is None else [f"pan=mono|c0=c{channel}"]
+    chain = ",".join([*filters, _resampler("mono", SAMPLE_RATE_HZ)])
+    data = run("-i", f"file:{video}", "-map", "0:a:0", "-af", chain, "-f", "f32le", "-")
+    return np.frombuffer(data, np.float32)
+
+
+def heard_of(tracks: "Sequence[Track]", duration_s: float) -> Wave:
+    """What `heard_in` should find in a video with this sound: the tracks in their places, mono, 16 kHz."""
+    total = np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
+    for track in tracks:
+        start = min(round(track.start_s * SAMPLE_RATE_HZ), len(total))
+        samples = min(round(track.length_s * SAMPLE_RATE_HZ), len(total) - start)
+        if samples > 0:
+            wave = _hear(track.sound, samples)
+            total[start : start + len(wave)] += wave
+    return total
+
+
+def _resampler(layout: Literal["mono", "stereo"], rate_hz: int) -> str:
+    return f"aresample=osr={rate_hz}:ochl={layout}:osf=flt:resampler=soxr:rematrix_maxval=1"
+
+
 def _resample(
     sound: Sound, filters: Sequence[str], layout: Literal["mono", "stereo"], rate_hz: int, samples: int
 ) -> Wave:
@@ -143,7 +173,7 @@ def _resample(
     filters = [*filters]
     if sound.gain != 1:
         filters.append(f"volume={sound.gain:.9g}:precision=float")
-    filters.append(f"aresample=osr={rate_hz}:ochl={layout}:osf=flt:resampler=soxr:rematrix_maxval=1")
+    filters.append(_resampler(layout, rate_hz))
     filters.append(f"atrim=end_sample={samples}")
     try:
         data = run(*sound.source, "-af", ",".join(filters), "-f", "f32le", "-")

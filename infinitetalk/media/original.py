@@ -4,10 +4,8 @@ A program decodes it (`own_frames`). Nothing but a few frames is in memory.
 """
 
 import json
-import select
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from infinitetalk.contract.request import Extend
 from infinitetalk.errors import JobError, MediaUnreadable
 from infinitetalk.media.child import limit
 from infinitetalk.media.encode import Colors
+from infinitetalk.media.pipe import Pipe
 from infinitetalk.media.probe import ask_about
 from infinitetalk.media.program import ERRORS, PROGRAM_ENV
 from infinitetalk.media.video import SourceVideo
@@ -32,7 +31,6 @@ PHASE = Fraction(1, 2)
 MIN_RATE, MAX_RATE = 23, 61  # frames a second of the result
 READ_TIME_LIMIT_S = 60.0  # for one frame
 _BACKWARDS_BYTES = 200_000_000  # of frames that are decoded forwards and given out backwards
-_POLL_S = 0.1
 
 Frame = NDArray[np.uint8]
 Check = Callable[[], object]
@@ -132,7 +130,7 @@ class Original:
         ) as process:
             limit(process)
             try:
-                pipe = _Pipe(process, self.video.field, check)
+                pipe = Pipe(process, check, READ_TIME_LIMIT_S, self._failure)
                 facts = json.loads(pipe.line())
                 if "error" in facts:
                     raise ERRORS[facts["error"]](facts["message"])
@@ -143,40 +141,9 @@ class Original:
             finally:
                 process.kill()
 
-
-class _Pipe:
-    """What a program writes, read in pieces; nobody waits for ever."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", field: str, check: Check) -> None:
-        self._process, self._field, self._check = process, field, check
-
-    def line(self) -> bytes:
-        """The first line."""
-        line = bytearray()
-        while not line.endswith(b"\n"):
-            byte = bytearray(1)
-            self.fill(memoryview(byte))
-            line += byte
-        return bytes(line)
-
-    def fill(self, room: memoryview) -> None:
-        """Read until `room` is full. Raises MediaUnreadable where the program ends before, or takes too long."""
-        assert self._process.stdout is not None
-        deadline_s = time.monotonic() + READ_TIME_LIMIT_S
-        while room:
-            ready, _, _ = select.select([self._process.stdout], [], [], _POLL_S)
-            if not ready:
-                self._check()
-                if time.monotonic() > deadline_s:
-                    raise self._failure("takes too long to be decoded")
-                continue
-            n_read = self._process.stdout.readinto(room)  # type: ignore[attr-defined]  # it is a RawIOBase
-            if not n_read:
-                raise self._failure("cannot be decoded to its end")
-            room = room[n_read:]
-
-    def _failure(self, what: str) -> JobError:
-        return MediaUnreadable(f"{self._field}: the video {what}; export it again in a common format, or smaller.")
+    def _failure(self, is_slow: bool) -> JobError:
+        what = "takes too long to be decoded" if is_slow else "cannot be decoded to its end"
+        return MediaUnreadable(f"{self.video.field}: the video {what}; export it again in a common format, or smaller.")
 
 
 def _place(video: SourceVideo) -> tuple[str, str, str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infinitetalk.checking.frames import change, color_and_sharpness
 from infinitetalk.faces.mouths import following
 from infinitetalk.media.speech import silent_frames
 from infinitetalk.planning.windows import plan_windows
@@ -205,7 +206,7 @@ def frame_differences(frames: Frames) -> Floats:
     """(T,) mean absolute difference of each frame to the one before, of 255; 0 for the first frame."""
     differences = np.zeros(len(frames), np.float32)
     for i in range(1, len(frames)):
-        differences[i] = np.abs(frames[i].astype(np.int16) - frames[i - 1]).mean()
+        differences[i] = change(frames[i - 1], frames[i])
     return differences
 
 
@@ -228,18 +229,11 @@ def seams(frames: Frames, joins: Sequence[int]) -> Seams:
 
 def drift(frames: Frames, reference: Frames) -> Drift:
     """How colour and sharpness leave the reference (height, width, 3) with time, second by second."""
-    wanted, sharp = _color_and_sharpness(reference[None])
-    seconds = [_color_and_sharpness(frames[start : start + FPS]) for start in range(0, len(frames), FPS)]
+    wanted, sharp = color_and_sharpness(reference[None])
+    seconds = [color_and_sharpness(frames[start : start + FPS]) for start in range(0, len(frames), FPS)]
     colors = tuple(float(np.abs(color - wanted).mean()) for color, _ in seconds)
     sharpness = tuple(value / max(sharp, 1e-6) for _, value in seconds)
     return Drift(colors, max(colors), colors[-1], sharpness, sharpness[-1])
-
-
-def _color_and_sharpness(frames: Frames) -> tuple[NDArray[np.float64], float]:
-    """Mean colour (3,) and mean gradient magnitude of the luminance, of 255."""
-    gray = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    down, across = np.gradient(gray, axis=(1, 2))
-    return frames.mean((0, 1, 2)), float(np.hypot(down, across).mean())
 
 
 def identity(frames: Frames, reference: Frames, mouths: Sequence[Mouth]) -> Identity:

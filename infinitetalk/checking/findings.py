@@ -1,0 +1,248 @@
+"""What was measured, in words: an outcome for each check, and what to look at where."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from infinitetalk.checking.expected import Expected, Stretch
+from infinitetalk.checking.frames import Floats, thumbnail
+from infinitetalk.checking.mouths import Lips
+from infinitetalk.checking.pictures import Look, Seen, blank, contrast, frozen, joins, most_alike
+from infinitetalk.checking.sound import is_silent, pieces
+from infinitetalk.checking.thresholds import Threshold, Thresholds
+from infinitetalk.contract.result import LOOK_AT_IT, Check, CheckName
+from infinitetalk.shapes import SAMPLE_RATE_HZ
+
+_MOST_TOLD = 3  # places that a sentence names
+
+
+def not_measured(name: CheckName, why: str, voice: str | None = None) -> Check:
+    """A check that has no value."""
+    return Check(name=name, voice=voice, outcome="not measured", note=f"{why[:1].upper()}{why[1:]}.")
+
+
+def _check(
+    name: CheckName,
+    value: float,
+    against: Threshold,
+    found: str | None,
+    voice: str | None = None,
+    **more: Any,  # noqa: ANN401
+) -> Check:
+    """A check that has one: to look at if something is found."""
+    return Check(
+        name=name,
+        voice=voice,
+        outcome=LOOK_AT_IT if found else "ok",
+        value=round(value, 3),
+        limit=against.limit,
+        unit=against.unit,
+        note=found,
+        **more,
+    )
+
+
+def frames_check(n_frames: int, expected: Expected) -> Check:
+    """Whether the file has its frames, and all of them can be decoded."""
+    found = None
+    if n_frames != expected.n_frames:
+        fewer = "ends early" if n_frames < expected.n_frames else "goes on too long"
+        found = (
+            f"Second {expected.seconds(min(n_frames, expected.n_frames)):.2f}: the video {fewer}: {n_frames} of "
+            f"{expected.n_frames} frames can be decoded."
+        )
+    outcome = LOOK_AT_IT if found else "ok"
+    return Check(
+        name="frames", outcome=outcome, value=n_frames, limit=expected.n_frames, unit="frames, exactly", note=found
+    )
+
+
+def sound_checks(heard: Floats, expected: Expected, limits: Thresholds) -> Iterator[Check]:
+    """Whether the file's sound is as long as it should be, and the one that it should be."""
+    off_ms = 1000 * (len(heard) - len(expected.sound)) / SAMPLE_RATE_HZ
+    found = None
+    if abs(off_ms) > limits.sound_length.limit:
+        what = "shorter" if off_ms < 0 else "longer"
+        end_s = min(len(heard), len(expected.sound)) / SAMPLE_RATE_HZ
+        found = f"Second {end_s:.2f}: the sound is {abs(off_ms):.0f} ms {what} than it should be."
+    yield _check("sound_length", abs(off_ms), limits.sound_length, found)
+    if is_silent(expected.sound):
+        if is_silent(heard):
+            yield not_measured("sound", "the sound that was sent is silent, and so is the video's")
+        else:
+            yield Check(name="sound", outcome=LOOK_AT_IT, note="The sound that was sent is silent, the video's is not.")
+        return
+    measured = pieces(heard, expected.sound)
+    late = max(measured, key=lambda piece: abs(piece.offset_s))
+    unlike = min(measured, key=lambda piece: piece.likeness)
+    if unlike.likeness < limits.sound_likeness.limit:
+        found = (
+            f"Second {unlike.start_s:.0f}: what is heard is not the sound that was sent (correlation "
+            f"{unlike.likeness:.2f})."
+        )
+        yield _check("sound", unlike.likeness, limits.sound_likeness, found)
+        return
+    found = None
+    if 1000 * abs(late.offset_s) > limits.sound_offset.limit:
+        when = "late" if late.offset_s > 0 else "early"
+        found = f"Second {late.start_s:.0f}: the sound comes {1000 * abs(late.offset_s):.0f} ms {when}."
+    yield _check("sound", 1000 * abs(late.offset_s), limits.sound_offset, found)
+
+
+def picture_checks(seen: Seen, expected: Expected, limits: Thresholds) -> Iterator[Check]:
+    """Blank and frozen frames, windows that repeat, jumps at joins."""
+    yield _blank(seen, expected, limits)
+    yield _frozen(seen, expected, limits)
+    if expected.is_source:
+        yield not_measured("repeated", "what surrounds the speakers' faces is the source's, which may repeat itself")
+    else:
+        yield _repeated(seen, expected, limits)
+    yield _joins(seen, expected, limits)
+
+
+def _blank(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
+    least = limits.blank.limit
+    found = [
+        part
+        for part in blank(seen, least)
+        if contrast(thumbnail(expected.reference(part.first))) >= 2 * least  # it is not the input that is blank
+    ]
+    tones = ["black" if seen.thumbnails[part.first].mean() < 32 else "grey" for part in found]
+    told = [f"{_span(part, expected)} is {tone}" for part, tone in zip(found, tones, strict=True)]
+    lowest = min(map(contrast, seen.thumbnails), default=0.0)
+    return _check("blank", lowest, limits.blank, f"{_list(told)}." if told else None)
+
+
+def _frozen(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
+    least = limits.frozen_speech.limit
+    found = frozen(seen, expected.moving, limits.frozen_stir.limit, 1)
+    if expected.is_source:  # a film may stand still by itself
+        found = [one for one in found if not _stands(one[0], expected, limits)]
+    longest_s = expected.seconds(found[0][1]) if found else 0.0
+    told = [_span(part, expected) for part, heard in found if expected.seconds(heard) >= least]
+    sentence = f"{_list(told)}: the picture stands still while somebody speaks." if told else None
+    return _check("frozen", longest_s, limits.frozen_speech, sentence)
+
+
+def _stands(part: Stretch, expected: Expected, limits: Thresholds) -> bool:
+    """Whether the source shows the same at both ends of a stretch."""
+    first, last = (thumbnail(expected.reference(at)) for at in (part.first, part.stop - 1))
+    return float(np.abs(first - last).max()) <= limits.frozen_stir.limit
+
+
+def _repeated(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
+    most = most_alike(seen, expected)
+    if most is None:
+        return Check(name="repeated", outcome="ok", limit=limits.repeated.limit, unit=limits.repeated.unit)
+    share, before, after = most
+    found = None
+    if share < limits.repeated.limit:
+        numbers = [1 + list(expected.windows).index(window) for window in (before, after)]
+        found = f"{_span(after, expected)} (window {numbers[1]}) shows window {numbers[0]} again."
+    return _check("repeated", share, limits.repeated, found)
+
+
+def _joins(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
+    measured = joins(seen, expected)
+    if not measured:
+        return not_measured("joins", "no window joins another")
+    told = [
+        f"join {number} (second {expected.seconds(expected.windows[number].first):.2f}) by {times:.1f} times"
+        for times, number in measured
+        if times > limits.joins.limit
+    ]
+    sentence = f"The picture jumps at {_list(told)} what is ordinary." if told else None
+    return _check("joins", measured[0][0], limits.joins, sentence)
+
+
+def look_checks(looks: Sequence[Look], expected: Expected, limits: Thresholds) -> Iterator[Check]:
+    """Colours and sharpness against the references, by their worst seconds."""
+    worst = max(looks, key=lambda look: look.color)
+    found = None
+    if worst.color > limits.color.limit:
+        found = f"Second {expected.seconds(worst.start):.0f}: the colours are {worst.color:.1f} levels off."
+    yield _check("color", worst.color, limits.color, found)
+    least, most = (choose(looks, key=lambda look: look.sharpness) for choose in (min, max))
+    if most.sharpness > limits.sharpness_most.limit:
+        found = f"Second {expected.seconds(most.start):.0f}: the picture is {most.sharpness:.2f} times as sharp as what"
+        yield _check("sharpness", most.sharpness, limits.sharpness_most, f"{found} was sent: noise, or a pattern.")
+        return
+    found = None
+    if least.sharpness < limits.sharpness_least.limit:
+        found = (
+            f"Second {expected.seconds(least.start):.0f}: the picture is blurred: {least.sharpness:.2f} times as sharp"
+        )
+        found += " as what was sent."
+    yield _check("sharpness", least.sharpness, limits.sharpness_least, found)
+
+
+def lip_checks(lips: Sequence[Lips], expected: Expected, limits: Thresholds) -> Iterator[Check]:
+    """Each mouth with its voice, with the others', and in silence."""
+    for voice, one in zip(expected.voices, lips, strict=True):
+        if one.reason is not None:
+            for name in lip_names(expected):
+                yield not_measured(name, one.reason, voice.name)
+            continue
+        yield _lip_sync(voice.name, one, limits)
+        if len(lips) > 1:
+            yield _other_voice(voice.name, one, [other.name for other in expected.voices], limits)
+        yield _silence(voice.name, one, limits)
+
+
+def lip_names(expected: Expected) -> tuple[CheckName, ...]:
+    """The checks of one mouth."""
+    return ("lip_sync", "other_voice", "silence") if len(expected.voices) > 1 else ("lip_sync", "silence")
+
+
+def _lip_sync(name: str, lips: Lips, limits: Thresholds) -> Check:
+    if lips.speech_s < limits.speech.limit or lips.z is None or lips.movement is None:
+        why = f"{lips.speech_s:.1f} s of speech; {limits.speech.limit:g} s are needed"
+        return not_measured("lip_sync", why, name)
+    value, against = lips.z, limits.follows
+    if lips.movement < limits.does_not_move.limit:
+        return _check("lip_sync", value, against, f"The mouth of {name} does not move.", name)
+    if value < limits.does_not_follow.limit:
+        return _check("lip_sync", value, against, f"The mouth of {name} does not follow its voice.", name)
+    if value < against.limit or lips.movement < limits.moves_enough.limit:
+        return Check(
+            name="lip_sync",
+            voice=name,
+            outcome="undecided",
+            value=round(value, 3),
+            limit=against.limit,
+            unit=against.unit,
+            note="The mouth moves too little, or too seldom with the voice, for this to be told.",
+        )
+    return _check("lip_sync", value, against, None, name)
+
+
+def _other_voice(name: str, lips: Lips, names: Sequence[str], limits: Thresholds) -> Check:
+    known = [(z, other) for z, other in zip(lips.others, names, strict=True) if z is not None]
+    if lips.speech_s < limits.speech.limit or not known or lips.z is None:
+        return not_measured("other_voice", "too little speech, or voices that are too much alike", name)
+    z, other = max(known)
+    is_other = z >= limits.follows.limit and z > lips.z
+    return _check(
+        "other_voice", z, limits.follows, f"The mouth of {name} moves with {other}." if is_other else None, name
+    )
+
+
+def _silence(name: str, lips: Lips, limits: Thresholds) -> Check:
+    if lips.silence is None or lips.movement is None:
+        return not_measured("silence", "less than a second of silence, or of speech", name)
+    if lips.movement < limits.moves_enough.limit:
+        return not_measured("silence", "the mouth moves too little in speech to be compared", name)
+    found = None
+    if lips.silence > limits.silence.limit:
+        found = f"Second {lips.restless_s:.0f}: the mouth of {name} moves while this voice is silent."
+    return _check("silence", lips.silence, limits.silence, found, name)
+
+
+def _span(part: Stretch, expected: Expected) -> str:
+    return f"Second {expected.seconds(part.first):.2f} to {expected.seconds(part.stop):.2f}"
+
+
+def _list(told: Sequence[str]) -> str:
+    more = f" and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
+    return ", ".join([*told[:1], *(one[:1].lower() + one[1:] for one in told[1:_MOST_TOLD])]) + more
