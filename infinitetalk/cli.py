@@ -29,7 +29,7 @@ from infinitetalk.cli_measures import Output, faces, inspect, quality
 from infinitetalk.cli_options import make_parser, request_of, settings_of
 from infinitetalk.contract.presets import load_mode, profile_of
 from infinitetalk.contract.request import Request, SpeedModeName
-from infinitetalk.contract.result import DryRun
+from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.errors import JobError
 from infinitetalk.job.control import Control
 from infinitetalk.job.folder import job_folder
@@ -101,6 +101,9 @@ def _generate(options: argparse.Namespace) -> None:
         exchange = local_exchange(options.output, settings.work_dir)
         result = run_job(request, open_models(settings), settings, exchange, control, faces=open_faces(settings))
     print(json.dumps(result.to_json(), indent=2))
+    if isinstance(result, Result) and result.checks is not None:
+        for sentence in result.checks.look_at:
+            print(f"Look at it: {sentence}", file=sys.stderr)
 
 
 def _plan(options: argparse.Namespace) -> None:

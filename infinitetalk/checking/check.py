@@ -124,7 +124,7 @@ def _frames(frames: Iterator[Frame], seen: Seen, follower: Follower | None, expe
 def _looks(seen: Seen, expected: Expected, size: tuple[int, int], clock: _Clock) -> list[Look]:
     """As many as there is time for, at least one."""
     found = []
-    for look in looks(seen, expected, size):
+    for look in looks(seen, expected, size, load_thresholds().blank.limit):
         found.append(look)
         if clock.taken_s > clock.limit_s:
             break

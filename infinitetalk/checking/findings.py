@@ -8,7 +8,7 @@ import numpy as np
 from infinitetalk.checking.expected import Expected, Stretch
 from infinitetalk.checking.frames import Floats, thumbnail
 from infinitetalk.checking.mouths import Lips
-from infinitetalk.checking.pictures import Look, Seen, blank, contrast, frozen, joins, most_alike
+from infinitetalk.checking.pictures import Look, Seen, blank, contrast, frozen, joins, most_alike, runs
 from infinitetalk.checking.sound import is_silent, pieces
 from infinitetalk.checking.thresholds import Threshold, Thresholds
 from infinitetalk.contract.result import LOOK_AT_IT, Check, CheckName
@@ -105,7 +105,7 @@ def _blank(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
     least = limits.blank.limit
     found = [
         part
-        for part in blank(seen, least)
+        for part in runs(blank(seen, least))
         if contrast(thumbnail(expected.reference(part.first))) >= 2 * least  # it is not the input that is blank
     ]
     tones = ["black" if seen.thumbnails[part.first].mean() < 32 else "grey" for part in found]
@@ -116,7 +116,8 @@ def _blank(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
 
 def _frozen(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
     least = limits.frozen_speech.limit
-    found = frozen(seen, expected.moving, limits.frozen_stir.limit, 1)
+    shown = expected.moving[: len(seen)] & ~blank(seen, limits.blank.limit)
+    found = frozen(seen, shown, limits.frozen_stir.limit)
     if expected.is_source:  # a film may stand still by itself
         found = [one for one in found if not _stands(one[0], expected, limits)]
     longest_s = expected.seconds(found[0][1]) if found else 0.0

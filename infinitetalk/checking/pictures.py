@@ -22,7 +22,7 @@ _LEAST_WINDOW_S = 0.8
 _LEAST_STIR = 2.0  # levels by which a window must differ from itself shifted, for it to be told from others
 _LEAST_OTHER = 0.15  # by how much the loudness of two windows differs where they are to differ in what they show
 _ORDINARY = 0.8  # of what two unrelated windows differ by; only those that differ by less are looked at further
-_LEAST_CHANGE = 0.2  # levels: what joins are compared with at least
+_LEAST_CHANGE, _LEAST_TONE = 0.2, 0.5  # levels of pixels, and of mean brightness: what joins are compared with at least
 
 
 @dataclass
@@ -70,21 +70,20 @@ def contrast(small: NDArray[np.uint8] | Floats) -> float:
     return float(np.std(small, dtype=np.float64))
 
 
-def blank(seen: Seen, least: float) -> list[Stretch]:
-    """Where frames show one even tone: their contrast is below `least`."""
-    return runs([contrast(small) < least for small in seen.thumbnails])
+def blank(seen: Seen, least: float) -> NDArray[np.bool_]:
+    """(frames,) which of them show one even tone: their contrast is below `least`."""
+    return np.array([contrast(small) < least for small in seen.thumbnails], np.bool_)
 
 
-def frozen(seen: Seen, moving: NDArray[np.bool_], most: float, least_frames: int) -> list[tuple[Stretch, int]]:
-    """Where nothing stirs by more than `most`, and for how many frames somebody is heard who should be seen to move.
+def frozen(seen: Seen, moving: NDArray[np.bool_], most: float) -> list[tuple[Stretch, int]]:
+    """Where nothing stirs by more than `most`, and in how many of the frames somebody should be seen to move.
 
-    The longest first; only stretches of `least_frames` with somebody heard.
+    The longest first; only where there is such a frame.
     """
-    still = np.array(seen.stirs) <= most
     found = []
-    for run in runs(still):
+    for run in runs(np.array(seen.stirs) <= most):
         heard = int(moving[run.first : run.stop].sum())
-        if heard >= least_frames:
+        if heard:
             found.append((Stretch(run.first - 1, run.stop), heard))  # the frame before is the one that stands
     return sorted(found, key=lambda one: -one[1])
 
@@ -152,15 +151,20 @@ def _apart(frames: Floats, before: Stretch, after: Stretch, expected: Expected, 
 def joins(seen: Seen, expected: Expected) -> list[tuple[float, int]]:
     """How many times the ordinary change (95 % of the others are smaller) each join is, the worst first.
 
-    With each the number of its window. Empty where no window joins another.
+    The change of the pixels or that of the mean brightness, whichever is more out of the ordinary. With each comes the
+    number of its window. Empty where no window joins another.
     """
     numbers = {window.first: number for number, window in enumerate(expected.windows) if window.is_join}
     at = [first for first in numbers if first < len(seen)]
-    others = np.delete(np.array(seen.changes), [0, *at, *(first for first in expected.scenes if first < len(seen))])
-    if not at or not len(others):
+    not_ordinary = [0, *at, *(first for first in expected.scenes if first < len(seen))]
+    if not at or len(not_ordinary) >= len(seen):
         return []
-    usual = max(float(np.percentile(others, 95)), _LEAST_CHANGE)
-    return sorted(((seen.changes[first] / usual, numbers[first]) for first in at), reverse=True)
+    tones = np.array([small.mean(dtype=np.float64) for small in seen.thumbnails])
+    times = np.zeros(len(at))
+    for changes, least in ((np.array(seen.changes), _LEAST_CHANGE), (np.abs(np.diff(tones, prepend=0)), _LEAST_TONE)):
+        usual = max(float(np.percentile(np.delete(changes, not_ordinary), 95)), least)
+        times = np.maximum(times, changes[at] / usual)
+    return sorted(((float(one), numbers[first]) for one, first in zip(times, at, strict=True)), reverse=True)
 
 
 @dataclass(frozen=True)
@@ -177,15 +181,19 @@ class Look:
     sharpness: float
 
 
-def looks(seen: Seen, expected: Expected, size: tuple[int, int]) -> Iterator[Look]:
-    """Each compared stretch, second by second. A reference is asked for when its first second is."""
-    second = max(1, expected.frames(1))
+def looks(seen: Seen, expected: Expected, size: tuple[int, int], least: float) -> Iterator[Look]:
+    """Each compared stretch, second by second. A reference is asked for when its first second is.
+
+    Frames whose contrast is below `least` are left out.
+    """
+    second, empty = max(1, expected.frames(1)), blank(seen, least)
     for part in expected.compared:
         if part.first not in seen.looks:
             continue
         wanted, sharp = color_and_sharpness(scaled(expected.reference(part.first), size)[None])
         for start in range(part.first, part.stop, second):
-            taken = [seen.looks[at] for at in range(start, min(start + second, part.stop)) if at in seen.looks]
+            inside = range(start, min(start + second, part.stop))
+            taken = [seen.looks[at] for at in inside if at in seen.looks and not empty[at]]
             if taken:
                 color = float(np.abs(np.mean([one for one, _ in taken], axis=0) - wanted).mean())
                 sharpness = float(np.mean([one for _, one in taken])) / max(sharp, 1e-6)

@@ -34,8 +34,9 @@ def read_frames(
         FfmpegError: the file cannot be decoded, or takes too long.
     """
     width, height = size
-    scale = f"scale={width}:{height}:flags=area:in_color_matrix={_MATRICES.get(colors.meant, 'auto')}"
-    arguments = ["-i", f"file:{video}", "-map", "0:v:0", "-vf", f"{scale},format=rgb24", "-fps_mode", "passthrough"]
+    matrix = _MATRICES.get(colors.meant, "auto")
+    filters = f"scale={width}:{height}:flags=area+accurate_rnd+full_chroma_int:in_color_matrix={matrix},format=rgb24"
+    arguments = ["-i", f"file:{video}", "-map", "0:v:0", "-vf", filters, "-fps_mode", "passthrough"]
     process = subprocess.Popen(
         command(*arguments, "-f", "rawvideo", "pipe:1"),
         stdin=subprocess.DEVNULL,

@@ -21,7 +21,7 @@ PROFILES = list_presets("profiles")
 
 def test_every_preset_file_is_of_a_known_kind():
     kinds = {path.parent.name for path in presets_dir().rglob("*") if path.is_file()}
-    assert kinds == {"modes", "profiles", "hardware", "weights", "gpus"}
+    assert kinds == {"modes", "profiles", "hardware", "weights", "gpus", "checks"}
 
 
 def test_the_contracts_modes_and_the_default_profile_exist():

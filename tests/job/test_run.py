@@ -124,7 +124,7 @@ def test_a_job_gives_a_video_as_long_as_the_voice_with_its_sound(run: Callable[.
     assert result.settings.windows == 1
     assert result.settings.forwards == result.settings.steps == 3
     made = {"audio", "text", "image", "condition", "denoise", "decode", "color", "bytes"}
-    assert set(result.timings_s) == {"download", "read_media", "encode", "mark", "deliver"} | made
+    assert set(result.timings_s) == {"download", "read_media", "encode", "check", "mark", "deliver"} | made
     assert result.gpu_seconds >= sum(result.timings_s.values()) * 0.99
     assert result.cost_usd == pytest.approx(result.gpu_seconds / 3600 * 3.96, rel=0.01)
     assert result.settings.gpus == 1
@@ -244,7 +244,7 @@ def test_progress_rises_to_the_end_through_every_stage(run: Callable[..., tuple[
     result, _ = run(on_progress=seen.append)
     stages = list(dict.fromkeys(progress.stage for progress in seen))
     made = ["audio", "text", "image", "condition", "denoise", "decode", "color", "bytes"]
-    assert stages == ["download", "read_media", "encode", *made, "mark", "deliver"]
+    assert stages == ["download", "read_media", "encode", *made, "check", "mark", "deliver"]
     assert [progress.step for progress in seen if progress.stage == "denoise"] == [0, 1, 2, 3]
     percents = {progress.stage: progress.percent for progress in seen}
     assert percents == {
@@ -259,6 +259,7 @@ def test_progress_rises_to_the_end_through_every_stage(run: Callable[..., tuple[
         "color": 75,
         "bytes": 75,
         "encode": 75,
+        "check": 100,
         "mark": 100,
         "deliver": 100,
     }

@@ -48,7 +48,10 @@ def quick_models(*how: Any) -> Models:
 def test_every_benchmark_says_how_it_is_run(script: str) -> None:
     head = (BENCHMARKS / script).read_text("utf-8").split('"""')[1]
     module = script.removesuffix(".py")
-    assert module in ("random_models", "reporting", "weight_files") or f"python -m benchmarks.{module}" in head
+    assert (
+        module in ("clean_jobs", "planted", "random_models", "reporting", "weight_files")
+        or f"python -m benchmarks.{module}" in head
+    )
 
 
 def plan_of(mode: str, windows: int, steps: int, n_frames: int | None = None) -> Plan:

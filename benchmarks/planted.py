@@ -1,0 +1,263 @@
+"""Faults that benchmarks.checks plants in finished videos, and the checks that have to find each.
+
+A fault changes frames, sound or both, and the file is written again by the worker's encoder.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from infinitetalk.checking.expected import Expected, Voice
+from infinitetalk.contract.result import CheckName
+from infinitetalk.media.encode import VideoWriter
+from infinitetalk.media.ffmpeg import run
+from infinitetalk.media.finished import read_frames
+from infinitetalk.media.speech import SILENT
+from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ
+
+Frames = NDArray[np.uint8]
+Wave = NDArray[np.float32]
+
+LATE_FRAMES, DRIFT_LEVELS, SECOND = 3, 8, FPS
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A video in memory.
+
+    Args:
+        frames: (T, height, width, 3) RGB.
+        sound: mono, 16 kHz; None: as it is in the file.
+    """
+
+    frames: Frames
+    sound: Wave | None
+    expected: Expected
+
+    def window(self, number: int) -> slice:
+        """The frames of a window."""
+        window = self.expected.windows[number]
+        return slice(window.first, window.stop)
+
+    @property
+    def middle(self) -> int:
+        """A window that joins another, in the middle of the clip."""
+        joined = [number for number, window in enumerate(self.expected.windows) if window.is_join]
+        return joined[len(joined) // 2]
+
+    def changed(self, where: slice, frames: NDArray[np.floating] | Frames) -> "Clip":
+        """The same with other frames there."""
+        changed = self.frames.copy()
+        changed[where] = np.clip(np.round(frames), 0, 255)
+        return replace(self, frames=changed)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault.
+
+    Args:
+        plant: makes the clip with it.
+        found_by: the checks of which one must find it.
+        fits: whether a clip can have it.
+        needs_faces: whether it is seen in mouths alone.
+    """
+
+    plant: Callable[[Clip], Clip]
+    found_by: tuple[CheckName, ...]
+    fits: Callable[[Expected], bool] = lambda _: True
+    needs_faces: bool = False
+
+
+def _sound_late(clip: Clip) -> Clip:
+    late = LATE_FRAMES * SAMPLE_RATE_HZ // FPS
+    sound = clip.expected.sound
+    return replace(clip, sound=np.pad(sound, (late, 0))[: len(sound)])
+
+
+def _other_sound(clip: Clip) -> Clip:
+    return replace(clip, sound=np.ascontiguousarray(clip.expected.sound[::-1]))
+
+
+def _voices_swapped(clip: Clip) -> Clip:
+    one, other = clip.expected.voices
+    voices = (Voice(one.name, other.loud), Voice(other.name, one.loud))
+    return replace(clip, expected=replace(clip.expected, voices=voices))
+
+
+def _window_frozen(clip: Clip) -> Clip:
+    where = clip.window(_spoken_window(clip.expected))
+    return clip.changed(where, np.broadcast_to(clip.frames[where.start], clip.frames[where].shape))
+
+
+def _jump(clip: Clip) -> Clip:
+    """The picture moves by a hundredth of its longer side, and stays there."""
+    where = slice(clip.window(clip.middle).start, len(clip.frames))
+    shift = max(2, round(max(clip.frames.shape[1:3]) / 100))
+    return clip.changed(where, np.roll(clip.frames[where], shift, axis=2))
+
+
+def _flash(clip: Clip) -> Clip:
+    """The picture is brighter by 6 levels from a join on."""
+    where = slice(clip.window(clip.middle).start, len(clip.frames))
+    return clip.changed(where, clip.frames[where].astype(np.float32) + 6)
+
+
+def _drift(clip: Clip) -> Clip:
+    drift = np.linspace(0, DRIFT_LEVELS, len(clip.frames), dtype=np.float32)[:, None, None, None]
+    return clip.changed(slice(None), clip.frames + drift)
+
+
+def _tone_second(level: int) -> Callable[[Clip], Clip]:
+    def plant(clip: Clip) -> Clip:
+        start = max(0, len(clip.frames) // 2 - SECOND // 2)
+        where = slice(start, start + SECOND)
+        return clip.changed(where, np.full_like(clip.frames[where], level))
+
+    return plant
+
+
+def _end_missing(clip: Clip) -> Clip:
+    return replace(clip, frames=clip.frames[:-10])
+
+
+def _sound_end_missing(clip: Clip) -> Clip:
+    return replace(clip, sound=clip.expected.sound[: -SAMPLE_RATE_HZ // 5])
+
+
+def _window_repeated(clip: Clip) -> Clip:
+    first, second = _two_spoken_windows(clip.expected)
+    one, other = clip.window(first), clip.window(second)
+    length = min(one.stop - one.start, other.stop - other.start)
+    return clip.changed(
+        slice(other.start, other.start + length), clip.frames[one.start : one.start + length].astype(np.float32)
+    )
+
+
+def _blurred(clip: Clip) -> Clip:
+    """Blurred from the middle on, by a hundredth of the longer side."""
+    where = slice(len(clip.frames) // 2, None)
+    sigma = max(clip.frames.shape[1:3]) / 100
+    return clip.changed(where, gaussian_filter(clip.frames[where].astype(np.float32), (0, sigma, sigma, 0)))
+
+
+def _noisy(clip: Clip) -> Clip:
+    where = slice(len(clip.frames) // 2, None)
+    noise = np.random.default_rng(0).normal(0, 12, clip.frames[where].shape)
+    return clip.changed(where, clip.frames[where] + noise)
+
+
+def _lips_elsewhere(clip: Clip) -> Clip:
+    """The frames come two seconds late, those at the end first."""
+    return clip.changed(slice(None), np.roll(clip.frames, 2 * FPS, axis=0))
+
+
+def _talks_in_silence(clip: Clip) -> Clip:
+    """In the pause the frames before it come again."""
+    quiet = np.flatnonzero(clip.expected.voices[0].loud < SILENT)
+    parts = np.split(quiet, np.flatnonzero(np.diff(quiet) > 1) + 1)
+    pause = max(parts, key=len)
+    where = slice(int(pause[0]) + 3, int(pause[-1]) - 1)
+    length = where.stop - where.start
+    return clip.changed(where, clip.frames[pause[0] - length : pause[0]])
+
+
+def _heard(expected: Expected, number: int) -> float:
+    window = expected.windows[number]
+    return float(expected.moving[window.first : window.stop].mean()) if window.stop > window.first else 0.0
+
+
+def _spoken_window(expected: Expected) -> int:
+    return max(range(len(expected.windows)), key=lambda number: _heard(expected, number))
+
+
+def _two_spoken_windows(expected: Expected) -> tuple[int, int]:
+    spoken = [
+        number
+        for number, window in enumerate(expected.windows)
+        if _heard(expected, number) > 0.6 and window.stop - window.first >= FPS
+    ]
+    return spoken[0], spoken[-1]
+
+
+def _has_joins(expected: Expected) -> bool:
+    return bool(expected.joins)
+
+
+def _two_speak(expected: Expected) -> bool:
+    return _is_long(expected) and len(expected.voices) == 2
+
+
+def _is_long(expected: Expected) -> bool:
+    return all((voice.loud >= SILENT).sum() >= 8.5 * FPS for voice in expected.voices)
+
+
+def _repeats(expected: Expected) -> bool:
+    if expected.is_source or len(expected.windows) < 2:
+        return False
+    try:
+        first, second = _two_spoken_windows(expected)
+    except IndexError:
+        return False
+    return first != second
+
+
+def _pauses(expected: Expected) -> bool:
+    quiet = np.all([voice.loud < SILENT for voice in expected.voices], axis=0)
+    return bool(quiet.sum() > 1.5 * FPS) and len(expected.voices) == 1
+
+
+FAULTS: Mapping[str, Fault] = {
+    f"sound late by {LATE_FRAMES} frames": Fault(_sound_late, ("sound",)),
+    "another sound": Fault(_other_sound, ("sound",)),
+    "sound ends 0.2 s early": Fault(_sound_end_missing, ("sound_length",)),
+    "the last 10 frames missing": Fault(_end_missing, ("frames",)),
+    "two voices swapped": Fault(_voices_swapped, ("lip_sync", "other_voice"), _two_speak, needs_faces=True),
+    "mouths two seconds late": Fault(_lips_elsewhere, ("lip_sync",), _is_long, needs_faces=True),
+    "talks in silence": Fault(_talks_in_silence, ("silence",), _pauses, needs_faces=True),
+    "a window frozen": Fault(_window_frozen, ("frozen",), lambda known: not known.is_source),
+    "a window again": Fault(_window_repeated, ("repeated",), _repeats),
+    "a jump of 1 % at a join": Fault(_jump, ("joins",), _has_joins),
+    "6 levels brighter at a join": Fault(_flash, ("joins",), _has_joins),
+    f"colours drift by {DRIFT_LEVELS} levels": Fault(_drift, ("color",)),
+    "a black second": Fault(_tone_second(0), ("blank",)),
+    "a grey second": Fault(_tone_second(128), ("blank",)),
+    "blurred": Fault(_blurred, ("sharpness",)),
+    "noise": Fault(_noisy, ("sharpness",)),
+}
+
+
+def read_clip(video: Path, expected: Expected) -> Clip:
+    """A finished video, whole in memory: for short ones only."""
+    return Clip(np.stack(list(read_frames(video, expected.size, expected.colors))), None, expected)
+
+
+def write_clip(clip: Clip, video: Path, target: Path) -> None:
+    """Write a clip as the worker's encoder does, with its own sound or that of the file it came from."""
+    target.unlink(missing_ok=True)
+    sound = target.with_suffix(".m4a")
+    if clip.sound is None:
+        run("-i", f"file:{video}", "-map", "0:a:0", "-c", "copy", "-f", "mp4", f"file:{sound}")
+    else:
+        raw = target.with_suffix(".f32")
+        raw.write_bytes(clip.sound.astype(np.float32).tobytes())
+        source = ["-f", "f32le", "-ar", str(SAMPLE_RATE_HZ), "-ac", "1", "-i", f"file:{raw}"]
+        run(*source, "-c:a", "aac", "-b:a", "192k", "-f", "mp4", f"file:{sound}")
+        raw.unlink()
+    with VideoWriter(target, *clip.expected.size, clip.expected.rate, sound) as writer:
+        writer.append(writer.pack(clip.frames))
+        writer.finish(len(clip.frames))
+    sound.unlink()
+
+
+def planted(name: str, video: Path, expected: Expected, target: Path) -> Iterator[Expected]:
+    """Write the video with that fault to `target`; gives what it should hold, or nothing where it cannot have it."""
+    fault = FAULTS[name]
+    if fault.fits(expected):
+        clip = fault.plant(read_clip(video, expected))
+        write_clip(clip, video, target)
+        yield clip.expected

@@ -1,0 +1,123 @@
+"""Checks keep to their time, end with their job, and never fail it."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.planted import Clip
+from infinitetalk.checking import check
+from infinitetalk.checking.check import check_video
+from infinitetalk.checking.thresholds import load_thresholds
+from infinitetalk.errors import Cancelled, TimedOut
+from infinitetalk.job.checks import time_for_checks
+from infinitetalk.media.child import ended_by
+from infinitetalk.progress import TimeLimit
+from tests.support.faces import FixedFinder
+from tests.support.finished import make_clip, write
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clip, Path]:
+    clip = make_clip()
+    return clip, write(clip, tmp_path_factory.mktemp("finished") / "clean.mp4")
+
+
+def test_what_is_not_measured_in_time_says_so(finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    clip, path = finished
+    slow = check.read_frames
+
+    def slowly(*arguments):
+        for frame in slow(*arguments):
+            time.sleep(0.02)
+            yield frame
+
+    monkeypatch.setattr(check, "read_frames", slowly)
+    checks = check_video(path, clip.expected, FixedFinder((0.5, 0.5, 0.5)), 1.0)
+    assert checks.seconds < 1.5
+    frames = next(one for one in checks.details if one.name == "frames")
+    assert (frames.outcome, checks.verdict) == ("not measured", "ok")
+    assert frames.note is not None
+    assert frames.note.startswith("Only the first ")
+
+
+def test_faces_are_left_first_where_time_is_short(finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    clip, path = finished
+
+    class Slow(FixedFinder):
+        def follow(self, frames, first):
+            for faces in super().follow(frames, first):
+                time.sleep(0.05)
+                yield faces
+
+    checks = check_video(path, clip.expected, Slow((0.5, 0.5, 0.5)), 2.0)
+    assert checks.seconds < 2.5
+    assert next(one for one in checks.details if one.name == "frames").outcome == "ok"
+    lips = next(one for one in checks.details if one.name == "lip_sync")
+    assert "since there was no time for more" in (lips.note or "")
+
+
+def test_a_job_that_is_cancelled_ends_them(finished: tuple[Clip, Path]) -> None:
+    clip, path = finished
+
+    def cancelled() -> None:
+        raise Cancelled("The job was cancelled.")
+
+    with ended_by(cancelled), pytest.raises(Cancelled):
+        check_video(path, clip.expected, None, 60)
+
+
+def test_a_time_limit_that_is_reached_leaves_the_rest_unmeasured(finished: tuple[Clip, Path]) -> None:
+    clip, path = finished
+
+    def late() -> None:
+        raise TimedOut("The job has used up its time.")
+
+    with ended_by(late):
+        checks = check_video(path, clip.expected, None, 60)
+    assert checks.verdict == "ok"
+    assert {one.outcome for one in checks.details} <= {"not measured", "ok"}
+
+
+def test_a_check_that_crashes_is_not_measured_and_logged(
+    finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip, path = finished
+
+    def broken(*_):
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(check, "picture_checks", broken)
+    checks = check_video(path, clip.expected, None, 60)
+    outcomes = {one.name: one.outcome for one in checks.details}
+    assert [outcomes[name] for name in ("blank", "frozen", "repeated", "joins")] == ["not measured"] * 4
+    assert [outcomes[name] for name in ("sound", "color")] == ["ok", "ok"]
+    assert checks.verdict == "ok"
+    assert any(record.message == "a check failed" for record in caplog.records)
+    assert "a secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("taken_s", "limit", "expected"),
+    [
+        (100, None, 10),
+        (1600, None, 32),
+        (1600, TimeLimit(600, False), 32),
+        (1600, TimeLimit(2000, True), 32),
+        (580, TimeLimit(590, True), 5),
+        (595, TimeLimit(590, True), -2.5),
+    ],
+)
+def test_the_time_is_two_per_cent_or_ten_seconds_and_half_of_what_is_left(
+    taken_s: float, limit: TimeLimit | None, expected: float
+) -> None:
+    assert time_for_checks(taken_s, limit) == pytest.approx(expected)
+
+
+def test_each_threshold_says_where_it_comes_from() -> None:
+    limits = load_thresholds()
+    for name in type(limits).model_fields:
+        if name not in ("name", "description"):
+            source = getattr(limits, name).source
+            assert "TODO" not in source
+            assert len(source) > 30, name

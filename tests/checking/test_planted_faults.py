@@ -1,0 +1,127 @@
+"""Faults in a finished video are found, each by its check, and nothing is found where there is none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.planted import FAULTS, Clip, write_clip
+from infinitetalk.checking.check import check_video
+from infinitetalk.contract.result import Checks
+from infinitetalk.media.encode import count_frames
+from tests.support.finished import make_clip, write
+
+PLANTED = [name for name, fault in FAULTS.items() if not fault.needs_faces]
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return make_clip()
+
+
+def outcomes(checks: Checks) -> dict[str, str]:
+    return {check.name: check.outcome for check in checks.details}
+
+
+def look(clip: Clip, path: Path) -> Checks:
+    write(clip, path)
+    return check_video(path, clip.expected, None, 60)
+
+
+def test_nothing_is_found_where_nothing_is_wrong(clip: Clip, tmp_path: Path) -> None:
+    checks = look(clip, tmp_path / "clean.mp4")
+    assert (checks.verdict, checks.look_at, checks.retryable_with) == ("ok", [], None)
+    measured = {name for name, outcome in outcomes(checks).items() if outcome == "ok"}
+    assert measured == {"frames", "sound_length", "sound", "blank", "frozen", "repeated", "joins", "color", "sharpness"}
+    lips = [check for check in checks.details if check.voice == "wav_url"]
+    assert [(check.name, check.outcome) for check in lips] == [
+        ("lip_sync", "not measured"),
+        ("silence", "not measured"),
+    ]
+    assert all("networks are not installed" in (check.note or "") for check in lips)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_each_fault_is_found(name: str, clip: Clip, tmp_path: Path) -> None:
+    fault = FAULTS[name]
+    assert fault.fits(clip.expected)
+    checks = look(fault.plant(clip), tmp_path / "planted.mp4")
+    found = [check for check in checks.details if check.outcome == "look at it"]
+    assert checks.verdict == "look at it"
+    assert {check.name for check in found} & set(fault.found_by)
+    assert len(checks.look_at) == len(found)
+    assert all(sentence.startswith(("Second ", "The picture jumps at join ")) for sentence in checks.look_at)
+    helps = {"seed", "audio_guidance", "color_correction"}
+    is_files = fault.found_by[0] in ("sound", "sound_length", "frames")
+    assert (checks.retryable_with is None) == is_files
+    assert set(checks.retryable_with or {}) <= helps
+
+
+def test_a_sentence_says_where(clip: Clip, tmp_path: Path) -> None:
+    frames = clip.frames.copy()
+    frames[40:50] = 0
+    frames[70:] = np.roll(frames[70:], 0)
+    checks = look(replace(clip, frames=frames), tmp_path / "black.mp4")
+    assert checks.look_at == ["Second 1.60 to 2.00 is black."]
+    jumped = look(FAULTS["a jump of 1 % at a join"].plant(clip), tmp_path / "jump.mp4")
+    (sentence,) = jumped.look_at
+    assert sentence.startswith("The picture jumps at join 2 (second 2.56) by ")
+
+
+def test_a_file_that_is_cut_off_is_found(clip: Clip, tmp_path: Path) -> None:
+    path = write(clip, tmp_path / "whole.mp4")
+    assert count_frames(path) == 96
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    checks = check_video(path, clip.expected, None, 60)
+    assert outcomes(checks)["frames"] == "look at it"
+    assert any("the video ends early" in sentence for sentence in checks.look_at)
+
+
+def test_stillness_in_silence_is_no_fault(clip: Clip, tmp_path: Path) -> None:
+    frames = clip.frames.copy()
+    frames[30:] = frames[29]
+    still = replace(clip, frames=frames)
+    assert outcomes(look(still, tmp_path / "spoken.mp4"))["frozen"] == "look at it"
+    silent = clip.expected.moving.copy()
+    silent[29:] = False
+    quiet = replace(still, expected=replace(clip.expected, moving=silent))
+    assert outcomes(look(quiet, tmp_path / "silent.mp4"))["frozen"] == "ok"
+
+
+def test_a_film_that_stands_still_or_is_black_by_itself_is_no_fault(clip: Clip, tmp_path: Path) -> None:
+    frames = clip.frames.copy()
+    frames[20:40] = frames[19]
+    frames[60:70] = 5
+    film = replace(clip.expected, is_source=True, reference=lambda frame: frames[frame], compared=())
+    found = outcomes(look(replace(clip, frames=frames, expected=film), tmp_path / "film.mp4"))
+    assert (found["frozen"], found["blank"], found["repeated"]) == ("ok", "ok", "not measured")
+    other = replace(film, reference=lambda frame: clip.frames[frame])
+    found = outcomes(look(replace(clip, frames=frames, expected=other), tmp_path / "made.mp4"))
+    assert (found["frozen"], found["blank"]) == ("look at it", "look at it")
+
+
+def test_the_cut_to_another_scene_is_no_jump(clip: Clip, tmp_path: Path) -> None:
+    frames = clip.frames.copy()
+    frames[32:] = frames[32:, ::-1]
+    windows = tuple(replace(one, is_join=one.is_join and one.first != 32) for one in clip.expected.windows)
+    cut = replace(clip, frames=frames, expected=replace(clip.expected, windows=windows))
+    assert outcomes(look(cut, tmp_path / "cut.mp4"))["joins"] == "ok"
+    joined = replace(clip, frames=frames)
+    assert outcomes(look(joined, tmp_path / "joined.mp4"))["joins"] == "look at it"
+
+
+def test_other_rates_are_measured_in_their_own_frames(clip: Clip, tmp_path: Path) -> None:
+    from fractions import Fraction
+
+    faster = replace(clip.expected, rate=Fraction(30000, 1001))
+    checks = look(replace(clip, expected=faster), tmp_path / "faster.mp4")
+    assert outcomes(checks)["frames"] == "ok"
+    assert faster.at_clip_rate(np.arange(96, dtype=np.float32), 80)[[0, 40, 79]].tolist() == [0.0, 48.0, 95.0]
+
+
+def test_a_planted_file_is_encoded_as_the_workers(clip: Clip, tmp_path: Path) -> None:
+    path = write(clip, tmp_path / "one.mp4")
+    write_clip(replace(clip, sound=None), path, tmp_path / "two.mp4")
+    assert count_frames(tmp_path / "two.mp4") == 96
