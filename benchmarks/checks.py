@@ -40,7 +40,7 @@ from tests.support.miniature import quicken
 from training.speech import load_corpus
 
 LIMIT_S = 120.0  # for one video: nothing is left out
-VIDEOS_A_FAULT = 6
+VIDEOS_A_FAULT = 3
 LONG_S, LONG_SIZE, WINDOW = 80, (1280, 720), 76
 Row = dict[str, Any]
 
@@ -60,25 +60,25 @@ def as_row(checks: Checks) -> Row:
 
 
 def look(out: Path, faces: FaceFinder | None, until_s: float) -> bool:
-    """Look at every clean video and plant faults in some. Returns whether all is done."""
+    """Look at every clean video, then plant faults in some. Returns whether all is done."""
     counts: Counter[str] = Counter()
-    for task in tasks():
-        folder = out / task.name
-        if not (folder / "job.json").is_file():
-            return False
-        rows_file = folder / "checks.json"
-        rows = json.loads(rows_file.read_text("utf-8")) if rows_file.is_file() else {}
-        wanted = [name for name in FAULTS if counts[name] < VIDEOS_A_FAULT]
-        if "clean" not in rows or any(name not in rows for name in wanted):
-            if time.monotonic() > until_s:
+    for is_planted in (False, True):
+        for task in tasks():
+            folder = out / task.name
+            if not (folder / "job.json").is_file():
                 return False
-            expected = expected_in(folder, faces)
-            for name in ("clean", *wanted):
-                if name not in rows:
-                    rows[name] = looked(name, folder, expected, faces)
-                    rows_file.write_text(json.dumps(rows, indent=1), "utf-8")
-            print(task.name, {n: r and r["verdict"] for n, r in rows.items()}, file=sys.stderr, flush=True)
-        counts.update(name for name in wanted if rows.get(name) is not None)
+            rows_file = folder / "checks.json"
+            rows = json.loads(rows_file.read_text("utf-8")) if rows_file.is_file() else {}
+            wanted = [name for name in FAULTS if counts[name] < VIDEOS_A_FAULT] if is_planted else ["clean"]
+            todo = [name for name in wanted if name not in rows]
+            expected = expected_in(folder, faces) if todo and time.monotonic() < until_s else None
+            for name in todo:
+                if expected is None or time.monotonic() > until_s:
+                    return False
+                rows[name] = looked(name, folder, expected, faces)
+                rows_file.write_text(json.dumps(rows, indent=1), "utf-8")
+                print(task.name, name, rows[name] and rows[name]["look_at"], file=sys.stderr, flush=True)
+            counts.update(name for name in wanted if rows.get(name) is not None)
     return True
 
 
