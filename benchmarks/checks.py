@@ -10,6 +10,7 @@ cut off goes on. Prints Markdown tables. `--time` says instead how long 80 s of 
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -46,12 +47,14 @@ Row = dict[str, Any]
 
 
 def expected_in(folder: Path, faces: FaceFinder | None) -> Expected:
-    """What the video in a folder should hold, by its job and its media."""
+    """What the video in a folder should hold, by its job and its media, which stay in a folder of their own in it."""
     request = Request.parse(json.loads((folder / "job.json").read_text("utf-8")), LOCAL_FILES)
-    with tempfile.TemporaryDirectory() as name:
-        files, mode = local_files(request, Path(name)), load_mode(request.speed_mode)
-        job = read_job(request, files, load_profile("miniature"), SETTINGS, mode, request.seed or 0, faces)
-        return expected_of(job, job.waves, request)
+    read = folder / "read"  # frames of films are read from it later on
+    shutil.rmtree(read, ignore_errors=True)
+    read.mkdir()
+    files, mode = local_files(request, read), load_mode(request.speed_mode)
+    job = read_job(request, files, load_profile("miniature"), SETTINGS, mode, request.seed or 0, faces)
+    return expected_of(job, job.waves, request)
 
 
 def as_row(checks: Checks) -> Row:

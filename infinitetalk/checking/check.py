@@ -107,10 +107,7 @@ def _frames(frames: Iterator[Frame], seen: Seen, follower: Follower | None, expe
     limit_s = _FOR_FRAMES * clock.limit_s
     try:
         if follower is not None:
-            for _ in follower.following(timed):
-                left_s = timed.seconds / timed.count * (expected.n_frames - timed.count)
-                if clock.taken_s + left_s > limit_s:
-                    break
+            _follow(follower, timed, expected, clock, limit_s)
         for _ in timed:
             if clock.taken_s > limit_s:
                 raise _Late
@@ -119,6 +116,19 @@ def _frames(frames: Iterator[Frame], seen: Seen, follower: Follower | None, expe
     except (_Late, TimedOut):
         return not_measured("frames", f"only the first {expected.seconds(len(seen)):.0f} s were looked at in time")
     return frames_check(len(seen), expected)
+
+
+def _follow(follower: Follower, timed: _Timed, expected: Expected, clock: _Clock, limit_s: float) -> None:
+    """Follow faces as long as the frames that are left can pass in time. The frames pass where that fails, too."""
+    try:
+        for _ in follower.following(timed):
+            left_s = timed.seconds / timed.count * (expected.n_frames - timed.count)
+            if clock.taken_s + left_s > limit_s:
+                break
+    except (Cancelled, TimedOut, FfmpegError, _Late):  # of the frames themselves
+        raise
+    except Exception as error:
+        follower.failure = error
 
 
 def _looks(seen: Seen, expected: Expected, size: tuple[int, int], clock: _Clock) -> list[Look]:
@@ -137,6 +147,8 @@ def _lips(follower: Follower | None, seen: Seen, expected: Expected) -> Iterable
     names = lip_names(expected)
     if follower is None:
         return [not_measured(name, MISSING.rstrip("."), voice.name) for voice in expected.voices for name in names]
+    if follower.failure is not None:
+        raise follower.failure
     measured = [lips(mouth, speaker, expected) for speaker, mouth in enumerate(follower.mouths)]
     checks = list(lip_checks(measured, expected, load_thresholds()))
     taken = follower.n_frames

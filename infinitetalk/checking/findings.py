@@ -197,12 +197,15 @@ def lip_names(expected: Expected) -> tuple[CheckName, ...]:
 
 
 def _lip_sync(name: str, lips: Lips, limits: Thresholds) -> Check:
-    if lips.speech_s < limits.speech.limit or lips.z is None or lips.movement is None:
+    if lips.speech_s < limits.speech.limit or lips.movement is None:
         why = f"{lips.speech_s:.1f} s of speech; {limits.speech.limit:g} s are needed"
         return not_measured("lip_sync", why, name)
-    value, against = lips.z, limits.follows
     if lips.movement < limits.does_not_move.limit:
-        return _check("lip_sync", value, against, f"The mouth of {name} does not move.", name)
+        found = f"The mouth of {name} does not move while this voice is heard."
+        return _check("lip_sync", lips.movement, limits.does_not_move, found, name)
+    if lips.z is None:
+        return not_measured("lip_sync", "the voice is as loud all the time", name)
+    value, against = lips.z, limits.follows
     if value < limits.does_not_follow.limit:
         return _check("lip_sync", value, against, f"The mouth of {name} does not follow its voice.", name)
     if value < against.limit or lips.movement < limits.moves_enough.limit:

@@ -40,6 +40,7 @@ class Follower:
 
     def __init__(self, expected: Expected, finder: FaceFinder) -> None:
         self._expected, self._finder = expected, finder
+        self.failure: Exception | None = None  # what ended it before its time
         self._openness: list[list[float]] = [[] for _ in expected.voices]
         self._sizes: list[list[float]] = [[] for _ in expected.voices]
 

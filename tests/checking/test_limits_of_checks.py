@@ -97,6 +97,21 @@ def test_a_check_that_crashes_is_not_measured_and_logged(
     assert "a secret" not in caplog.text
 
 
+def test_a_finder_that_fails_leaves_the_pictures_measured(finished: tuple[Clip, Path]) -> None:
+    clip, path = finished
+
+    class Broken(FixedFinder):
+        def follow(self, frames, first):
+            for index, faces in enumerate(super().follow(frames, first)):
+                if index == 5:
+                    raise RuntimeError("the GPU is gone")
+                yield faces
+
+    checks = check_video(path, clip.expected, Broken((0.5, 0.5, 0.5)), 60)
+    outcomes = {one.name: one.outcome for one in checks.details}
+    assert (outcomes["frames"], outcomes["joins"], outcomes["lip_sync"]) == ("ok", "ok", "not measured")
+
+
 @pytest.mark.parametrize(
     ("taken_s", "limit", "expected"),
     [

@@ -46,6 +46,7 @@ EXAMPLES = {
     "SPARSE_ATTENTION": ("0.2", 0.2),
     "LANES": ("fp8_sparse_20,exact", "fp8_sparse_20,exact"),
     "MARK": ("optional", "optional"),
+    "CHECKS": ("off", "off"),
     "SIGN_CERT": ("/keys/chain.pem", "/keys/chain.pem"),
     "SIGN_KEY": ("/keys/key.pem", SecretStr("/keys/key.pem")),
     "SIGN_TSA": ("http://timestamp.example.com", "http://timestamp.example.com"),
