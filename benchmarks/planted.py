@@ -158,12 +158,9 @@ def _lips_elsewhere(clip: Clip) -> Clip:
 
 def _talks_in_silence(clip: Clip) -> Clip:
     """In the pause the frames before it come again."""
-    quiet = np.flatnonzero(clip.expected.voices[0].loud < SILENT)
-    parts = np.split(quiet, np.flatnonzero(np.diff(quiet) > 1) + 1)
-    pause = max(parts, key=len)
-    where = slice(int(pause[0]) + 3, int(pause[-1]) - 1)
-    length = where.stop - where.start
-    return clip.changed(where, clip.frames[pause[0] - length : pause[0]])
+    start, stop = _pause(clip.expected)
+    where = slice(start + 3, stop - 1)
+    return clip.changed(where, clip.frames[start - (where.stop - where.start) : start])
 
 
 def _heard(expected: Expected, number: int) -> float:
@@ -206,9 +203,17 @@ def _repeats(expected: Expected) -> bool:
     return first != second
 
 
+def _pause(expected: Expected) -> tuple[int, int]:
+    """The longest silence of the first voice: its first frame and the one after its last."""
+    quiet = np.flatnonzero(expected.voices[0].loud < SILENT)
+    longest = max(np.split(quiet, np.flatnonzero(np.diff(quiet) > 1) + 1), key=len)
+    return (int(longest[0]), int(longest[-1]) + 1) if len(longest) else (0, 0)
+
+
 def _pauses(expected: Expected) -> bool:
-    quiet = np.all([voice.loud < SILENT for voice in expected.voices], axis=0)
-    return bool(quiet.sum() > 1.5 * FPS) and len(expected.voices) == 1
+    """Whether one person is silent for long, after having spoken for as long."""
+    start, stop = _pause(expected)
+    return len(expected.voices) == 1 and not expected.is_source and 1.5 * FPS < stop - start <= start
 
 
 FAULTS: Mapping[str, Fault] = {
