@@ -29,7 +29,7 @@ from infinitetalk.shapes import FPS, cover_crop
 
 LEAST_S, SHARE = 10.0, 0.02  # how long it may take: so long, or that share of the job's time if that is more
 _TOO_LITTLE_S = 1.0
-_COMPARED = 5  # windows of a film whose colours are compared: each looks for a frame of the source
+_COMPARED = 3  # windows of a film whose colours are compared: each looks for a frame of the source
 _GUIDANCE, _MORE_GUIDANCE, _MOST_GUIDANCE = 2.0, 1.0, 20.0
 
 logger = logging.getLogger(__name__)

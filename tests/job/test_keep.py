@@ -57,7 +57,7 @@ def run(models: Models, media: dict[str, str], tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(job, "load_mode", lambda _: MODE)
     monkeypatch.setattr(job, "profile_of", lambda _: SMALL)
     (tmp_path / "volume").mkdir()
-    settings = Settings.from_env({"VOLUME_DIR": str(tmp_path / "volume")})
+    settings = Settings.from_env({"VOLUME_DIR": str(tmp_path / "volume"), "CHECKS": "off"})
 
     def run(
         faces: FixedFinder | FaceFinder | None = None,

@@ -8,6 +8,7 @@ import pytest
 
 from infinitetalk.errors import MediaUnreadable
 from infinitetalk.media import original as module
+from infinitetalk.media import pipe
 from infinitetalk.media.encode import VideoWriter
 from infinitetalk.media.original import Original, result_rate
 from infinitetalk.media.video import SourceVideo
@@ -127,7 +128,7 @@ def test_a_check_ends_the_reading(tmp_path, monkeypatch):
         raise Stopped
 
     video = own(film(tmp_path / "film.mp4", "25"))
-    monkeypatch.setattr(module, "_POLL_S", 0.001)
+    monkeypatch.setattr(pipe, "_POLL_S", 0.001)
     with pytest.raises(Stopped):
         list(video.planes(0, 30, stop))
 
