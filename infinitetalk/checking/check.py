@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 from infinitetalk.checking.expected import Expected
 from infinitetalk.checking.findings import (
@@ -99,6 +100,11 @@ def check_video(video: Path, expected: Expected, finder: FaceFinder | None, limi
         details += _guarded(("color", "sharpness"), measured)
     details += _guarded(lip_names(expected), lambda: _lips(follower, seen, expected))
     return _summary(details, expected, clock)
+
+
+def nothing_measured(why: str) -> Checks:
+    """The answer where nothing could be looked at."""
+    return Checks(verdict="ok", details=[not_measured(name, why) for name in get_args(CheckName)], seconds=0.0)
 
 
 def _frames(frames: Iterator[Frame], seen: Seen, follower: Follower | None, expected: Expected, clock: _Clock) -> Check:

@@ -7,7 +7,7 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-from infinitetalk.checking.check import check_video
+from infinitetalk.checking.check import check_video, nothing_measured
 from infinitetalk.checking.expected import Expected, Stretch, Voice
 from infinitetalk.checking.frames import Frame
 from infinitetalk.contract.request import MAX_SEED, Request
@@ -48,8 +48,8 @@ def time_for_checks(taken_s: float, limit: TimeLimit | None) -> float:
 
 def checked(
     video: Video, job: Job, request: Request, models: Models, faces: FaceFinder | None, limit_s: float
-) -> Checks | None:
-    """Look at a finished file. None where that fails as a whole or there is no time: the video goes out all the same.
+) -> Checks:
+    """Look at a finished file. Where that fails as a whole, nothing is measured; the video goes out all the same.
 
     Args:
         models: those that made it.
@@ -61,7 +61,7 @@ def checked(
     """
     if limit_s < _TOO_LITTLE_S:
         log_event(logger, logging.WARNING, "the finished video is not looked at: the time limit is near")
-        return None
+        return nothing_measured("the job's time limit is near")
     try:
         expected = expected_of(job, video.voices, request, models.separator is not None)
         checks = check_video(video.path, expected, faces, limit_s)
@@ -69,7 +69,7 @@ def checked(
         raise
     except Exception as error:
         log_event(logger, logging.WARNING, "looking at the finished video failed", cause=places(error))
-        return None
+        return nothing_measured("the checks failed; the worker's log says where")
     log_event(logger, logging.INFO, "video looked at", verdict=checks.verdict, found=checks.look_at)
     return checks
 

@@ -108,7 +108,7 @@ def test_a_bad_video_is_delivered_with_what_may_help(
     assert set(result.checks.retryable_with) <= set(Request.model_fields)
 
 
-def test_checks_that_fail_as_a_whole_are_left_out(
+def test_checks_that_fail_as_a_whole_measure_nothing_and_say_so(
     run: Callable[..., tuple[Result, Path]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: Any) -> None:
@@ -116,7 +116,9 @@ def test_checks_that_fail_as_a_whole_are_left_out(
 
     monkeypatch.setattr(checks, "expected_of", broken)
     result, output = run()
-    assert result.checks is None
+    assert set(outcomes(result).values()) == {"not measured"}
+    assert result.checks is not None
+    assert all("the worker's log says where" in (one.note or "") for one in result.checks.details)
     assert output.is_file()
     assert any("looking at the finished video failed" in record.message for record in caplog.records)
 
@@ -131,3 +133,8 @@ def test_a_job_is_cancelled_while_its_file_is_looked_at(run: Callable[..., tuple
     with pytest.raises(Cancelled):
         run(control)
     assert stages[-1] == "check"
+
+
+def test_nothing_is_begun_just_before_the_time_limit() -> None:
+    looked = checks.checked(None, None, None, None, None, 0.5)  # type: ignore[arg-type]
+    assert {one.note for one in looked.details} == {"The job's time limit is near."}
