@@ -32,6 +32,7 @@ from infinitetalk.shapes import whole_size
 
 LONGEST_PX = 640  # of the frames that are looked at
 _FOR_FRAMES = 0.85  # of the time: the rest is for what is measured when the frames have passed
+_WARM_UP = 12  # frames
 _NO_TIME = "there was no time left for it"
 
 logger = logging.getLogger(__name__)
@@ -58,10 +59,10 @@ class _Clock:
 
 
 class _Timed:
-    """An iterator that knows how many frames it has given and how long that took."""
+    """An iterator that knows how long its frames take."""
 
     def __init__(self, frames: Iterator[Frame]) -> None:
-        self._frames, self.count, self.seconds = frames, 0, 0.0
+        self._frames, self._count, self._seconds = frames, 0, 0.0
 
     def __iter__(self) -> Iterator[Frame]:
         return self
@@ -71,9 +72,15 @@ class _Timed:
         try:
             frame = next(self._frames)
         finally:
-            self.seconds += time.monotonic() - started_s
-        self.count += 1
+            if self._count >= _WARM_UP:  # the first ones wait for the program to start
+                self._seconds += time.monotonic() - started_s
+        self._count += 1
         return frame
+
+    def left_s(self, n_frames: int) -> float:
+        """How long the frames that are left of `n_frames` will take; 0 where it is not known yet."""
+        measured = self._count - _WARM_UP
+        return self._seconds / measured * (n_frames - self._count) if measured > 0 else 0.0
 
 
 def check_video(video: Path, expected: Expected, finder: FaceFinder | None, limit_s: float) -> Checks:
@@ -128,8 +135,7 @@ def _follow(follower: Follower, timed: _Timed, expected: Expected, clock: _Clock
     """Follow faces as long as the frames that are left can pass in time. The frames pass where that fails, too."""
     try:
         for _ in follower.following(timed):
-            left_s = timed.seconds / timed.count * (expected.n_frames - timed.count)
-            if clock.taken_s + left_s > limit_s:
+            if clock.taken_s + timed.left_s(expected.n_frames) > limit_s:
                 break
     except (Cancelled, TimedOut, FfmpegError, _Late):  # of the frames themselves
         raise

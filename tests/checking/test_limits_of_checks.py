@@ -57,6 +57,19 @@ def test_faces_are_left_first_where_time_is_short(finished: tuple[Clip, Path], m
     assert "since there was no time for more" in (lips.note or "")
 
 
+def test_a_slow_start_leaves_no_faces_out(finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    clip, path = finished
+    quick = check.read_frames
+
+    def late(*arguments):
+        time.sleep(0.3)
+        yield from quick(*arguments)
+
+    monkeypatch.setattr(check, "read_frames", late)
+    checks = check_video(path, clip.expected, FixedFinder((0.5, 0.5, 0.5)), 10.0)
+    assert not any("no time" in (one.note or "") for one in checks.details)
+
+
 def test_a_job_that_is_cancelled_ends_them(finished: tuple[Clip, Path]) -> None:
     clip, path = finished
 
