@@ -124,7 +124,7 @@ def tables(out: Path) -> str:
     kinds: dict[str, list[Row]] = {}
     for name, row in clean.items():
         kinds.setdefault(name.partition("-")[2].removesuffix("-hold"), []).append(row)  # type: ignore[arg-type]
-    lines += ["", "| clean jobs | videos | false alarms | seconds, mean |", "| --- | --- | --- | --- |"]
+    lines += ["", "| jobs | videos | one to look at | seconds, mean |", "| --- | --- | --- | --- |"]
     for kind, group in sorted(kinds.items()):
         alarms = sum(row["verdict"] == LOOK_AT_IT for row in group)
         lines.append(f"| {kind} | {len(group)} | {alarms} | {np.mean([row['seconds'] for row in group]):.1f} |")
