@@ -27,12 +27,11 @@ from typing import Any
 import runpod.serverless
 
 from infinitetalk.contract.settings import Settings
-from infinitetalk.errors import JobError
+from infinitetalk.errors import JobError, RankFailed
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.logs import configure_logging
 from infinitetalk.marking.marker import Marker
 from infinitetalk.models.opening import Models
-from infinitetalk.ranks.group import RankFailed
 from infinitetalk.serving.answers import KeptAnswers
 from infinitetalk.serving.jobs import make_handler
 from infinitetalk.serving.loop import guard_job_loop

@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,8 +18,12 @@ FROM_FILES = ("input_type", "person_count")
 NOT_HERE = ("output", "dry_run")
 
 
-def make_parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:
-    """The parser of the command line. Its options' `run` is the one of `commands` that was asked for."""
+def make_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The parser of the command line. Its options' `run` is where the command that was asked for is.
+
+    Args:
+        commands: of each command, `module:function`.
+    """
     parser = argparse.ArgumentParser(prog="infinitetalk", description="Make a picture or a video talk.")
     parser.add_argument("--version", action="version", version=__version__)
     add = parser.add_subparsers(required=True, metavar="COMMAND").add_parser
