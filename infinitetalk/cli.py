@@ -27,6 +27,7 @@ READER_LEFT = 128 + signal.SIGPIPE  # the exit status that shells know
 COMMANDS = {
     "generate": "infinitetalk.cli_machine:generate",
     "plan": "infinitetalk.cli_machine:plan",
+    "submit": "infinitetalk.cli_submit:submit",
     "schema": "infinitetalk.cli:schema",
     "fetch": "infinitetalk.cli_machine:fetch",
     "check": "infinitetalk.cli_machine:check",

@@ -78,7 +78,7 @@ class LocalApi(rp_fastapi.WorkerAPI):  # type: ignore[misc]  # the SDK is not an
         self.rp_app.add_api_route("/cancel/{job_id}", self._cancel, methods=["POST"])
         self.rp_app.add_api_route("/health", self._health, methods=["GET"])
 
-    async def _sim_run(self, job_request: Json = Body()) -> Json:  # type: ignore[override]  # noqa: B008
+    async def _sim_run(self, job_request: Json = Body()) -> Json:  # noqa: B008
         """Start a job; its id."""
         if "input" not in job_request:
             raise HTTPException(400, "the job has no input")
@@ -125,7 +125,7 @@ class LocalApi(rp_fastapi.WorkerAPI):  # type: ignore[misc]  # the SDK is not an
     def _state(self, job_id: str) -> Json:
         job, progress = self._find(job_id), self._progress.of(job_id)
         if job.status is not None:
-            told = {name: job.result[name] for name in ("output", "error") if name in job.result}
+            told: Json = {name: job.result[name] for name in ("output", "error") if name in job.result}
             return {"id": job_id, "status": job.status, **told}
         if progress is None:
             return {"id": job_id, "status": "IN_QUEUE"}
