@@ -10,6 +10,7 @@ from runpod.serverless.modules.rp_logger import RunPodLogger
 from infinitetalk.client import following
 from infinitetalk.client.endpoint import RemoteEndpoint
 from infinitetalk.contract.settings import Settings
+from infinitetalk.serving import updates
 from infinitetalk.serving.jobs import make_handler
 from infinitetalk.serving.local_api import LocalApi, LocalProgress
 from tests.support.caller_platform import CALLER_KEY, CallerPlatform, answering
@@ -20,7 +21,8 @@ from tests.support.runpod_platform import serve
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Questions follow each other quickly, and no key of this machine is used."""
-    monkeypatch.setattr(following, "POLL_S", 0.05)
+    monkeypatch.setattr(following, "POLL_S", 0.02)
+    monkeypatch.setattr(updates, "PROGRESS_INTERVAL_S", 0.02)
     for name in ("RUNPOD_API_KEY", "S3_ENDPOINT_URL", "S3_BUCKET", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
 
