@@ -27,17 +27,17 @@ from typing import Any
 import runpod.serverless
 
 from infinitetalk.contract.settings import Settings
-from infinitetalk.errors import JobError
+from infinitetalk.errors import JobError, RankFailed
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.logs import configure_logging
 from infinitetalk.marking.marker import Marker
 from infinitetalk.models.opening import Models
-from infinitetalk.ranks.group import RankFailed
 from infinitetalk.serving.answers import KeptAnswers
 from infinitetalk.serving.jobs import make_handler
+from infinitetalk.serving.local_api import LocalProgress, serve_as_runpod
 from infinitetalk.serving.loop import guard_job_loop
 from infinitetalk.serving.sdk_logs import limit_sdk_logs, redirect_sdk_logs
-from infinitetalk.serving.updates import log_progress, post_progress
+from infinitetalk.serving.updates import post_progress
 from infinitetalk.startup.fitness import worker_checks
 from infinitetalk.startup.opening import open_faces, open_models
 
@@ -75,16 +75,17 @@ def main() -> None:
     except (ValueError, JobError, RankFailed) as error:  # a wrong setting, weights or a GPU that are not there
         sys.exit(f"The worker cannot start: {' '.join(str(error).split())}")
     config: dict[str, Any] = {}
-    send_progress = post_progress if on_runpod else log_progress
-    answers = None
+    answers, local = None, LocalProgress()
     if on_runpod:
         answers = KeptAnswers(settings)
         guard_job_loop(answers.arrived)
+    else:
+        serve_as_runpod(local)
     # If this flag is set, the SDK ends the process after the job and asks RunPod for a new one.
     config["handler"] = make_handler(
         load_models,
         settings,
-        send_progress,
+        post_progress if on_runpod else local.note,
         retire=lambda: config.update(refresh_worker=True),
         answers=answers,
         load_faces=load_faces,

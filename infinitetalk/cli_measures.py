@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 
+from infinitetalk.cli_display import Output
 from infinitetalk.cli_options import settings_of
 from infinitetalk.errors import MediaUnreadable, ModelMissing
 from infinitetalk.faces.finder import FaceFinder
@@ -18,13 +18,6 @@ from infinitetalk.marking import report as marking
 from infinitetalk.models.device import choose_device
 from infinitetalk.transfer.output_file import check_name
 from infinitetalk.transfer.volume import Volume
-
-
-class Output(Console):
-    """What goes to whoever reads the output; where that one has left, the command line sees to the end."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
 
 
 def faces(options: argparse.Namespace) -> None:

@@ -3,12 +3,13 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from infinitetalk import __version__
 from infinitetalk.contract.request import MEDIA, Request, SpeakerOrder
+from infinitetalk.contract.request import Output as Delivery
 from infinitetalk.contract.settings import Settings
 from infinitetalk.contract.wording import show
 from infinitetalk.errors import InvalidInput
@@ -18,8 +19,12 @@ FROM_FILES = ("input_type", "person_count")
 NOT_HERE = ("output", "dry_run")
 
 
-def make_parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:
-    """The parser of the command line. Its options' `run` is the one of `commands` that was asked for."""
+def make_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The parser of the command line. Its options' `run` is where the command that was asked for is.
+
+    Args:
+        commands: of each command, `module:function`.
+    """
     parser = argparse.ArgumentParser(prog="infinitetalk", description="Make a picture or a video talk.")
     parser.add_argument("--version", action="version", version=__version__)
     add = parser.add_subparsers(required=True, metavar="COMMAND").add_parser
@@ -55,7 +60,10 @@ def make_parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) ->
     quality = add("quality", help="measure a video: lip sync, stillness, seams, drift, identity")
     _add_quality_options(quality)
     quality.set_defaults(run=commands["quality"])
-    for command in (generate, plan):
+    submit = add("submit", help="make a video on a RunPod endpoint, or by a worker's local API")
+    _add_submit_options(submit)
+    submit.set_defaults(run=commands["submit"])
+    for command in (generate, plan, submit):
         _add_job_options(command)
     for command in (generate, plan, check, fetch, calibrate):
         command.add_argument("--profile", metavar="NAME", help="the model profile, instead of MODEL_PROFILE")
@@ -68,6 +76,27 @@ def make_parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) ->
             "--device", choices=("auto", "cuda", "cpu"), help="where the model runs, instead of DEVICE"
         )
     return parser
+
+
+def _add_submit_options(command: argparse.ArgumentParser) -> None:
+    _add_endpoint_options(command)
+    command.add_argument("-o", "--output", type=Path, metavar="FILE.mp4", help="where the video goes")
+    command.add_argument(
+        "--deliver", choices=get_args(Delivery), help="how the video comes back: the job's field output"
+    )
+    command.add_argument("--dry-run", action="store_true", help="ask the worker for plan, time and price; make nothing")
+    back = command.add_mutually_exclusive_group()
+    back.add_argument("--resume", metavar="JOB_ID", help="come back to a job that was left running")
+    back.add_argument("--cancel", metavar="JOB_ID", help="cancel a job that was left running")
+
+
+def _add_endpoint_options(command: argparse.ArgumentParser) -> None:
+    place = command.add_mutually_exclusive_group()
+    place.add_argument("--endpoint", metavar="ID", help="the id of a RunPod endpoint; its key is RUNPOD_API_KEY")
+    place.add_argument("--url", metavar="URL", help="an address instead, such as http://localhost:8000")
+    command.add_argument(
+        "--bucket", metavar="NAME", help="the bucket for files too large for a request, instead of S3_BUCKET"
+    )
 
 
 def _add_job_options(command: argparse.ArgumentParser) -> None:

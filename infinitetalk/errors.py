@@ -86,3 +86,15 @@ class Internal(JobError):
 
 class DeviceFailed(Internal):
     refresh_worker = True
+
+
+class RankFailed(RuntimeError):
+    """A rank is lost, and with it the group: this process can make no further pass.
+
+    Args:
+        is_memory: its GPU ran out of memory.
+    """
+
+    def __init__(self, message: str, *, is_memory: bool = False) -> None:
+        super().__init__(message)
+        self.is_memory = is_memory

@@ -35,6 +35,8 @@ class Progress:
         window, step: counted from 1; 0 before the first.
         seconds_left: by the pace so far; None before there is one.
         warnings: what the result will warn of, as far as it is known.
+        cost_usd: what the job has cost so far; None before it is planned.
+        estimated_cost_usd: what all of it is estimated to cost; None where that is not known.
     """
 
     stage: Stage
@@ -45,6 +47,8 @@ class Progress:
     percent: float
     seconds_left: float | None
     warnings: tuple[str, ...] = ()
+    cost_usd: float | None = None
+    estimated_cost_usd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,15 +108,33 @@ class StepCounter:
 
     def __init__(self, report: Callable[[Progress], None]) -> None:
         self._report = report
+        self._started_s = time.monotonic()
+        self._usd_per_s: float | None = None
+        self._estimated_cost_usd: float | None = None
         self._windows = self._steps = 0
         self._warnings: tuple[str, ...] = ()
         self._window = self._step = 0
         self._done = 0
         self._first: tuple[int, float] | None = None  # what was done when the first step began, and when that was
 
-    def planned(self, windows: int, steps: int, warnings: Sequence[str]) -> None:
-        """Take in what a job's plan says: its windows, the steps of each, and what the result will warn of."""
+    def planned(
+        self,
+        windows: int,
+        steps: int,
+        warnings: Sequence[str],
+        usd_per_s: float | None = None,
+        estimated_cost_usd: float | None = None,
+    ) -> None:
+        """Take in what a job's plan says.
+
+        Args:
+            steps: of each window.
+            warnings: what the result will warn of.
+            usd_per_s: the price of the worker, in US dollars.
+            estimated_cost_usd: of the whole job; None where it is not known.
+        """
         self._windows, self._steps, self._warnings = windows, steps, tuple(warnings)
+        self._usd_per_s, self._estimated_cost_usd = usd_per_s, estimated_cost_usd
 
     def before_step(self, window: int, step: int) -> None:
         """Report that step `step` of window `window` (both from 0) begins."""
@@ -146,6 +168,8 @@ class StepCounter:
                 percent=percent,
                 seconds_left=self._seconds_left(),
                 warnings=self._warnings,
+                cost_usd=self._cost_usd(),
+                estimated_cost_usd=self._estimated_cost_usd,
             )
         )
 
@@ -154,3 +178,8 @@ class StepCounter:
             return None
         done, since = self._first
         return round((time.monotonic() - since) / (self._done - done) * (self._total - self._done), 1)
+
+    def _cost_usd(self) -> float | None:
+        if self._usd_per_s is None:
+            return None
+        return round((time.monotonic() - self._started_s) * self._usd_per_s, 6)

@@ -6,9 +6,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from infinitetalk import cli
+from infinitetalk import cli, cli_machine
 from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.cli import main
+from infinitetalk.cli_display import print_plans
 from infinitetalk.cli_options import make_parser, request_of
 from infinitetalk.contract.presets import load_mode, load_profile
 from infinitetalk.contract.request import Request
@@ -37,7 +38,7 @@ def voice(tmp_path: Path) -> str:
 def opened(models: Models, monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """The settings that the command opens the models with; they are open already."""
     asked: list[Settings] = []
-    monkeypatch.setattr(cli, "open_models", lambda settings: asked.append(settings) or models)
+    monkeypatch.setattr(cli_machine, "open_models", lambda settings: asked.append(settings) or models)
     return asked
 
 
@@ -177,7 +178,9 @@ def test_fetch_goes_to_the_volume_or_to_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetched = []
-    monkeypatch.setattr("infinitetalk.cli.fetch_weights", lambda profile, folder: fetched.append((profile, folder)))
+    monkeypatch.setattr(
+        "infinitetalk.cli_machine.fetch_weights", lambda profile, folder: fetched.append((profile, folder))
+    )
     profile = load_profile("infinitetalk-14b")
     main(["fetch", "--profile", "infinitetalk-14b", str(tmp_path / "here")])
     monkeypatch.setenv("VOLUME_DIR", str(tmp_path))
@@ -245,7 +248,7 @@ def test_speakers_are_files_with_settings() -> None:
 def test_a_plan_lists_the_faces(
     voice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "open_faces", lambda _: Finder((0.1, 0.2, 0.3, 0.6), (0.6, 0.2, 0.8, 0.6)))
+    monkeypatch.setattr(cli_machine, "open_faces", lambda _: Finder((0.1, 0.2, 0.3, 0.6), (0.6, 0.2, 0.8, 0.6)))
     image = str(write_picture(tmp_path / "a.png", width=160, height=96))
     words = ["plan", "--image", image, "--speaker", voice, "face=1", "--aspect-ratio", "16:9"]
     main(words)
@@ -258,7 +261,7 @@ def test_a_plan_lists_the_turns(capsys: pytest.CaptureFixture[str]) -> None:
     profile, turns = load_profile("miniature"), (Turn(speaker=1, start_s=0.5, end_s=2.25),)
     request = Request.parse({"image_url": "https://example.com/a.png", "wav_url": "https://example.com/a.wav"})
     plan = make_plan(request, profile, load_mode("turbo"), 100, 7, conversation=turns)
-    cli._print_plans({"turbo": dry_run(plan, "turbo", profile, Estimate(basis="Unknown."), Arithmetic(), [])})
+    print_plans({"turbo": dry_run(plan, "turbo", profile, Estimate(basis="Unknown."), Arithmetic(), [])})
     assert "Speaker 1: 0.50 to 2.25 s" in capsys.readouterr().out
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infinitetalk import cli
+from infinitetalk import cli_machine
 from infinitetalk.cli import READER_LEFT, main
 from infinitetalk.contract.request import Request
 from infinitetalk.errors import DeliveryFailed, InvalidInput
@@ -34,7 +34,7 @@ def voice(tmp_path: Path) -> str:
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that takes long is begun."""
-    monkeypatch.setattr(cli, "open_models", lambda *_: pytest.fail("the models were opened"))
+    monkeypatch.setattr(cli_machine, "open_models", lambda *_: pytest.fail("the models were opened"))
 
 
 def refusal(*arguments: str) -> str:
@@ -125,7 +125,7 @@ def test_too_little_room_is_told_before_the_work(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("output", ["gpu.txt", "gpu"])
 def test_a_calibration_goes_to_a_toml_file(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "open_models", lambda *_: pytest.fail("the models were opened"))
+    monkeypatch.setattr(cli_machine, "open_models", lambda *_: pytest.fail("the models were opened"))
     assert "does not end in .toml" in refusal("calibrate", "-o", str(tmp_path / output))
 
 

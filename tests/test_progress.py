@@ -69,3 +69,11 @@ def test_a_stage_that_may_not_begin_does_not():
     with pytest.raises(RuntimeError, match="no"), watch.stage("decode"):
         pytest.fail("it began")
     assert watch.seconds == {}
+
+
+def test_what_was_spent_follows_the_clock(counter, seen):
+    counter.stage("text")
+    counter.planned(2, 3, (), usd_per_s=0.5, estimated_cost_usd=9.0)
+    counter.stage("image")
+    counter.stage("condition")
+    assert [(p.cost_usd, p.estimated_cost_usd) for p in seen] == [(None, None), (0.5, 9.0), (1.0, 9.0)]

@@ -7,10 +7,9 @@ from typing import TypeVar
 
 import torch
 
-from infinitetalk.errors import DeviceFailed, Internal, JobError, OutOfMemory, RankOutOfMemory
+from infinitetalk.errors import DeviceFailed, Internal, JobError, OutOfMemory, RankFailed, RankOutOfMemory
 from infinitetalk.logs import log_event
 from infinitetalk.planning.plan import Plan
-from infinitetalk.ranks.group import RankFailed
 
 CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation: the driver ran out, outside torch's own allocator
 

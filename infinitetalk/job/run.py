@@ -88,7 +88,8 @@ def run_job(
         exchange.delivery.check_fits(estimate_video_bytes(shape.size, shape.n_frames, shape.fps), monitor.check)
         expected = forecast(plan, profile, models.device, settings, models.arithmetic, models.n_gpus)
         warnings = [*job.warnings(plan), *_long_prompts(models, plan), *time_warnings(expected, control.time_limit)]
-        monitor.counter.planned(len(plan.windows), plan.mode.steps, warnings)
+        usd_per_s = cost_usd(1.0, settings.gpu_price_per_hour, models.n_gpus)
+        monitor.counter.planned(len(plan.windows), plan.mode.steps, warnings, usd_per_s, expected.cost_usd)
         _log_plan(plan, expected.seconds, warnings)
         if request.dry_run:
             return dry_run(

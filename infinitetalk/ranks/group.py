@@ -26,6 +26,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is ex
 
 import infinitetalk
 from infinitetalk.contract.settings import Settings
+from infinitetalk.errors import RankFailed
 from infinitetalk.models.context_parallel import Shards
 from infinitetalk.models.device import gpu_name
 from infinitetalk.ranks.joining import LOOPBACK, NCCL, START_S, Joining, join_group
@@ -36,18 +37,6 @@ _END_S = 5.0
 _POLL_S = 0.1
 
 logger = logging.getLogger(__name__)
-
-
-class RankFailed(RuntimeError):
-    """A rank is lost, and with it the group: this process can make no further pass.
-
-    Args:
-        is_memory: its GPU ran out of memory.
-    """
-
-    def __init__(self, message: str, *, is_memory: bool = False) -> None:
-        super().__init__(message)
-        self.is_memory = is_memory
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""An S3 bucket for finished videos: the worker's own, or one that came with a job.
+"""An S3 bucket: the worker's own or one that came with a job, for finished videos; or a caller's, for a job's files.
 
 boto3 signs, divides large files into parts and repeats what may succeed. What is ours: whatever a bucket does ends
 in time and with its job, and is told in one sentence without keys; nothing unfinished stays in the bucket.
@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from http.client import HTTPException, IncompleteRead
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -33,6 +33,7 @@ TRIES = 8  # with pauses of up to 1, 2, 4, 8, 16, 20 and 20 s between them
 CONNECT_LIMIT_S = 10.0
 IDLE_LIMIT_S = 60.0  # longest wait for the server to take or send a byte
 CHECK_LIMIT_S = 5.0  # for the whole check
+REMOVE_LIMIT_S = 30.0
 ABORT_LIMIT_S = 5.0  # for the removal of an unfinished upload
 POLL_S = 0.1
 
@@ -49,17 +50,17 @@ class _NotInTime(Exception):
 
 @dataclass(frozen=True)
 class Bucket:
-    """Where videos are uploaded, and with which keys.
+    """Where files are uploaded, and with which keys.
 
     Args:
-        of_job: they came with a job, not from the worker's settings.
+        owner: who named it: the worker's settings, a job that a stranger sent, or the caller on this machine.
     """
 
     endpoint_url: str
     name: str
     access_key_id: str = field(repr=False)
     secret_access_key: str = field(repr=False)
-    of_job: bool = False
+    owner: Literal["worker", "job", "caller"] = "worker"
 
     def check(self, key: str, check_job: Callable[[], object] = lambda: None) -> None:
         """Find out, before a video is made, that it could not be uploaded: write a small file and remove it.
@@ -110,6 +111,21 @@ class Bucket:
                 raise
             raise self._failure(_reason(error, line)) from error
 
+    def remove(self, key: str) -> None:
+        """Remove a file; nothing happens where there is none. Raises DeliveryFailed where it stays."""
+        line = None
+        try:
+            client, line = self._connect(CONNECT_LIMIT_S, CONNECT_LIMIT_S, tries=3)
+            work = lambda: client.delete_object(Bucket=self.name, Key=key)  # noqa: E731
+            _watched(work, line, REMOVE_LIMIT_S, lambda: None)
+        except Exception as error:
+            raise DeliveryFailed(f"{key} stays in the bucket ({_reason(error, line)}); remove it yourself.") from error
+
+    @property
+    def _is_strange(self) -> bool:
+        """Whether a stranger chose its address."""
+        return self.owner == "job"
+
     def _write_and_remove(self, client: Any, key: str) -> None:  # noqa: ANN401  boto3 is not annotated
         client.put_object(Bucket=self.name, Key=key, Body=b"Written to see whether videos can be.")
         try:
@@ -149,25 +165,31 @@ class Bucket:
                 # Not every service that speaks S3 knows the checksums that Amazon's own has come to expect.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
-                proxies={} if self.of_job else None,  # a proxy would do its own look-up
+                proxies={} if self._is_strange else None,  # a proxy would do its own look-up
             ),
         )
         for operation in ("PutObject", "CompleteMultipartUpload"):
             client.meta.events.register(f"after-call.s3.{operation}", _expect_tag)
-        return client, S3Line(client, public_only=self.of_job)
+        return client, S3Line(client, public_only=self._is_strange)
 
     def _refusal(self, reason: str) -> InvalidInput | DeliveryFailed:
-        if self.of_job:
+        if self.owner == "job":
             return InvalidInput(
                 f"s3Config: its bucket cannot be used ({reason}); check endpoint, bucket name and keys."
             )
+        if self.owner == "caller":
+            return InvalidInput(f"Your bucket cannot be used ({reason}); check the S3_ variables.")
         return DeliveryFailed(
             f"output url: the worker's bucket cannot be used ({reason}); check its BUCKET_ variables, or choose "
             "another output."
         )
 
     def _failure(self, reason: str) -> DeliveryFailed:
-        where = "the job's s3Config" if self.of_job else "the worker's BUCKET_ variables"
+        if self.owner == "caller":
+            return DeliveryFailed(
+                f"The upload to your bucket failed ({reason}); check the S3_ variables, or try again."
+            )
+        where = "the job's s3Config" if self.owner == "job" else "the worker's BUCKET_ variables"
         return DeliveryFailed(
             f"output url: the upload to the bucket failed ({reason}); check {where}, or choose another output."
         )

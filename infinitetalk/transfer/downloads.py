@@ -50,16 +50,20 @@ class Source:
         field: the job's field; it names the file, and stands in every error.
         url: http(s) or a base64 data: URI.
         max_bytes: the largest file accepted.
+        public_only: as in `safe_http.Line`.
     """
 
     field: MediaField
     url: str = dataclasses.field(repr=False)
     max_bytes: int
+    public_only: bool = True
 
 
-def fetch(url: str, field: MediaField, folder: Path, max_bytes: int, timeout_s: float) -> Path:
-    """Bring one input into `folder`; returns its file. Raises the errors of `fetch_all`."""
-    return fetch_all([Source(field, url, max_bytes)], folder, timeout_s)[field]
+def fetch(
+    url: str, field: MediaField, folder: Path, max_bytes: int, timeout_s: float, public_only: bool = True
+) -> Path:
+    """Bring one file into `folder`; returns it. Raises the errors of `fetch_all`."""
+    return fetch_all([Source(field, url, max_bytes, public_only)], folder, timeout_s)[field]
 
 
 def fetch_all(
@@ -133,7 +137,7 @@ class _Transfer:
         self.result: Future[Path] = Future()
         self._deadline_s = deadline_s
         self._given_up = threading.Event()
-        self._line = Line()
+        self._line = Line(source.public_only)
         self._version: str | None = None  # the server's name for the file's state, if it gives one
         self._file = self.path.open("w+b")
         threading.Thread(target=self._run, name=f"fetch {source.field}", daemon=True).start()

@@ -72,14 +72,14 @@ def check_local_output(request: Request, output: Path) -> None:
 
     Raises InvalidInput.
     """
-    check_name(output, ".mp4", dict(_local_sources(request)))
+    check_name(output, ".mp4", dict(local_sources(request)))
     check_place(output)
 
 
 def local_files(request: Request, folder: Path) -> Files:
     """Links in `folder` to the files of the file: URLs. Raises InvalidInput for a file that is not there."""
     files: Files = {}
-    for field, source in _local_sources(request):
+    for field, source in local_sources(request):
         if not source.is_file():
             raise InvalidInput(f"{field}: there is no file {source}")
         files[field] = folder / field
@@ -87,10 +87,11 @@ def local_files(request: Request, folder: Path) -> Files:
     return files
 
 
-def _local_sources(request: Request) -> Iterator[tuple[MediaField, Path]]:
-    """The files of the file: URLs, whose names need not be text."""
+def local_sources(request: Request) -> Iterator[tuple[MediaField, Path]]:
+    """The files of the file: URLs, by field. Their names need not be text."""
     for file in request.media_files:
-        yield file.field, Path(os.fsdecode(unquote_to_bytes(urlsplit(file.url).path)))
+        if file.url.startswith("file:"):
+            yield file.field, Path(os.fsdecode(unquote_to_bytes(urlsplit(file.url).path)))
 
 
 def _download(settings: Settings, should_stop: Callable[[], bool], request: Request, folder: Path) -> Files:

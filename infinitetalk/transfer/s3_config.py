@@ -53,7 +53,7 @@ def job_bucket(s3_config: object) -> Bucket:
         public_addresses(parts.hostname, port or (443 if secure else 80))
     except (SSRFError, ValueError):  # ValueError: no name at all
         raise _not_public() from None
-    return Bucket(config.endpoint_url, config.bucket_name, config.access_id, config.access_secret, of_job=True)
+    return Bucket(config.endpoint_url, config.bucket_name, config.access_id, config.access_secret, owner="job")
 
 
 def _not_public() -> InvalidInput:

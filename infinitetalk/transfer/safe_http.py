@@ -50,7 +50,16 @@ class Cuttable:
 
 
 class Line(Cuttable):
-    """The connection of one download."""
+    """The connection of one download.
+
+    Args:
+        public_only: whether a stranger chose the address. Otherwise this machine's user trusts it, whichever network
+            it is in, and the user's proxies are used.
+    """
+
+    def __init__(self, public_only: bool = True) -> None:
+        super().__init__()
+        self._public_only = public_only
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str], idle_limit_s: float) -> Iterator[requests.Response]:
@@ -72,7 +81,8 @@ class Line(Cuttable):
             for _ in range(MAX_REDIRECTS + 1):
                 session = hop.enter_context(requests.Session())
                 session.cookies = cookies
-                session.trust_env = False  # no proxy, which would do its own look-up; no netrc, whose keys are ours
+                # For a stranger no proxy, which would do its own look-up, and no netrc, whose keys are ours.
+                session.trust_env = not self._public_only
                 response = hop.enter_context(self._get(session, url, headers, idle_limit_s))
                 target = session.get_redirect_target(response)
                 if target is None:
@@ -92,6 +102,10 @@ class Line(Cuttable):
         self, session: requests.Session, url: str, headers: Mapping[str, str], idle_limit_s: float
     ) -> requests.Response:
         """One request, to the first of the host's addresses that answers; redirects are not followed."""
+        limits_s = (idle_limit_s, idle_limit_s)
+        asked: dict[str, Any] = {"headers": headers, "allow_redirects": False, "stream": True, "timeout": limits_s}
+        if not self._public_only:
+            return session.get(url, **asked)
         parts = urlsplit(url)
         if "\\" in url:  # libraries then disagree where the host ends
             raise SSRFError("a backslash in the address")
@@ -100,9 +114,7 @@ class Line(Cuttable):
         for address in public_addresses(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)):
             session.mount(f"{parts.scheme}://", _WatchedAdapter(address, self._watch))
             try:
-                return session.get(
-                    url, headers=headers, allow_redirects=False, stream=True, timeout=(idle_limit_s, idle_limit_s)
-                )
+                return session.get(url, **asked)
             except requests.ConnectionError as error:
                 failure = error
         raise failure

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import costs
 from infinitetalk.cli import main
+from infinitetalk.contract.caller import CallerSettings
 from infinitetalk.contract.gpus import runpod_gpus
 from infinitetalk.contract.presets import load_mode, load_profile
 from infinitetalk.contract.request import Request, SpeedModeName
@@ -38,7 +39,7 @@ def rows(document: str, header: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-OURS = {name for name, _, _ in Settings.variables()}
+OURS = {name for name, _, _ in Settings.variables()} | {name for name, _ in CallerSettings.variables()}
 OTHERS = {row[0].strip("`") for row in rows(DEPLOYMENT, "| others' variable |")}
 
 BLOCKS = [
@@ -46,6 +47,11 @@ BLOCKS = [
     for name, document in DOCUMENTS.items()
     for index, text in enumerate(re.findall(r"```json\n(.*?)```", document, re.DOTALL))
 ]
+
+
+def test_a_callers_variables_are_listed() -> None:
+    listed = [(name.strip("`"), meaning) for name, meaning in rows(DOCUMENTS["client.md"], "| variable |")]
+    assert listed == CallerSettings.variables()
 
 
 @pytest.mark.parametrize("block", BLOCKS)

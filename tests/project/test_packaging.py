@@ -107,7 +107,12 @@ def test_ci_fails_where_a_step_fails(tmp_path):
         assert subprocess.run([ROOT / ".ci" / "run"], env=env, check=False).returncode == status
 
 
-COMES_WITH = {"botocore": "boto3", "pydantic_core": "pydantic", "triton": "torch"}  # Triton with the torch for CUDA
+COMES_WITH = {
+    "botocore": "boto3",
+    "fastapi": "runpod",  # serves its local API
+    "pydantic_core": "pydantic",
+    "triton": "torch",  # the one for CUDA
+}
 
 
 def imported_packages(path: Path) -> set[str]:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from infinitetalk.errors import DeviceFailed, Internal, OutOfMemory
+from infinitetalk.errors import DeviceFailed, Internal, OutOfMemory, RankFailed
 from infinitetalk.job.faults import classify_failure, within_memory
 from infinitetalk.models.opening import Models
-from infinitetalk.ranks.group import RankFailed, Ranks
+from infinitetalk.ranks.group import Ranks
 from infinitetalk.ranks.sharing import share_models
 from tests.models.test_transformer import Case
 from tests.support.golden import Loop, load_golden_models, loop_variants, wan_folder
@@ -139,7 +139,8 @@ def test_a_rank_that_cannot_join_is_an_error_at_once() -> None:
     script = """
         import torch
         from dataclasses import replace
-        from infinitetalk.ranks.group import RankFailed, Ranks
+        from infinitetalk.errors import RankFailed
+        from infinitetalk.ranks.group import Ranks
         tell, ranks = Ranks._tell, Ranks(2, torch.device("cpu"))
         ranks._tell = lambda rank, connection, joining: tell(ranks, rank, connection, replace(joining, backend="none"))
         try:

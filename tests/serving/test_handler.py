@@ -156,7 +156,7 @@ def test_a_bucket_given_with_the_job_is_used(handler, play):
     assert ask(handler, s3Config=bucket) == RESULT.to_json()
     delivery = play.calls[0][1]["exchange"].delivery
     assert isinstance(delivery, ToBucket)
-    assert delivery.bucket.of_job
+    assert delivery.bucket.owner == "job"
 
 
 def test_half_a_bucket_given_with_the_job_is_refused(handler, play):
@@ -319,7 +319,8 @@ def test_progress_is_passed_on_as_json(handler, play, sent):
     play.act = act
     ask(handler)
     position = {"stage": "denoise", "window": 1, "windows": 2, "step": 1, "steps": 5, "percent": 20.0}
-    assert sent == [("job-1", position | {"seconds_left": 4.0, "warnings": ()})]
+    dollars = {"cost_usd": None, "estimated_cost_usd": None}
+    assert sent == [("job-1", position | dollars | {"seconds_left": 4.0, "warnings": ()})]
 
 
 def test_updates_are_spaced_and_the_latest_is_not_lost(handler, play, sent, monkeypatch):

@@ -156,7 +156,7 @@ def test_several_gpus_are_not_taken_for_one(models):
 
 def test_the_command_writes_the_file_that_estimates_then_stand_on(tmp_path, monkeypatch, capsys):
     trials = [(Trial("480p", 49, 1), sample_of(plan)) for plan in trial_plans()]
-    monkeypatch.setattr("infinitetalk.cli.measure_trials", lambda *_: iter(trials))
+    monkeypatch.setattr("infinitetalk.cli_machine.measure_trials", lambda *_: iter(trials))
     path = tmp_path / "here.toml"
     main(["calibrate", "-o", str(path)])
     assert "480p, one person, 1 x 49 frames" in capsys.readouterr().out

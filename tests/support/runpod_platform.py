@@ -57,7 +57,7 @@ class Platform:
         self.posts = []
         self.pings = []
 
-    def route(self, method, path, body):
+    def route(self, method, path, body, headers=None):
         """Status and content of one request."""
         if "/ping/" in path:
             self.pings.append(path)
@@ -140,7 +140,7 @@ def serve(platform):
         def answer(self, method):
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             try:
-                status, content = platform.route(method, self.path, body)
+                status, content = platform.route(method, self.path, body, self.headers)
             except Cut:
                 self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{")
                 self.close_connection = True

@@ -5,14 +5,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import requests
-from moto.server import ThreadedMotoServer
 
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Cancelled, DeliveryFailed, InvalidInput
@@ -21,31 +19,15 @@ from infinitetalk.transfer import s3_line, safe_http
 from infinitetalk.transfer.bucket import Bucket
 from infinitetalk.transfer.delivery import ToBucket, choose_delivery
 from infinitetalk.transfer.s3_config import job_bucket
+from tests.support.s3 import KEYS, make_bucket, s3_server
 
-KEYS = {"aws_access_key_id": "test-key", "aws_secret_access_key": "test-SECRET", "region_name": "us-east-1"}
 TYPE = "video/mp4"
-
-
-@contextmanager
-def s3_server(port: int = 0) -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", port=port, verbose=False)
-    server.start()
-    try:
-        yield "http://{}:{}".format(*server.get_host_and_port())
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")
 def server_url() -> Iterator[str]:
     with s3_server() as url:
         yield url
-
-
-def make_bucket(url: str) -> Any:
-    client = boto3.client("s3", endpoint_url=url, **KEYS)
-    client.create_bucket(Bucket="videos")
-    return client
 
 
 @pytest.fixture
@@ -361,7 +343,7 @@ def public(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("public")
 def test_a_jobs_bucket_is_read() -> None:
-    expected = Bucket("https://s3.example.com", "videos", "id", "SECRET", of_job=True)
+    expected = Bucket("https://s3.example.com", "videos", "id", "SECRET", owner="job")
     assert job_bucket(S3_CONFIG) == expected
     assert "SECRET" not in repr(expected)
 

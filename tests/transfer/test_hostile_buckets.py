@@ -216,7 +216,7 @@ def test_a_jobs_own_bucket_that_takes_no_file_is_the_jobs_error(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.says = error("ExpiredToken", 400)
-    theirs = Bucket(server.bucket.endpoint_url, "videos", "key", "SECRET", of_job=True)
+    theirs = Bucket(server.bucket.endpoint_url, "videos", "key", "SECRET", owner="job")
     monkeypatch.setattr("infinitetalk.transfer.s3_line.public_addresses", lambda *_: ["127.0.0.1"])
     with pytest.raises(InvalidInput, match=r"^s3Config: .*ExpiredToken"):
         theirs.check("key")
@@ -404,13 +404,13 @@ def test_a_certificate_that_nobody_vouches_for_is_told_before_the_work(secure: S
         check(secure)
 
 
-@pytest.mark.parametrize("of_job", [False, True])
+@pytest.mark.parametrize("owner", ["worker", "job", "caller"])
 def test_a_certificate_that_is_vouched_for_is_good(
-    of_job: bool, secure: Server, certificate: Path, video: Path, monkeypatch: pytest.MonkeyPatch
+    owner: str, secure: Server, certificate: Path, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate / "certificate"))
     monkeypatch.setattr("infinitetalk.transfer.s3_line.public_addresses", lambda *_: ["127.0.0.1"])
-    secure.bucket = dataclasses.replace(secure.bucket, of_job=of_job)
+    secure.bucket = dataclasses.replace(secure.bucket, owner=owner)
     check(secure)
     assert upload(secure, video).startswith("https://localhost:")
     assert [request.split()[0] for request in secure.requests] == ["PUT", "DELETE", "PUT"]

@@ -1,0 +1,141 @@
+"""What the command line shows: progress, plans, and a console that knows when its reader has left."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from infinitetalk.client.following import JobView
+from infinitetalk.contract.result import DryRun
+from infinitetalk.progress import Progress as JobProgress
+
+
+class Output(Console):
+    """What goes to whoever reads the output; where that one has left, the command line sees to the end."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[JobProgress], None]]:
+    """A bar for a job of this machine; what it gives is called with the job's progress."""
+    with _bar("load models") as (bar, task):
+
+        def show(progress: JobProgress) -> None:
+            bar.update(task, **_position(progress))
+
+        yield show
+
+
+@contextmanager
+def watch_bar() -> Iterator[Callable[[JobView], None]]:
+    """A bar for a job at an endpoint; what it gives is called with what is known of the job."""
+    with _bar("sent") as (bar, task):
+        told: set[str | None] = {None}
+
+        def tell(text: str | None) -> None:
+            if text not in told:
+                told.add(text)
+                bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+        def show(view: JobView) -> None:
+            bar.update(task, **view_fields(view))
+            tell(None if view.preview is None else f"Preview: {view.preview}")
+            if not bar.console.is_terminal:  # a log gets a line for each part of the way
+                tell(_milestone(view))
+
+        yield show
+
+
+@contextmanager
+def _bar(first: str) -> Iterator[tuple[Progress, TaskID]]:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    more = (TextColumn("{task.fields[left]}"), TextColumn("{task.fields[cost]}"))
+    with Progress(*columns, *more, console=Console(stderr=True)) as bar:
+        yield bar, bar.add_task(first, total=100, left="", cost="")
+
+
+def view_fields(view: JobView) -> dict[str, Any]:
+    """What a bar shows of a job at an endpoint: description, completed, left, cost."""
+    progress = view.progress
+    shown = {} if progress is None else _position(progress)
+    if view.is_final:
+        done = {"completed": 100.0} if view.status == "COMPLETED" else {}
+        return shown | done | {"description": view.status.lower().replace("_", " "), "left": ""}
+    if view.trouble is not None:
+        return shown | {"description": f"no answer ({view.trouble}), asking again"}
+    if progress is None:
+        waits = "in queue" if view.status == "IN_QUEUE" else view.status.lower().replace("_", " ")
+        return {"description": waits if view.queue is None else f"{waits} ({view.queue})"}
+    return shown
+
+
+def _position(progress: JobProgress) -> dict[str, Any]:
+    where: str = progress.stage
+    if progress.window:
+        where = f"window {progress.window}/{progress.windows} step {progress.step}/{progress.steps}"
+    left = "" if progress.seconds_left is None else f"{timedelta(seconds=round(progress.seconds_left))} left"
+    return {"description": where, "completed": progress.percent, "left": left, "cost": _cost(progress)}
+
+
+def _cost(progress: JobProgress) -> str:
+    if progress.cost_usd is None:
+        return ""
+    estimated = progress.estimated_cost_usd
+    return f"${progress.cost_usd:.4f}" + ("" if estimated is None else f" of about ${estimated:.4f}")
+
+
+def _milestone(view: JobView) -> str:
+    progress = view.progress
+    if view.is_final or view.trouble is not None or progress is None or not progress.window:
+        return str(view_fields(view)["description"])
+    return f"window {progress.window}/{progress.windows}"
+
+
+def _figure(form: str, value: float | None) -> str:
+    return "unknown" if value is None else form.format(value)
+
+
+def print_plans(runs: dict[str, DryRun]) -> None:
+    """Print what a job would do in each of some modes, by their names."""
+    first = next(iter(runs.values()))
+    common = first.settings
+    table = Table(
+        "",
+        *runs,
+        title=f"{common.profile}: {common.width}x{common.height}, {common.frames} frames, {common.duration_s:.2f} s",
+        caption=first.estimate.basis,
+        box=box.SIMPLE,
+    )
+    rows: dict[str, Callable[[DryRun], str]] = {
+        "windows": lambda run: str(run.settings.windows),
+        "window frames": lambda run: str(run.settings.window),
+        "overlap frames": lambda run: str(run.settings.overlap),
+        "steps": lambda run: str(run.settings.steps),
+        "scheduler": lambda run: run.settings.scheduler,
+        "shift": lambda run: f"{run.settings.shift:g}",
+        "lane": lambda run: run.settings.lane,
+        "forwards": lambda run: str(run.settings.forwards),
+        "GPUs": lambda run: str(run.settings.gpus),
+        "estimated time": lambda run: _figure("{:.1f} s", run.estimate.seconds),
+        "estimated price": lambda run: _figure("${:.4f}", run.estimate.cost_usd),
+    }
+    for name, shown in rows.items():
+        table.add_row(name, *map(shown, runs.values()))
+    console = Output()
+    console.print(table)
+    for person in first.people or ():
+        edges, voice = ", ".join(f"{edge:.2f}" for edge in person.box), person.voice or "no voice"
+        console.print(f"Face {person.index}: box ({edges}), {person.width}x{person.height} pixels, {voice}")
+    for turn in first.turns or ():
+        console.print(f"Speaker {turn.speaker}: {turn.start_s:.2f} to {turn.end_s:.2f} s")
+    for warning in dict.fromkeys(warning for run in runs.values() for warning in run.warnings):
+        modes = [mode for mode, run in runs.items() if warning in run.warnings]
+        of = "" if len(modes) == len(runs) else f" ({', '.join(modes)})"
+        console.print(f"Note{of}: {warning}")

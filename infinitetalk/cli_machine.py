@@ -1,0 +1,135 @@
+"""The commands that run on this machine and need torch: generate, plan, fetch, check, calibrate.
+
+Each takes the options and raises a JobError, ValueError, OSError or RankFailed of one sentence.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import get_args
+
+import torch
+
+from infinitetalk.cli_display import print_plans, progress_bar
+from infinitetalk.cli_options import request_of, settings_of
+from infinitetalk.contract.presets import load_mode, profile_of
+from infinitetalk.contract.request import SpeedModeName
+from infinitetalk.contract.result import DryRun, Result
+from infinitetalk.errors import JobError
+from infinitetalk.job.control import Control
+from infinitetalk.job.folder import job_folder
+from infinitetalk.job.forecast import dry_run, forecast
+from infinitetalk.job.read import read_job
+from infinitetalk.job.resume import KeptWindows
+from infinitetalk.job.run import run_job
+from infinitetalk.logs import configure_logging
+from infinitetalk.models.device import choose_device, gpu_name
+from infinitetalk.planning.comparison import comparison
+from infinitetalk.planning.plan import Plan, make_plan
+from infinitetalk.startup.calibration import calibrated, to_toml
+from infinitetalk.startup.calibration import measure as measure_trials
+from infinitetalk.startup.fitness import check_fits, check_shapes, worker_checks
+from infinitetalk.startup.opening import open_faces, open_models
+from infinitetalk.startup.weights import fetch_weights, volume_folder
+from infinitetalk.transfer.exchange import check_local_output, local_exchange, local_files
+from infinitetalk.transfer.output_file import check_name, check_place
+
+
+def generate(options: argparse.Namespace) -> None:
+    """`infinitetalk generate`."""
+    request, settings = request_of(options), settings_of(options)
+    check_local_output(request, options.output)
+    configure_logging(settings.log_level, sys.stderr)
+    for check in worker_checks(settings):
+        check()
+    with progress_bar() as on_progress:
+        control = Control(options.output.stem, on_progress)
+        exchange = local_exchange(options.output, settings.work_dir)
+        result = run_job(request, open_models(settings), settings, exchange, control, faces=open_faces(settings))
+    print(json.dumps(result.to_json(), indent=2))
+    if isinstance(result, Result) and result.checks is not None:
+        for sentence in result.checks.look_at:
+            print(f"Look at it: {sentence}", file=sys.stderr)
+
+
+def plan(options: argparse.Namespace) -> None:
+    """`infinitetalk plan`."""
+    settings, request = settings_of(options), request_of(options)
+    profile, device = profile_of(settings), choose_device(settings.device)
+    arithmetic = settings.arithmetic_of(request.lane)
+    n_gpus = options.gpus or (1 if settings.gpus == "auto" else settings.gpus)
+    with job_folder(settings.work_dir, "plan") as folder:
+        files, seed = local_files(request, folder), KeptWindows().seed(request.seed)
+        job = read_job(request, files, profile, settings, load_mode(request.speed_mode), seed, open_faces(settings))
+    runs: dict[str, DryRun] = {}
+    plans: dict[str, Plan] = {}
+    for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
+        read = job.plan
+        media = (read.n_frames, seed, read.separated_chunks, job.turns, read.conversation, read.cuts)
+        plan = replace(make_plan(request, profile, load_mode(mode), *media), kept=read.kept)
+        expected = forecast(plan, profile, device, settings, arithmetic, n_gpus)
+        runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, job.warnings(plan), n_gpus, job.people)
+        plans[mode] = plan
+    print_plans(runs)
+    if options.compare:
+        print(comparison(plans, profile.timing))
+
+
+def fetch(options: argparse.Namespace) -> None:
+    """`infinitetalk fetch`."""
+    settings = settings_of(options)
+    configure_logging(settings.log_level, sys.stderr)
+    profile = profile_of(settings)
+    if profile.is_embedded:
+        raise ValueError(f"the weights of {profile.name} are part of the package; name another with --profile")
+    folder = options.folder or volume_folder(settings)
+    if options.folder is None and not settings.volume_dir.is_dir():
+        raise ValueError(f"there is no volume at {settings.volume_dir}; name a folder to download to")
+    fetch_weights(profile, folder)
+    print(f"The weights of {profile.name} are in {folder}")
+
+
+def check(options: argparse.Namespace) -> None:
+    """`infinitetalk check`."""
+    settings = settings_of(options)
+    configure_logging("WARNING", sys.stderr)  # what is found is printed
+    profile = profile_of(settings)
+
+    def shapes() -> str:
+        return check_shapes(profile, settings)
+
+    def fits() -> str:
+        return check_fits(profile, settings)
+
+    failed = 0
+    for check in (*worker_checks(settings), shapes, fits):
+        try:
+            outcome = f"ok      {check()}"
+        except (JobError, ValueError, OSError) as error:
+            outcome = f"FAILED  {' '.join(str(error).split())}"
+            failed += 1
+        print(f"{check.__name__:12}{outcome}")
+    if failed:
+        raise ValueError(f"{failed} of the checks failed: this worker would not start.")
+
+
+def calibrate(options: argparse.Namespace) -> None:
+    """`infinitetalk calibrate`."""
+    settings = settings_of(options)
+    configure_logging("WARNING", sys.stderr)
+    check_name(options.output, ".toml", {})
+    check_place(options.output)
+    models, samples = open_models(settings.model_copy(update={"gpus": 1})), []  # a hardware file has the times of one
+    for trial, sample in measure_trials(models, settings):
+        samples.append(sample)
+        people = "one person" if trial.speakers == 1 else "two people"
+        frames = f"{trial.windows} x {trial.window_frames} frames"
+        print(f"{sample.arithmetic.lane}, {trial.resolution}, {people}, {frames}: {sample.total:.1f} s", flush=True)
+    when = f"{datetime.now(UTC).date().isoformat()}, torch {torch.__version__}"
+    gpu = gpu_name(models.device)
+    profile = profile_of(settings)
+    hardware = calibrated(options.output.stem, samples, profile, gpu, when, "infinitetalk calibrate")
+    options.output.write_text(to_toml(hardware), "utf-8")
+    print(f"The figures are in {options.output}; set HARDWARE_FILE to this path to use them")
