@@ -74,21 +74,23 @@ class State:
         shifts: for each speaker, and then for the whole frame, the `ColorMatch.shift`.
         since: frames of the result since one was to be generated as a whole; None if there was none in the scene.
         whole: (first, last) of the stretches of this window that are generated as a whole, in frames of the result.
+        share: how far the last frame was generated as a whole; None where a scene begins.
     """
 
     shifts: list[list[float] | None]
     since: int | None = None
     whole: list[tuple[int, int]] = field(default_factory=list)
+    share: float | None = None
 
     def to_bytes(self) -> bytes:
         """As it is kept with a window."""
-        return json.dumps([self.shifts, self.since, self.whole]).encode()
+        return json.dumps([self.shifts, self.since, self.whole, self.share]).encode()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "State":
         """The other way; numbers are exact."""
-        shifts, since, whole = json.loads(content)
-        return cls(shifts, since, [(first, last) for first, last in whole])
+        shifts, since, whole, share = json.loads(content)
+        return cls(shifts, since, [(first, last) for first, last in whole], share)
 
 
 @dataclass(frozen=True)
@@ -293,6 +295,9 @@ class Keeper:
         for place in filled:
             away = np.minimum(away, np.abs(np.arange(len(wanted)) - place))
         share = np.clip(1 - away / ramp, 0, 1).astype(np.float32)
+        if self._state.share is not None:  # the window before has passed: what begins here fades in from here on
+            share = np.minimum(share, self._state.share + np.arange(1, len(share) + 1, dtype=np.float32) / ramp)
+        self._state.share = float(share[-1])
         self._state.since = len(wanted) - 1 - places[-1] if places else None
         whole = np.flatnonzero(share >= 0.5)
         parts = np.split(whole, np.flatnonzero(np.diff(whole) > 1) + 1) if len(whole) else []

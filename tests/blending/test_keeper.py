@@ -116,6 +116,18 @@ def test_a_head_turned_another_way_makes_all_of_the_frame_generated_and_it_is_to
     assert steps.max() < 1.5  # it comes by degrees
 
 
+def test_what_does_not_fit_from_a_windows_first_frame_on_comes_by_degrees_too():
+    turned = mesh(80, 55, 50, turn=0.2)
+    start = plan_windows(40, 21, 5)[1].keep_start
+    results, _, keeper = run(FlatVideo(), tracks_of(FACE), lambda n: turned if n >= start else FACE)
+    frames = [frame for window in results for frame in window]
+    spread = [frame[8:28, 8:28].astype(float).std() for frame in frames]
+    assert spread[start - 1] > 2 and spread[start + 6] < 1
+    assert np.abs(np.diff(spread)).max() < 1.5
+    ((first, _),) = keeper.whole_s
+    assert start / 25 < first < (start + 5) / 25
+
+
 def test_a_face_that_the_source_does_not_show_leaves_the_source():
     points = np.repeat(FACE[None, None], 200, 0)
     points[10:20] = np.nan
