@@ -190,7 +190,13 @@ def _progress_bar() -> Iterator[Callable[[JobProgress], None]]:
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("load models", total=100)
 
+        told: list[str] = []
+
         def show(progress: JobProgress) -> None:
+            path = progress.preview.preview_path
+            if path is not None and path not in told:
+                told.append(path)
+                bar.console.print(f"Preview: {path}", soft_wrap=True, markup=False, highlight=False)
             where: str = progress.stage
             if progress.window:
                 where = f"window {progress.window}/{progress.windows} step {progress.step}/{progress.steps}"
