@@ -8,29 +8,28 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from infinitetalk.errors import Cancelled, TimedOut
+from infinitetalk.job.screens import PLAYLIST, PartsScreen, Screen, SheetScreen
 from infinitetalk.job.sinks import FinishedWindow
-from infinitetalk.logs import log_event
+from infinitetalk.logs import log_event, places
 from infinitetalk.media.child import ended_by
 from infinitetalk.media.ffmpeg import FfmpegError
-from infinitetalk.media.hls import HEADER, HlsParts, Part, playlist
-from infinitetalk.media.sheet import contact_sheet
+from infinitetalk.media.hls import HEADER, HlsParts, part_name
 from infinitetalk.planning.plan import VideoShape
 from infinitetalk.progress import Preview
 from infinitetalk.transfer.bucket import BucketError
 from infinitetalk.transfer.preview_folder import PreviewFolder
 
-PLAYLIST = "preview.m3u8"
-MOST_WAITING = 4  # windows: the preview takes a few seconds for each, and making one takes longer
+MOST_WAITING_BYTES = 500_000_000  # of windows; the preview takes a few seconds for each, and making one takes longer
 # How long the end of a job waits for what is finished and not yet shown. One whose time is up has to answer.
 END_LIMIT_S, TIMED_OUT_LIMIT_S = 6.0, 1.0
 KEEP_LIMIT_S = 20.0  # likewise of a job whose preview is kept
@@ -39,115 +38,12 @@ _GRACE_S = 1.0  # in which the thread notices that its time is up
 logger = logging.getLogger(__name__)
 
 
-class Screen(Protocol):
-    """A way to show windows. Its methods raise FfmpegError, OSError or BucketError."""
-
-    def add(self, index: int, piece: Path) -> None:
-        """Take in the next window's frames, as `VideoWriter.pack` gives them."""
-        ...
-
-    def show(self, *, is_whole: bool = False) -> Preview:
-        """Let all windows so far be seen. Returns where.
-
-        Args:
-            is_whole: no window will follow.
-        """
-        ...
-
-    def remove(self) -> None:
-        """Take away what was shown."""
-        ...
-
-    @property
-    def place(self) -> str:
-        """Where its files are, in words."""
-        ...
+# Windows that are shown together, and the bytes of memory that they take.
+_Batch = tuple[Iterable[FinishedWindow], int]
 
 
 class _Lost(Exception):
     """The preview cannot go on. The message is the reason."""
-
-
-class PartsScreen:
-    """Windows as an HLS stream in a folder."""
-
-    def __init__(
-        self, folder: PreviewFolder, parts: HlsParts, local: Path, target_s: float, check: Callable[[], object]
-    ) -> None:
-        """Begin a stream.
-
-        Args:
-            local: where `parts` makes its files.
-            target_s: about the time between windows.
-            check: ends the writing by a JobError.
-        """
-        self._folder = folder
-        self._maker = parts
-        self._local = local
-        self._target_s = target_s
-        self._check = check
-        self._parts: list[Part] = []
-        self._unsent: list[str] = []
-        folder.sweep()
-
-    def add(self, index: int, piece: Path) -> None:
-        """See `Screen.add`."""
-        part = self._maker.add(index, piece)
-        if part is not None:
-            self._unsent += [part.name] if self._parts else [HEADER, part.name]
-            self._parts.append(part)
-
-    def show(self, *, is_whole: bool = False) -> Preview:
-        """See `Screen.show`. What could not be written last time is written now."""
-        if not self._parts:
-            return Preview()
-        files: dict[str, bytes | Path] = {name: self._local / name for name in self._unsent}
-        text = playlist(self._parts, self._target_s, self._folder.address, is_whole)
-        self._folder.write(files | {PLAYLIST: text.encode()}, self._check)
-        for name in self._unsent:
-            (self._local / name).unlink()
-        self._unsent = []
-        return self._folder.seen(PLAYLIST)
-
-    def remove(self) -> None:
-        """See `Screen.remove`."""
-        if self._parts:  # the playlist first: its parts are gone from then on
-            self._folder.remove([PLAYLIST, HEADER, *(part.name for part in self._parts)])
-
-    @property
-    def place(self) -> str:
-        """See `Screen.place`."""
-        return str(self._folder)
-
-
-class SheetScreen:
-    """The newest window as a contact sheet, which progress carries itself."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        """Begin.
-
-        Args:
-            size: (width, height) of the frames.
-        """
-        self._size = size
-        self._sheet: str | None = None
-
-    def add(self, index: int, piece: Path) -> None:
-        """See `Screen.add`."""
-        if piece.stat().st_size:
-            self._sheet = contact_sheet(piece, self._size)
-
-    def show(self, *, is_whole: bool = False) -> Preview:
-        """See `Screen.show`."""
-        return Preview(preview_jpeg=self._sheet)
-
-    def remove(self) -> None:
-        """See `Screen.remove`. Nothing is left anywhere."""
-
-    @property
-    def place(self) -> str:
-        """See `Screen.place`."""
-        return "progress"
 
 
 @dataclass(frozen=True)
@@ -155,14 +51,16 @@ class PreviewPlan:
     """What a job's preview is to be.
 
     Args:
-        open_folder: gives the place for its files, or None where progress carries it.
+        open_folder: gives the place for its files, or None where progress carries it. Raises OSError.
         shape: of the finished video.
+        n_windows: of the video.
         target_s: about the time that a window takes.
         keep: whether it stays when the video is delivered.
     """
 
     open_folder: Callable[[], PreviewFolder | None]
     shape: VideoShape
+    n_windows: int
     target_s: float
     keep: bool
 
@@ -192,11 +90,12 @@ class WindowPreview:
         self._plan = plan
         self._local = folder / "preview"
         self._report = report
-        self._waiting: queue.Queue[Iterable[FinishedWindow] | None] = queue.Queue()
+        self._waiting: queue.Queue[_Batch | None] = queue.Queue()
         self._deadline_s = float("inf")
         self._thread: threading.Thread | None = None
+        self._folder: PreviewFolder | None = None
         self._screen: Screen | None = None
-        self._next = 0
+        self._next = self._taken_bytes = self._done_bytes = 0
         self._lost = self._unwritten = ""
 
     def __enter__(self) -> Self:
@@ -210,7 +109,7 @@ class WindowPreview:
             earlier: windows of an earlier run of the job, read when their turn comes.
         """
         if self._plan is not None:
-            self._waiting.put(earlier)
+            self._waiting.put((earlier, 0))
             work = partial(copy_context().run, self._work, self._plan, soundtrack)
             self._thread = threading.Thread(target=work, name="preview", daemon=True)
             self._thread.start()
@@ -219,10 +118,12 @@ class WindowPreview:
         """Take the next window (`WindowSink.take`)."""
         if self._thread is None or self._lost:
             return
-        if self._waiting.qsize() < MOST_WAITING:
-            self._waiting.put([window])
-        else:
+        waiting_bytes = self._taken_bytes - self._done_bytes
+        if waiting_bytes and waiting_bytes + len(window.piece) > MOST_WAITING_BYTES:
             self._give_up("it could not keep up")
+            return
+        self._taken_bytes += len(window.piece)
+        self._waiting.put(([replace(window, handover=None)], len(window.piece)))
 
     def delivered(self) -> list[str]:
         """The video is where its caller wants it: remove the preview, or complete it if it is to stay.
@@ -236,14 +137,15 @@ class WindowPreview:
             return [f"The preview is not whole ({self._problem}); the video is."] if self._problem else []
         told = [f"The preview broke off ({self._problem}); the video is whole."] if self._problem else []
         is_done, self.seen = self._stop(0.0), Preview()
-        if self._screen is not None:
+        if self._folder is not None:
+            names = [PLAYLIST, HEADER, *map(part_name, range(self._plan.n_windows))]  # an earlier run's are among them
             try:
-                self._screen.remove()
+                self._folder.remove(names)
                 reason = "" if is_done else "one was still on its way"
             except (OSError, BucketError) as error:
                 reason = _reason(error)
             if reason:
-                told = [f"Files of the preview are left at {self._screen.place} ({reason}); remove them there."]
+                told = [f"Files of the preview are left in {self._folder} ({reason}); remove them there."]
         return told
 
     def __exit__(
@@ -267,19 +169,21 @@ class WindowPreview:
         with ended_by(self._check):
             try:
                 screen = self._screen = self._open(plan, soundtrack)
-                for windows in iter(self._waiting.get, None):
-                    if not self._lost:
-                        self._take_in(screen, windows)
+                while not self._lost and (batch := self._waiting.get()) is not None:
+                    windows, n_bytes = batch
+                    self._take_in(screen, windows)
+                    self._done_bytes += n_bytes
             except Cancelled:
                 pass  # its time is up
             except Exception as error:  # whatever it is, the job goes on
-                self._give_up(_reason(error), str(error))
+                self._give_up(_reason(error), places(error))
 
     def _open(self, plan: PreviewPlan, soundtrack: Path) -> Screen:
         self._local.mkdir()
-        folder = plan.open_folder()
+        folder = self._folder = plan.open_folder()
         if folder is None:
             return SheetScreen(plan.shape.size)
+        folder.sweep()
         parts = HlsParts(self._local, soundtrack, plan.shape.size, plan.shape.rate)
         return PartsScreen(folder, parts, self._local, plan.target_s, self._check)
 
@@ -311,9 +215,9 @@ class WindowPreview:
         if time.monotonic() > self._deadline_s:
             raise Cancelled("The preview is over.")
 
-    def _give_up(self, reason: str, cause: str = "") -> None:
+    def _give_up(self, reason: str, cause: Sequence[str] = ()) -> None:
         self._lost = reason
-        log_event(logger, logging.WARNING, "preview given up", reason=reason, cause=cause)
+        log_event(logger, logging.WARNING, "preview given up", reason=reason, cause=list(cause))
 
     # ---- at the end ----
 

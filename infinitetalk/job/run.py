@@ -127,13 +127,13 @@ def run_job(
 def _preview_plan(
     request: Request, settings: Settings, exchange: Exchange, plan: Plan, expected_s: float | None
 ) -> PreviewPlan | None:
-    """What the job's preview is to be; None if it has none."""
-    wanted = exchange.previews_unasked if request.preview is None else request.preview
-    if not wanted:
+    """What the job's preview is to be; None if it has none. One window alone is followed by the video at once."""
+    unasked = exchange.previews_unasked and (len(plan.windows) > 1 or settings.keep_preview)
+    if not (unasked if request.preview is None else request.preview):
         return None
     longest_s = max(window.length for window in plan.windows) / FPS
     target_s = max(longest_s, (expected_s or 0.0) / len(plan.windows))
-    return PreviewPlan(exchange.open_preview, plan.shape, target_s, settings.keep_preview)
+    return PreviewPlan(exchange.open_preview, plan.shape, len(plan.windows), target_s, settings.keep_preview)
 
 
 def _times(watch: Stopwatch, settings: Settings, n_gpus: int) -> dict[str, Any]:

@@ -30,6 +30,11 @@ class Part:
     duration_s: Fraction
 
 
+def part_name(index: int) -> str:
+    """The file of a video's part."""
+    return f"{index:05}.m4s"
+
+
 class HlsParts:
     """Makes parts of one video, one after the other."""
 
@@ -71,7 +76,6 @@ class HlsParts:
             return None
         n_frames = count_frames(piece)
         start_s, stop_s = self.duration_s, (self._frames + n_frames) / self._rate
-        name = f"{index:05}.m4s"
         video = ["-itsoffset", f"{float(start_s):.6f}", "-threads", "1", "-i", f"file:{piece}"]
         run(
             *[*video, *self._sound(start_s, stop_s), "-copyts", "-fps_mode", "passthrough", "-vf", self._scale],
@@ -87,7 +91,7 @@ class HlsParts:
             gently=True,
         )
         self._frames += n_frames
-        return Part(name, n_frames / self._rate)
+        return Part(part_name(index), n_frames / self._rate)
 
     def _sound(self, start_s: Fraction, stop_s: Fraction) -> list[str]:
         """ffmpeg's arguments for the packets that begin within that time: each is in one part."""

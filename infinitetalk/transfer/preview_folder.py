@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from botocore.exceptions import ClientError
+
 from infinitetalk.progress import Preview
 from infinitetalk.transfer.bucket import URL_LIFETIME_S, Bucket
 from infinitetalk.transfer.delivery import Delivery, OrVolume, ToBucket, ToVolume
@@ -20,6 +22,7 @@ from infinitetalk.transfer.volume import Volume, plain_name
 FOLDER = "infinitetalk-preview"  # on the volume and in the bucket
 WRITE_LIMIT_S = 60.0  # for the files of a window, on their way to a bucket
 REMOVE_LIMIT_S = 10.0
+MOST_REMOVED = 1000  # keys in one request, by S3
 
 MIME_TYPES = {".m3u8": "application/vnd.apple.mpegurl", ".mp4": "video/mp4", ".m4s": "video/iso.segment"}
 
@@ -42,7 +45,7 @@ class PreviewFolder(Protocol):
         ...
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove files, and the folder if nothing else is in it."""
+        """Remove those files that are there, and the folder if nothing else is in it."""
         ...
 
     def sweep(self) -> None:
@@ -78,8 +81,9 @@ class BucketFolder:
         def put(client: Any) -> None:  # noqa: ANN401  boto3 is not annotated
             for name, content in files.items():
                 body = content if isinstance(content, bytes) else content.read_bytes()
-                # What a player or a proxy has kept of a playlist is out of date.
-                kind = {"ContentType": MIME_TYPES[Path(name).suffix], "CacheControl": "no-cache"}
+                kind = {"ContentType": MIME_TYPES[Path(name).suffix]}
+                if name.endswith(".m3u8"):  # what a player or a proxy has kept of a playlist is out of date
+                    kind["CacheControl"] = "no-cache"
                 client.put_object(Bucket=self.bucket.name, Key=self._key(name), Body=body, **kind)
 
         self.bucket.do(put, WRITE_LIMIT_S, check_job)
@@ -88,8 +92,15 @@ class BucketFolder:
         """See `PreviewFolder.remove`. A bucket has no folders."""
 
         def delete(client: Any) -> None:  # noqa: ANN401
-            for name in names:  # delete_objects needs a checksum that not every service knows
-                client.delete_object(Bucket=self.bucket.name, Key=self._key(name))
+            keys = [self._key(name) for name in names]
+            for batch in (keys[i : i + MOST_REMOVED] for i in range(0, len(keys), MOST_REMOVED)):
+                with suppress(ClientError):
+                    together = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
+                    if not client.delete_objects(Bucket=self.bucket.name, Delete=together).get("Errors"):
+                        continue
+                # Not every service knows the checksum that goes with many keys, and an error of one key says more.
+                for key in batch:
+                    client.delete_object(Bucket=self.bucket.name, Key=key)
 
         self.bucket.do(delete, REMOVE_LIMIT_S, lambda: None)
 
