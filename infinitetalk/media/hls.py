@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from infinitetalk.media.encode import count_frames
-from infinitetalk.media.ffmpeg import run
+from infinitetalk.media.ffmpeg import FfmpegError, run
 
 HEADER = "init.mp4"  # what a player reads before any segment
 SHORT_SIDE = 480  # pixels that the preview has at most
@@ -75,6 +75,8 @@ class HlsParts:
         if piece.stat().st_size == 0:
             return None
         n_frames = count_frames(piece)
+        # The first part always has sound. One of a few milliseconds may have none, and says so in its own header.
+        header = "unused.mp4" if self._frames else HEADER
         start_s, stop_s = self.duration_s, (self._frames + n_frames) / self._rate
         video = ["-itsoffset", f"{float(start_s):.6f}", "-threads", "1", "-i", f"file:{piece}"]
         run(
@@ -84,12 +86,14 @@ class HlsParts:
             *["-g", "100000", "-sc_threshold", "0", "-pix_fmt", "yuv420p"],
             *["-flags", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1"],
             *["-f", "hls", "-hls_time", "100000", "-hls_segment_type", "fmp4", "-start_number", str(index)],
-            *["-hls_segment_options", "movflags=+frag_discont", "-hls_fmp4_init_filename", HEADER],
-            *["-hls_segment_filename", f"{str(self._folder).replace('%', '%%')}/%05d.m4s"],
+            *["-hls_segment_options", "movflags=+frag_discont", "-hls_fmp4_init_filename", header],
+            *["-hls_segment_filename", f"{self._folder}/%05d.m4s"],
             str(self._folder / "part.m3u8"),
             time_limit_s=_TIME_LIMIT_S,
             gently=True,
         )
+        if not (self._folder / part_name(index)).is_file():  # the muxer does not fail where a file cannot be opened
+            raise FfmpegError("no segment was written")
         self._frames += n_frames
         return Part(part_name(index), n_frames / self._rate)
 
@@ -98,10 +102,11 @@ class HlsParts:
         first, stop = (bisect_left(self._sound_s, time_s) for time_s in (start_s, stop_s))
         if first == stop:
             return ["-map", "0:v"]
-        begin_s, *after = self._sound_s[first : first + 2]
-        inside_s = (begin_s + after[0]) / 2 if after else begin_s  # a seek goes back to the beginning of a packet
-        source = ["-ss", f"{float(inside_s):.6f}", "-i", f"file:{self._soundtrack}"]
-        return [*source, "-map", "0:v", "-map", "1:a", "-c:a", "copy", "-frames:a", str(stop - first)]
+        # From within the first packet to within the last one: ffmpeg takes the packets that hold these times.
+        length_s = self._sound_s[1] - self._sound_s[0]
+        begin_s, end_s = self._sound_s[first] + length_s / 4, self._sound_s[stop - 1] + length_s * 3 / 4
+        cut = ["-ss", f"{float(begin_s):.6f}", "-t", f"{float(end_s - begin_s):.6f}"]
+        return [*cut, "-i", f"file:{self._soundtrack}", "-map", "0:v", "-map", "1:a", "-c:a", "copy"]
 
 
 def playlist(parts: Sequence[Part], target_s: float, address: Callable[[str], str], is_whole: bool) -> str:

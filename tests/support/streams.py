@@ -38,7 +38,7 @@ def served(folder: Path, handler: type[Files] = Files) -> Iterator[str]:
 def frame_times(source: str | Path) -> NDArray[np.float64]:
     """When a stream's frames are on screen, in seconds; all are decoded."""
     decoded = ["-map", "0:v", "-fps_mode", "passthrough", "-enc_time_base", "1/90000", "-f", "framecrc", "-"]
-    lines = ffmpeg("-i", source, *decoded).decode().splitlines()
+    lines = ffmpeg("-copyts", "-i", source, *decoded).decode().splitlines()
     return np.array([int(line.split(",")[2]) for line in lines if not line.startswith("#")]) / 90_000
 
 
