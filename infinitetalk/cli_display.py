@@ -26,8 +26,13 @@ class Output(Console):
 def progress_bar() -> Iterator[Callable[[JobProgress], None]]:
     """A bar for a job of this machine; what it gives is called with the job's progress."""
     with _bar("load models") as (bar, task):
+        told: list[str] = []
 
         def show(progress: JobProgress) -> None:
+            path = progress.preview.preview_path
+            if path is not None and path not in told:
+                told.append(path)
+                bar.console.print(f"Preview: {path}", soft_wrap=True, markup=False, highlight=False)
             bar.update(task, **_position(progress))
 
         yield show

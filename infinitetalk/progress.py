@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 # A job's stages, in the order in which they first come. They are the keys of a result's timings_s.
 Stage = Literal[
@@ -25,6 +25,21 @@ Stage = Literal[
     "mark",  # content credentials and metadata into the finished file
     "deliver",
 ]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Where the finished part of an unfinished video can be seen: one of the three, or none before there is any.
+
+    Args:
+        preview_url: a signed URL of an HLS playlist.
+        preview_path: the path of one.
+        preview_jpeg: the newest window's pictures, side by side, as a data: URI.
+    """
+
+    preview_url: str | None = None
+    preview_path: str | None = None
+    preview_jpeg: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,13 @@ class Progress:
     warnings: tuple[str, ...] = ()
     cost_usd: float | None = None
     estimated_cost_usd: float | None = None
+    preview: Preview = Preview()
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict ready for JSON; what there is of the preview stands beside the other fields."""
+        fields = asdict(self)
+        preview = fields.pop("preview")
+        return fields | {name: value for name, value in preview.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -115,6 +137,8 @@ class StepCounter:
         self._warnings: tuple[str, ...] = ()
         self._window = self._step = 0
         self._done = 0
+        self._preview = Preview()
+        self._stage: Stage | None = None
         self._first: tuple[int, float] | None = None  # what was done when the first step began, and when that was
 
     def planned(
@@ -152,11 +176,22 @@ class StepCounter:
             self._done = self._total
         self._tell(name)
 
+    def previewed(self, preview: Preview, is_last: bool = False) -> None:
+        """Take in what can be seen of the video; the next report has it. Any thread may call this.
+
+        Args:
+            is_last: there will be no other report, so that this one is made now.
+        """
+        self._preview = preview
+        if is_last and self._stage is not None:
+            self._tell(self._stage)
+
     @property
     def _total(self) -> int:
         return self._windows * (self._steps + 1)
 
     def _tell(self, stage: Stage) -> None:
+        self._stage = stage
         percent = round(100 * self._done / self._total, 1) if self._total else 0.0
         self._report(
             Progress(
@@ -170,6 +205,7 @@ class StepCounter:
                 warnings=self._warnings,
                 cost_usd=self._cost_usd(),
                 estimated_cost_usd=self._estimated_cost_usd,
+                preview=self._preview,
             )
         )
 

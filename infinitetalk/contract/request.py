@@ -181,6 +181,11 @@ class Request(BaseModel):
     output: Output | None = Field(
         None, description="How the video comes back. If not given, the worker's OUTPUT decides."
     )
+    preview: bool | None = Field(
+        None,
+        description="Whether finished windows can be watched while the job runs. If not given, they can where there "
+        "is a bucket or a volume, unless the worker's PREVIEW says no.",
+    )
     dry_run: bool = Field(False, description="Only check and plan the job, and estimate its time and price.")
 
     @model_validator(mode="after")

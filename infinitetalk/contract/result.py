@@ -6,7 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infinitetalk.contract.request import Extend, Keep, SpeedModeName
 from infinitetalk.errors import JobError
+from infinitetalk.progress import Preview
 
+_NOTHING_SEEN = Preview()
 _PEOPLE = "The faces of the input, from left to right; left out where the worker cannot find faces."
 
 
@@ -151,6 +153,8 @@ class Result(_Reply):
     video_url: str | None = Field(None, description="Where to download the video, for a limited time.")
     video: str | None = Field(None, repr=False, description="The video itself, as a data: URI.")
     video_path: str | None = Field(None, description="The video's path on the network volume.")
+    preview_url: str | None = Field(None, description="The playlist of the preview, if the worker keeps it.")
+    preview_path: str | None = Field(None, description="Likewise, on the network volume.")
     seed: int
     speed_mode: SpeedModeName
     settings: ResolvedSettings
@@ -194,12 +198,17 @@ class Failure(_Reply):
     error_code: str
     retryable: bool = Field(description="Whether the same job may succeed later.")
     refresh_worker: Literal[True] | None = Field(None, description="Asks RunPod to replace the worker.")
+    preview_url: str | None = Field(None, description="Where the finished part can be watched, for a limited time.")
+    preview_path: str | None = Field(None, description="Likewise, on the network volume.")
 
     @classmethod
-    def of(cls, error: JobError) -> Self:
+    def of(cls, error: JobError, preview: Preview = _NOTHING_SEEN) -> Self:
+        """The answer for an error, and for what could be seen of the video until then."""
         return cls(
             error=str(error),
             error_code=error.code,
             retryable=error.retryable,
             refresh_worker=True if error.refresh_worker else None,
+            preview_url=preview.preview_url,
+            preview_path=preview.preview_path,
         )

@@ -108,6 +108,12 @@ class Settings(BaseModel):
         description="Name of the bucket.",
         json_schema_extra={"default": "the SDK's: month and year"},
     )
+    preview: bool = Field(
+        True,
+        description="Whether finished windows can be watched while a job runs, if the job does not say and there is a "
+        "bucket or a volume.",
+    )
+    keep_preview: bool = Field(False, description="Whether the preview stays where it is when its video is delivered.")
     upload_timeout_s: float = Field(
         300.0, gt=0, le=WEEK_S, description="Longest time for the upload of a video, in seconds."
     )

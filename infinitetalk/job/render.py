@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from infinitetalk.generation.pixels import to_bytes
 from infinitetalk.job.control import Monitor
 from infinitetalk.job.isolate import isolated_waves
 from infinitetalk.job.keep import told_whole
+from infinitetalk.job.preview import WindowPreview
 from infinitetalk.job.read import Job
 from infinitetalk.job.resume import KeptWindows
 from infinitetalk.job.sinks import VideoFile, WindowQueue
@@ -46,7 +48,9 @@ class Video:
     warnings: tuple[str, ...] = ()
 
 
-def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: Monitor) -> Video:
+def render(
+    job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: Monitor, preview: WindowPreview
+) -> Video:
     """Make a job's video in `folder`: take what an earlier run has finished, and make the rest window by window."""
     plan, watch = job.plan, monitor.watch
     path, soundtrack = folder / "result.mp4", folder / "soundtrack.m4a"
@@ -76,11 +80,12 @@ def render(job: Job, models: Models, folder: Path, kept: KeptWindows, monitor: M
         file = VideoFile(writer)
         with watch.stage("encode"):
             start = _take_finished(kept, file, keeper, models.device, monitor.check)
+        preview.begin(soundtrack, islice(kept.finished(), start.windows))
         noise = SeededNoise(plan.seed)
         pack, state = _packing(writer, keeper)
         with (
             _interruptible(models, monitor.check),
-            WindowQueue(pack, (file, kept), writer.give_up, state) as queue,
+            WindowQueue(pack, (preview, file, kept), writer.give_up, state) as queue,
         ):
             for part in generate(plan, models, material, noise, on_step, watch, start):
                 with watch.stage("bytes"):

@@ -17,6 +17,7 @@ from infinitetalk.job.control import Control
 from infinitetalk.job.faults import within_memory
 from infinitetalk.job.folder import job_folder
 from infinitetalk.job.forecast import dry_run, forecast, time_warnings
+from infinitetalk.job.preview import PreviewPlan, WindowPreview
 from infinitetalk.job.read import read_job
 from infinitetalk.job.render import render
 from infinitetalk.job.resume import KeptWindows, fingerprint, kept_windows
@@ -30,6 +31,7 @@ from infinitetalk.models.video_transformer import TEXT_TOKENS
 from infinitetalk.planning.estimate import cost_usd
 from infinitetalk.planning.plan import Plan
 from infinitetalk.progress import Stopwatch
+from infinitetalk.shapes import FPS
 from infinitetalk.transfer.delivery import estimate_video_bytes
 from infinitetalk.transfer.exchange import Exchange
 
@@ -98,21 +100,26 @@ def run_job(
         with watch.stage("read_media"):
             facts = plan, files.values(), models, settings, job.places, job.boxes
             kept.identify(len(plan.windows), partial(fingerprint, *facts))
-        video = within_memory(plan, partial(render, job, models, folder, kept, monitor))
-        checks = None
-        if settings.checks == "on":
-            with watch.stage("check"):
-                allowed_s = time_for_checks(watch.total(), control.time_limit)
-                checks = checked(video, job, request, models, faces, allowed_s)
-        with watch.stage("mark"):
-            marked = marker.mark(video.path, request.input_type == "video" or plan.kept is not None, profile.name)
-        with watch.stage("deliver"):
-            delivered = exchange.delivery.deliver(marked.path)
-    warnings += [*_resumed(video.resumed, plan), *video.warnings, *marked.warnings, *delivered.warnings]
+        previewed = _preview_plan(request, settings, exchange, plan, expected.seconds)
+        with WindowPreview(previewed, folder, monitor.counter.previewed) as preview:
+            video = within_memory(plan, partial(render, job, models, folder, kept, monitor, preview))
+            checks = None
+            if settings.checks == "on":
+                with watch.stage("check"):
+                    allowed_s = time_for_checks(watch.total(), control.time_limit)
+                    checks = checked(video, job, request, models, faces, allowed_s)
+            with watch.stage("mark"):
+                marked = marker.mark(video.path, request.input_type == "video" or plan.kept is not None, profile.name)
+            with watch.stage("deliver"):
+                delivered = exchange.delivery.deliver(marked.path)
+                told = preview.delivered()
+    warnings += [*_resumed(video.resumed, plan), *video.warnings, *marked.warnings, *delivered.warnings, *told]
     return Result(
         video_url=delivered.video_url,
         video=delivered.video,
         video_path=delivered.video_path,
+        preview_url=preview.seen.preview_url,
+        preview_path=preview.seen.preview_path,
         seed=plan.seed,
         speed_mode=request.speed_mode,
         settings=plan.resolved(profile, models.arithmetic, models.n_gpus),
@@ -123,6 +130,18 @@ def run_job(
         warnings=warnings,
         **_times(watch, settings, models.n_gpus),
     )
+
+
+def _preview_plan(
+    request: Request, settings: Settings, exchange: Exchange, plan: Plan, expected_s: float | None
+) -> PreviewPlan | None:
+    """What the job's preview is to be; None if it has none. One window alone is followed by the video at once."""
+    unasked = exchange.previews_unasked and (len(plan.windows) > 1 or settings.keep_preview)
+    if not (unasked if request.preview is None else request.preview):
+        return None
+    longest_s = max(window.length for window in plan.windows) / FPS
+    target_s = max(longest_s, (expected_s or 0.0) / len(plan.windows))
+    return PreviewPlan(exchange.open_preview, plan.shape, len(plan.windows), target_s, settings.keep_preview)
 
 
 def _times(watch: Stopwatch, settings: Settings, n_gpus: int) -> dict[str, Any]:

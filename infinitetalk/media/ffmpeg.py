@@ -18,14 +18,17 @@ def command(*args: str) -> list[str]:
     return [imageio_ffmpeg.get_ffmpeg_exe(), *quiet, *threads, "-y", *args]
 
 
-def run(*args: str, time_limit_s: float | None = None) -> bytes:
+def run(*args: str, time_limit_s: float | None = None, gently: bool = False) -> bytes:
     """Run ffmpeg to its end; gives its standard output.
+
+    Args:
+        gently: let everything else on the machine go first.
 
     Raises FfmpegError where it fails or takes longer than the limit (TIME_LIMIT_S).
     """
     time_limit_s = time_limit_s or TIME_LIMIT_S
     try:
-        done = run_child(command(*args), time_limit_s)
+        done = run_child([*["nice", "-n", "19"] * gently, *command(*args)], time_limit_s)
     except TooSlow as error:
         raise FfmpegError(f"not done within {time_limit_s:g} s: {error}") from error
     if done.status != 0:

@@ -83,7 +83,7 @@ def answer(
             level = logging.INFO if isinstance(failure, Cancelled | InvalidInput) else logging.WARNING
             told = without_quotes(str(failure))
             log_event(logger, level, "job failed", code=failure.code, error=told, cause=places(error))
-            return Failure.of(failure).to_json()
+            return Failure.of(failure, updates.preview).to_json()
         finally:
             updates.finish()
 

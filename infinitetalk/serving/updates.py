@@ -1,7 +1,6 @@
 """A job's progress on its way to RunPod."""
 
 import asyncio
-import dataclasses
 import logging
 import queue
 import threading
@@ -13,7 +12,7 @@ from runpod.http_client import AsyncClientSession
 from runpod.serverless.modules.rp_http import send_result
 
 from infinitetalk.logs import log_event
-from infinitetalk.progress import Progress
+from infinitetalk.progress import Preview, Progress
 from infinitetalk.serving.job_ids import id_in_address
 
 Json = dict[str, Any]
@@ -33,6 +32,7 @@ class ProgressUpdates:
         Args:
             send: takes the job and a report; returns when the report has arrived.
         """
+        self.preview = Preview()  # what the latest report said of it
         self._job = job
         self._send = send
         self._waiting: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
@@ -41,6 +41,7 @@ class ProgressUpdates:
         self._thread.start()
 
     def __call__(self, progress: Progress) -> None:
+        self.preview = progress.preview
         self._waiting.put(progress)
 
     def finish(self) -> None:
@@ -56,7 +57,7 @@ class ProgressUpdates:
                 latest = self._waiting.get()
             if latest is None or self._finished.is_set():
                 return
-            self._send(self._job, dataclasses.asdict(latest))
+            self._send(self._job, latest.to_json())
             self._finished.wait(PROGRESS_INTERVAL_S)
 
 
@@ -76,5 +77,6 @@ def post_progress(job: Json, progress: Json) -> None:
 
 
 def log_progress(_job: Json, progress: Json) -> None:
-    """What happens to progress if there is no RunPod to tell."""
-    log_event(logger, logging.INFO, "progress", **progress)
+    """What happens to progress if there is no RunPod to tell. The preview is the caller's own and stays out."""
+    ours = {name: value for name, value in progress.items() if name not in ("preview_url", "preview_jpeg")}
+    log_event(logger, logging.INFO, "progress", **ours)

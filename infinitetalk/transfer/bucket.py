@@ -48,6 +48,10 @@ class _NotInTime(Exception):
     """A time limit has passed. The message completes a sentence."""
 
 
+class BucketError(Exception):
+    """A bucket did not do what it was asked to. The message is the reason in a word or two."""
+
+
 @dataclass(frozen=True)
 class Bucket:
     """Where files are uploaded, and with which keys.
@@ -126,6 +130,33 @@ class Bucket:
         """Whether a stranger chose its address."""
         return self.owner == "job"
 
+    def do(self, work: Callable[[Any], T], limit_s: float, check_job: Callable[[], object]) -> T:
+        """What `work` makes of a boto3 client. Connection errors, throttling and answers of 5xx are tried again.
+
+        Args:
+            limit_s: longest time of the whole.
+            check_job: called now and then; the JobError that it raises ends the work.
+
+        Raises:
+            BucketError: it failed.
+        """
+        line = None
+        try:
+            client, line = self._connect(CONNECT_LIMIT_S, IDLE_LIMIT_S, TRIES)
+            return _watched(lambda: work(client), line, limit_s, check_job)
+        except JobError:
+            raise
+        except Exception as error:
+            raise BucketError(_reason(error, line)) from error
+
+    def sign(self, key: str) -> str:
+        """A signed URL of a file, which need not be there yet. Raises BucketError for what is not an endpoint."""
+        try:
+            client, _ = self._connect(CONNECT_LIMIT_S, IDLE_LIMIT_S, tries=1)
+            return self._signed(client, key)
+        except Exception as error:
+            raise BucketError(_reason(error, None)) from error
+
     def _write_and_remove(self, client: Any, key: str) -> None:  # noqa: ANN401  boto3 is not annotated
         client.put_object(Bucket=self.name, Key=key, Body=b"Written to see whether videos can be.")
         try:
@@ -136,6 +167,9 @@ class Bucket:
     def _send(self, client: Any, file: Path, key: str, mime_type: str) -> str:  # noqa: ANN401
         config = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, use_threads=False)
         client.upload_file(str(file), self.name, key, ExtraArgs={"ContentType": mime_type}, Config=config)
+        return self._signed(client, key)
+
+    def _signed(self, client: Any, key: str) -> str:  # noqa: ANN401
         parameters = {"Bucket": self.name, "Key": key}
         url: str = client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=URL_LIFETIME_S)
         return url

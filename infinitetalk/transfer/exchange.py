@@ -14,6 +14,8 @@ from infinitetalk.errors import InvalidInput
 from infinitetalk.transfer.delivery import Delivery, choose_delivery
 from infinitetalk.transfer.downloads import Source, fetch_all
 from infinitetalk.transfer.output_file import ToFile, check_name, check_place
+from infinitetalk.transfer.preview_folder import PreviewFolder, VolumeFolder, preview_folder
+from infinitetalk.transfer.volume import Volume
 
 Files = dict[MediaField, Path]
 
@@ -25,10 +27,15 @@ class Exchange:
     Args:
         fetch: gives the files of the request's media fields; new files go into the folder.
         delivery: the way that the video goes.
+        open_preview: gives the place for a preview's files; None where a preview can only stand in progress. Raises
+            OSError.
+        previews_unasked: whether a job that does not say has a preview.
     """
 
     fetch: Callable[[Request, Path], Files]
     delivery: Delivery
+    open_preview: Callable[[], PreviewFolder | None] = lambda: None
+    previews_unasked: bool = False
 
 
 def network_exchange(
@@ -48,11 +55,13 @@ def network_exchange(
         InvalidInput, DeliveryFailed: the worker is not set up for that way.
     """
     delivery = choose_delivery(request.output, settings, job_id, should_stop, s3_config)
-    return Exchange(partial(_download, settings, should_stop), delivery)
+    preview = preview_folder(delivery, job_id, settings.keep_preview)
+    unasked = settings.preview and preview is not None
+    return Exchange(partial(_download, settings, should_stop), delivery, lambda: preview, unasked)
 
 
 def local_exchange(output: Path | str, refuge: Path | None = None) -> Exchange:
-    """Reads file: URLs and moves the video to `output`.
+    """Reads file: URLs and moves the video to `output`. A preview lies in a folder beside it: out-preview for out.mp4.
 
     Args:
         refuge: the folder where the video is left if `output` cannot be written in the end. If not given, it is the
@@ -64,7 +73,10 @@ def local_exchange(output: Path | str, refuge: Path | None = None) -> Exchange:
         check_local_output(request, delivery.path)
         return local_files(request, folder)
 
-    return Exchange(fetch, delivery)
+    def open_preview() -> PreviewFolder:
+        return VolumeFolder(Volume(delivery.path.parent), f"{delivery.path.stem}-preview")
+
+    return Exchange(fetch, delivery, open_preview)
 
 
 def check_local_output(request: Request, output: Path) -> None:

@@ -82,6 +82,16 @@ class Volume:
         with suppress(FileNotFoundError), self._folder(str(path.parent)) as folder:
             _remove(path.name, folder)
 
+    def remove_empty(self, name: str) -> None:
+        """Remove a folder that holds nothing. Nothing happens to one that holds something."""
+        path = PurePosixPath(name)
+        with suppress(FileNotFoundError), self._folder(str(path.parent)) as folder:
+            try:
+                os.rmdir(path.name, dir_fd=folder)
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+
     def probe(self, name: str) -> None:
         """Find out whether `write` would work, by writing another file beside `name`."""
         path = PurePosixPath(name)
