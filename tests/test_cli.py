@@ -217,10 +217,12 @@ def test_every_field_of_a_job_can_be_given() -> None:
         "aspect_ratio": "16:9",
         "resolution": "720p",
         "lane": "exact",
+        "preview": True,
     }
     files = {"video": "a.mp4", "audio": "a.wav", "audio_2": "b.wav"}
     options = {name: value for name, value in (given | files).items() if value is not True}
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()] + ["--isolate-vocals"]
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    words += ["--isolate-vocals", "--preview"]
     request = request_of(make_parser(cli.COMMANDS).parse_args(["plan", *words]))
     boxes = ((0, 0, 0.5, 1), (0.5, 0, 1, 1))
     assert request.model_dump(include=set(given)) == given | {"speaker_boxes": boxes}

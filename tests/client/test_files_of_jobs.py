@@ -32,7 +32,10 @@ def bucket(s3):
 
 def keys_in(s3):
     """What was sent; the server is shared with other tests of this process."""
-    return [entry["Key"] for entry in s3[0].list_objects_v2(Bucket="videos", Prefix="infinitetalk-input").get("Contents", ())]
+    return [
+        entry["Key"]
+        for entry in s3[0].list_objects_v2(Bucket="videos", Prefix="infinitetalk-input").get("Contents", ())
+    ]
 
 
 def test_small_files_travel_inside_the_request(face, voice):

@@ -59,6 +59,7 @@ def test_the_defaults_are_the_published_ones():
         "keep": "all",
         "lane": None,
         "output": None,
+        "preview": None,
         "dry_run": False,
     }
 

@@ -47,6 +47,8 @@ EXAMPLES = {
     "LANES": ("fp8_sparse_20,exact", "fp8_sparse_20,exact"),
     "MARK": ("optional", "optional"),
     "CHECKS": ("off", "off"),
+    "PREVIEW": ("false", False),
+    "KEEP_PREVIEW": ("true", True),
     "SIGN_CERT": ("/keys/chain.pem", "/keys/chain.pem"),
     "SIGN_KEY": ("/keys/key.pem", SecretStr("/keys/key.pem")),
     "SIGN_TSA": ("http://timestamp.example.com", "http://timestamp.example.com"),
