@@ -23,7 +23,7 @@ def plan_of(job, n_frames=200, seed=7):
 
 # These change what is fetched, how long the clip is, how it is computed or handed over; the plan does not see them.
 NOT_PLANNED = {"image_url", "video_url", "wav_url", "wav_url_2", "max_duration_s", "speaker_order", "speaker_boxes"}
-NOT_PLANNED |= {"speakers", "split_voices", "output", "dry_run", "seed", "isolate_vocals", "lane"}
+NOT_PLANNED |= {"speakers", "split_voices", "output", "dry_run", "seed", "isolate_vocals", "lane", "preview"}
 CHANGES = [
     ("speed_mode", IMAGE, "turbo", {"mode", "windows"}),
     ("input_type", IMAGE, VIDEO, {"input_type"}),
