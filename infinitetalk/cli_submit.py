@@ -141,6 +141,9 @@ def _bring(job: SentJob, endpoint: RemoteEndpoint, bucket: Bucket | None, output
     shown = {name: value for name, value in result.items() if name != "video"}
     place = {} if received.file is None else {"file": str(received.file)}
     print(json.dumps(place | shown, indent=2))
+    checks = result.get("checks")
+    for sentence in checks.get("look_at", ()) if isinstance(checks, dict) else ():
+        _tell(f"Look at it: {sentence}")
 
 
 def _watch(job: SentJob, endpoint: RemoteEndpoint, output: Path) -> JobView:

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from infinitetalk.contract.settings import Settings
 from infinitetalk.models.opening import Models
 from infinitetalk.transfer import downloads
 from tests.support.downloads import MB
+from tests.support.loopback import serving
 from tests.support.miniature import open_miniature
 
 OTHER_VARIABLES = (
@@ -121,14 +122,10 @@ def site(monkeypatch):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    server.daemon_threads = True
-    site = Site(server)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield site
-    site.closing.set()
-    server.shutdown()
-    server.server_close()
+    with serving(Answer) as server:
+        site = Site(server)
+        yield site
+        site.closing.set()
 
 
 @pytest.fixture

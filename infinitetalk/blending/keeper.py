@@ -297,7 +297,8 @@ class Keeper:
         share = np.clip(1 - away / ramp, 0, 1).astype(np.float32)
         if self._state.share is not None:  # the window before has passed: what begins here fades in from here on
             share = np.minimum(share, self._state.share + np.arange(1, len(share) + 1, dtype=np.float32) / ramp)
-        self._state.share = float(share[-1])
+        if len(share):  # at a low rate a short window may have no frame of its own
+            self._state.share = float(share[-1])
         self._state.since = len(wanted) - 1 - places[-1] if places else None
         whole = np.flatnonzero(share >= 0.5)
         parts = np.split(whole, np.flatnonzero(np.diff(whole) > 1) + 1) if len(whole) else []

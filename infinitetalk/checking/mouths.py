@@ -1,6 +1,6 @@
 """Whether the speakers' mouths move with their voices, with another's, or with none."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,8 +135,3 @@ def _silence(curve: Floats, own: Floats, seen: NDArray[np.bool_]) -> tuple[float
     spread = [float(np.nanstd(one)) if np.isfinite(one).sum() >= FPS // 2 else 0.0 for one in seconds]
     share = float(np.nanstd(kept)) / max(float(curve[speaks].std()), 1e-6)
     return share, float(np.argmax(spread))
-
-
-def is_clear(values: Sequence[float | None], least: float) -> bool:
-    """Whether one of the values is known and at least that."""
-    return any(value is not None and value >= least for value in values)

@@ -1,5 +1,6 @@
 """Decoded frames brought to the video's size: deinterlaced where they are marked, upright, cropped, RGB."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from math import atan2, degrees
@@ -48,15 +49,15 @@ def shown_size(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
     return round(width * aspect), height
 
 
-class Filtered:
+class Filtered(ABC):
     """Frames of a video, filtered one by one; their size may change from one to the next."""
 
     def __init__(self) -> None:
         self._graphs: dict[tuple[object, ...], Graph] = {}
 
+    @abstractmethod
     def filters(self, frame: VideoFrame) -> Iterator[str]:
         """The filters for frames of this kind, in their order."""
-        raise NotImplementedError
 
     def fit(self, frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> NDArray[np.uint8]:
         """A frame as its filters leave it; its neighbours serve to deinterlace it, where it is marked so."""

@@ -117,13 +117,10 @@ class Bucket:
 
     def remove(self, key: str) -> None:
         """Remove a file; nothing happens where there is none. Raises DeliveryFailed where it stays."""
-        line = None
         try:
-            client, line = self._connect(CONNECT_LIMIT_S, CONNECT_LIMIT_S, tries=3)
-            work = lambda: client.delete_object(Bucket=self.name, Key=key)  # noqa: E731
-            _watched(work, line, REMOVE_LIMIT_S, lambda: None)
-        except Exception as error:
-            raise DeliveryFailed(f"{key} stays in the bucket ({_reason(error, line)}); remove it yourself.") from error
+            self.do(lambda client: client.delete_object(Bucket=self.name, Key=key), REMOVE_LIMIT_S, lambda: None)
+        except BucketError as error:
+            raise DeliveryFailed(f"{key} stays in the bucket ({error}); remove it yourself.") from error
 
     @property
     def _is_strange(self) -> bool:
@@ -207,7 +204,7 @@ class Bucket:
         return client, S3Line(client, public_only=self._is_strange)
 
     def _refusal(self, reason: str) -> InvalidInput | DeliveryFailed:
-        if self.owner == "job":
+        if self._is_strange:
             return InvalidInput(
                 f"s3Config: its bucket cannot be used ({reason}); check endpoint, bucket name and keys."
             )
@@ -223,7 +220,7 @@ class Bucket:
             return DeliveryFailed(
                 f"The upload to your bucket failed ({reason}); check the S3_ variables, or try again."
             )
-        where = "the job's s3Config" if self.owner == "job" else "the worker's BUCKET_ variables"
+        where = "the job's s3Config" if self._is_strange else "the worker's BUCKET_ variables"
         return DeliveryFailed(
             f"output url: the upload to the bucket failed ({reason}); check {where}, or choose another output."
         )

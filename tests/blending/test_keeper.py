@@ -1,5 +1,6 @@
 """Windows put into a source: what is kept, what is generated, and what the next window needs."""
 
+import json
 from fractions import Fraction
 
 import numpy as np
@@ -126,6 +127,19 @@ def test_what_does_not_fit_from_a_windows_first_frame_on_comes_by_degrees_too():
     assert np.abs(np.diff(spread)).max() < 1.5
     ((first, _),) = keeper.whole_s
     assert start / 25 < first < (start + 5) / 25
+
+
+def test_a_window_without_a_frame_of_its_own_leaves_what_there_was():
+    turned = mesh(80, 55, 50, turn=0.2)
+
+    class Slow(FlatVideo):
+        def frames_until(self, clip_frame):
+            return min(super().frames_until(clip_frame), 21)  # nothing of the second window
+
+    results, states, keeper = run(Slow(), tracks_of(FACE), lambda n: turned if n >= 15 else FACE)
+    assert [len(window) for window in results][:2] == [21, 0]
+    assert json.loads(states[0])[3] == json.loads(states[1])[3] == 1
+    assert keeper.whole_s[-1][1] == 21 / 25
 
 
 def test_a_face_that_the_source_does_not_show_leaves_the_source():

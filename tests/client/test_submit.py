@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from infinitetalk import cli_submit
 from infinitetalk.cli import main
+from infinitetalk.client import following
 from infinitetalk.client.notes import note_path, read_note
 from infinitetalk.media.probe import probe
 from tests.support.caller_platform import CALLER_KEY
@@ -71,12 +73,15 @@ def test_the_workers_sentence_is_shown(api, submit, tmp_path):
     assert not note_path(tmp_path / "out.mp4").exists()
 
 
-def test_a_volumes_path_is_told(platform, submit, tmp_path, monkeypatch):
+def test_a_volumes_path_and_what_is_to_be_looked_at_are_told(platform, submit, tmp_path, monkeypatch):
+    found = {"checks": {"verdict": "look at it", "look_at": ["Second 1.00 to 2.00 is black."]}}
+    monkeypatch.setattr(cli_submit, "outcome", lambda view: following.outcome(view) | found)
     monkeypatch.setattr("runpod.endpoint_url_base", platform.base)
     monkeypatch.setenv("RUNPOD_API_KEY", CALLER_KEY)
     printed = submit("--endpoint", "endpoint")
     assert Path(json.loads(printed.out)["video_path"]).is_file()
     assert "on the worker's volume" in printed.err
+    assert "Look at it: Second 1.00 to 2.00 is black." in printed.err
     assert not (tmp_path / "out.mp4").exists()
 
 

@@ -73,6 +73,11 @@ def test_a_job_is_looked_at_by_its_file(run: Callable[..., tuple[Result, Path]])
     assert {one["name"] for one in told["details"]} == set(found)
 
 
+def test_one_window_alone_repeats_and_joins_none(run: Callable[..., tuple[Result, Path]]) -> None:
+    found = outcomes(run(max_duration_s=0.2)[0])
+    assert (found["repeated"], found["joins"]) == ("not measured", "not measured")
+
+
 def test_a_film_whose_speakers_alone_are_made_is_looked_at_in_its_own_frames(
     run: Callable[..., tuple[Result, Path]],
 ) -> None:

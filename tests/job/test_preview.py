@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infinitetalk.contract.presets import load_mode, load_profile
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import Result
 from infinitetalk.contract.settings import Settings
 from infinitetalk.contract.values import LOCAL_FILES
 from infinitetalk.errors import Cancelled, DeliveryFailed
 from infinitetalk.job import preview as preview_module
-from infinitetalk.job import run as job
 from infinitetalk.job.control import Control
 from infinitetalk.job.run import run_job
 from infinitetalk.media import hls
@@ -35,12 +33,9 @@ from infinitetalk.transfer.exchange import Exchange, local_files
 from infinitetalk.transfer.output_file import ToFile
 from infinitetalk.transfer.preview_folder import CheckJob, VolumeFolder
 from infinitetalk.transfer.volume import Volume
-from tests.support.media_samples import write_picture, write_tone
+from tests.support.small_jobs import N_FRAMES, make_small, small_media
 from tests.support.streams import frame_times, served, sound_of
 
-MODE = load_mode("turbo").model_copy(update={"window_frames": 9, "overlap_frames": 5, "steps": 1})
-N_FRAMES = 17  # three windows of 9 frames, which bring 9, 4 and 4 new ones
-SMALL = load_profile("miniature").model_copy(update={"sizes": {"480p": {"9:16": (32, 48)}}})
 NAMES = {"preview.m3u8", "init.mp4", "00000.m4s", "00001.m4s", "00002.m4s"}
 
 
@@ -77,12 +72,8 @@ def run(
     models: Models, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[Result, str]]:
     """Runs job-1; returns its result and its video's digest."""
-    monkeypatch.setattr(job, "load_mode", lambda _: MODE)
-    monkeypatch.setattr(job, "profile_of", lambda _: SMALL)
-    media = {
-        "image_url": write_picture(tmp_path / "face.png").as_uri(),
-        "wav_url": write_tone(tmp_path / "voice.wav", seconds=N_FRAMES / 25, frequency_hz=180).as_uri(),
-    }
+    make_small(monkeypatch)
+    media = small_media(tmp_path)
 
     def run(
         kind: type[VolumeFolder] | None = Rooms,
@@ -138,6 +129,14 @@ def names(place: Path) -> set[str]:
 
 def warnings(result: Result) -> list[str]:
     return [warning for warning in result.warnings if "preview" in warning.lower()]
+
+
+def test_a_job_that_wants_no_preview_has_none(run: Callable[..., tuple[Result, str]]) -> None:
+    reports: list[Preview] = []
+    run(preview=False, on_progress=lambda progress: reports.append(progress.preview))
+    assert set(reports) == {Preview()}
+    run(on_progress=lambda progress: reports.append(progress.preview))
+    assert any(report.preview_path for report in reports)
 
 
 # ---- what a player sees ----

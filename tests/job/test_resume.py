@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from infinitetalk.arithmetic import Arithmetic
-from infinitetalk.contract.presets import load_mode, load_profile
+from infinitetalk.contract.presets import load_profile
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import Result
 from infinitetalk.contract.settings import Settings
@@ -35,11 +35,7 @@ from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.progress import Progress
 from infinitetalk.transfer.exchange import local_exchange
 from infinitetalk.transfer.volume import Volume
-from tests.support.media_samples import write_picture, write_tone
-
-MODE = load_mode("turbo").model_copy(update={"window_frames": 9, "overlap_frames": 5, "steps": 1})
-N_FRAMES = 17  # three windows of 9 frames, which bring 9, 4 and 4 new ones
-SMALL = load_profile("miniature").model_copy(update={"sizes": {"480p": {"9:16": (32, 48)}}})
+from tests.support.small_jobs import MODE, N_FRAMES, make_small, small_media
 
 
 class Killed(BaseException):
@@ -67,12 +63,8 @@ def run(
     models: Models, settings: Settings, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[Result, str, list[int]]]:
     """Runs job-1; returns its result, its video's digest, and which of the windows 1 to 3 it made."""
-    monkeypatch.setattr(job, "load_mode", lambda _: MODE)
-    monkeypatch.setattr(job, "profile_of", lambda _: SMALL)
-    media = {
-        "image_url": write_picture(tmp_path / "face.png").as_uri(),
-        "wav_url": write_tone(tmp_path / "voice.wav", seconds=N_FRAMES / 25, frequency_hz=180).as_uri(),
-    }
+    make_small(monkeypatch)
+    media = small_media(tmp_path)
 
     def run(
         killed_in: int = 0,

@@ -12,17 +12,18 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import soundfile
 from PIL import Image
+
+from tests.support.loopback import serving
 
 ROOT = Path(__file__).parents[2]
 POLL_S = 0.2  # how long a request for a job or a stop signal is held
@@ -154,14 +155,8 @@ def serve(platform):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    try:
+    with serving(Answer) as server:
         yield f"http://127.0.0.1:{server.server_port}/v2/endpoint"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 class Worker:

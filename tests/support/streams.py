@@ -2,7 +2,6 @@
 
 import functools
 import http.server
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infinitetalk.media.encode import VideoWriter
+from tests.support.loopback import serving
 from tests.support.media_samples import ffmpeg
 
 
@@ -25,14 +25,8 @@ class Files(http.server.SimpleHTTPRequestHandler):
 @contextmanager
 def served(folder: Path, handler: type[Files] = Files) -> Iterator[str]:
     """The address of a folder on loopback."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
+    with serving(functools.partial(handler, directory=str(folder))) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def frame_times(source: str | Path) -> NDArray[np.float64]:

@@ -2,8 +2,7 @@
 
 import base64
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from typing import ClassVar
 
 import pytest
@@ -13,6 +12,7 @@ from infinitetalk.contract.request import Request
 from infinitetalk.errors import InvalidInput, JobError, MediaUnreadable
 from infinitetalk.transfer import downloads
 from infinitetalk.transfer.share_links import direct_link
+from tests.support.loopback import serving
 
 CONTENT = bytes(range(256)) + b"x"
 CODED = base64.b64encode(CONTENT).decode()
@@ -102,11 +102,8 @@ def share(monkeypatch):
         rp_ssrf, "is_safe_address", lambda address: address in ("127.0.0.2", "127.0.0.3") or guard(address)
     )
     Share.seen = []
-    server = ThreadingHTTPServer(("0.0.0.0", 0), Share)
-    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield f"http://127.0.0.2:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving(Share, "0.0.0.0") as server:
+        yield f"http://127.0.0.2:{server.server_port}"
 
 
 @pytest.mark.parametrize("path", ["/share", "/itself"])
