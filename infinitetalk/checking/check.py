@@ -31,7 +31,9 @@ from infinitetalk.media.finished import read_frames
 from infinitetalk.shapes import whole_size
 
 LONGEST_PX = 640  # of the frames that are looked at
-_FOR_FRAMES = 0.85  # of the time: the rest is for what is measured when the frames have passed
+# Shares of the time: when faces are left so that the frames pass in time, and when the frames must have passed. The rest
+# is for what is measured then.
+_FOR_FACES, _FOR_FRAMES = 0.75, 0.85
 _WARM_UP = 12  # frames
 _NO_TIME = "there was no time left for it"
 
@@ -120,7 +122,7 @@ def _frames(frames: Iterator[Frame], seen: Seen, follower: Follower | None, expe
     limit_s = _FOR_FRAMES * clock.limit_s
     try:
         if follower is not None:
-            _follow(follower, timed, expected, clock, limit_s)
+            _follow(follower, timed, expected, clock, _FOR_FACES * clock.limit_s)
         for _ in timed:
             if clock.taken_s > limit_s:
                 raise _Late

@@ -1,6 +1,5 @@
 """Checks keep to their time, end with their job, and never fail it."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -23,46 +22,76 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clip, Path]:
     return clip, write(clip, tmp_path_factory.mktemp("finished") / "clean.mp4")
 
 
-def test_what_is_not_measured_in_time_says_so(finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+class Time:
+    """Stands for the clock: it goes on where a test says so, and not with how busy the machine is."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    stand_in = Time()
+    monkeypatch.setattr(check, "time", stand_in)
+    return stand_in
+
+
+def test_what_is_not_measured_in_time_says_so(
+    finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch, time: Time
+) -> None:
     clip, path = finished
     slow = check.read_frames
 
     def slowly(*arguments):
         for frame in slow(*arguments):
-            time.sleep(0.02)
+            time.now_s += 0.02
             yield frame
 
     monkeypatch.setattr(check, "read_frames", slowly)
     checks = check_video(path, clip.expected, FixedFinder((0.5, 0.5, 0.5)), 1.0)
-    assert checks.seconds < 1.5
+    assert checks.seconds < 1
     frames = next(one for one in checks.details if one.name == "frames")
     assert (frames.outcome, checks.verdict) == ("not measured", "ok")
     assert frames.note is not None
     assert frames.note.startswith("Only the first ")
 
 
-def test_faces_are_left_first_where_time_is_short(finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faces_are_left_first_where_time_is_short(
+    finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch, time: Time
+) -> None:
     clip, path = finished
+    quick = check.read_frames
+
+    def read(*arguments):
+        for frame in quick(*arguments):
+            time.now_s += 0.005
+            yield frame
 
     class Slow(FixedFinder):
         def follow(self, frames, first):
             for faces in super().follow(frames, first):
-                time.sleep(0.1)
+                time.now_s += 0.05
                 yield faces
 
-    checks = check_video(path, clip.expected, Slow((0.5, 0.5, 0.5)), 4.0)
-    assert checks.seconds < 6
+    monkeypatch.setattr(check, "read_frames", read)
+    checks = check_video(path, clip.expected, Slow((0.5, 0.5, 0.5)), 2.0)
+    assert checks.seconds < 2
     assert next(one for one in checks.details if one.name == "frames").outcome == "ok"
     lips = next(one for one in checks.details if one.name == "lip_sync")
     assert "since there was no time for more" in (lips.note or "")
 
 
-def test_a_slow_start_leaves_no_faces_out(finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_start_leaves_no_faces_out(
+    finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch, time: Time
+) -> None:
     clip, path = finished
     quick = check.read_frames
 
     def late(*arguments):
-        time.sleep(0.3)
+        time.now_s += 5
         yield from quick(*arguments)
 
     monkeypatch.setattr(check, "read_frames", late)

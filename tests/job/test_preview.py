@@ -3,7 +3,6 @@
 import base64
 import io
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from infinitetalk.media.encode import hash_streams
 from infinitetalk.media.ffmpeg import FfmpegError
 from infinitetalk.media.sheet import MOST_CHARS
 from infinitetalk.models.opening import Models
-from infinitetalk.progress import Preview, Progress
+from infinitetalk.progress import Preview, Progress, StepCounter
 from infinitetalk.transfer.bucket import BucketError
 from infinitetalk.transfer.exchange import Exchange, local_files
 from infinitetalk.transfer.output_file import ToFile
@@ -205,15 +204,22 @@ def test_when_the_video_is_delivered_nothing_of_the_preview_is_left(
     assert (result.preview_path, result.preview_url, warnings(result)) == (None, None, [])
 
 
-def test_without_a_folder_progress_has_a_contact_sheet(run: Callable[..., tuple[Result, str]], plain: str) -> None:
-    sheets = []
+def test_without_a_folder_progress_has_a_contact_sheet(
+    run: Callable[..., tuple[Result, str]], plain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheets, told, previewed = [], [], StepCounter.previewed
+
+    def noted(counter: StepCounter, *arguments: Any) -> None:
+        previewed(counter, *arguments)
+        told.append(arguments)
+
+    monkeypatch.setattr(StepCounter, "previewed", noted)
 
     def watch(progress: Progress) -> None:
         if progress.preview.preview_jpeg not in (None, *sheets):
             sheets.append(progress.preview.preview_jpeg)
         if progress.window == 3 and progress.stage == "decode":
-            wait_until(lambda: any(thread.name == "preview" for thread in threading.enumerate()))
-            time.sleep(0.5)
+            wait_until(lambda: told)
 
     result, digest = run(kind=None, preview=True, on_progress=watch)
     assert digest == plain
