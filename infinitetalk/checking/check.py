@@ -31,8 +31,8 @@ from infinitetalk.media.finished import read_frames
 from infinitetalk.shapes import whole_size
 
 LONGEST_PX = 640  # of the frames that are looked at
-# Shares of the time: when faces are left so that the frames pass in time, and when the frames must have passed. The rest
-# is for what is measured then.
+# Shares of the time: by when the frames would pass if faces were left now, and by when they must have. The rest is for
+# what is measured then.
 _FOR_FACES, _FOR_FRAMES = 0.75, 0.85
 _WARM_UP = 12  # frames
 _NO_TIME = "there was no time left for it"
