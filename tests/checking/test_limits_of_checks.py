@@ -39,18 +39,24 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     return stand_in
 
 
+def read_slowly(monkeypatch: pytest.MonkeyPatch, time: Time, frame_s: float = 0.0, start_s: float = 0.0) -> None:
+    """Let reading the file take so long until it begins, and for each frame."""
+    quick = check.read_frames
+
+    def read(*arguments):
+        time.now_s += start_s
+        for frame in quick(*arguments):
+            time.now_s += frame_s
+            yield frame
+
+    monkeypatch.setattr(check, "read_frames", read)
+
+
 def test_what_is_not_measured_in_time_says_so(
     finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch, time: Time
 ) -> None:
     clip, path = finished
-    slow = check.read_frames
-
-    def slowly(*arguments):
-        for frame in slow(*arguments):
-            time.now_s += 0.02
-            yield frame
-
-    monkeypatch.setattr(check, "read_frames", slowly)
+    read_slowly(monkeypatch, time, frame_s=0.02)
     checks = check_video(path, clip.expected, FixedFinder((0.5, 0.5, 0.5)), 1.0)
     assert checks.seconds < 1
     frames = next(one for one in checks.details if one.name == "frames")
@@ -63,12 +69,7 @@ def test_faces_are_left_first_where_time_is_short(
     finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch, time: Time
 ) -> None:
     clip, path = finished
-    quick = check.read_frames
-
-    def read(*arguments):
-        for frame in quick(*arguments):
-            time.now_s += 0.005
-            yield frame
+    read_slowly(monkeypatch, time, frame_s=0.005)
 
     class Slow(FixedFinder):
         def follow(self, frames, first):
@@ -76,7 +77,6 @@ def test_faces_are_left_first_where_time_is_short(
                 time.now_s += 0.05
                 yield faces
 
-    monkeypatch.setattr(check, "read_frames", read)
     checks = check_video(path, clip.expected, Slow((0.5, 0.5, 0.5)), 2.0)
     assert checks.seconds < 2
     assert next(one for one in checks.details if one.name == "frames").outcome == "ok"
@@ -88,13 +88,7 @@ def test_a_slow_start_leaves_no_faces_out(
     finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch, time: Time
 ) -> None:
     clip, path = finished
-    quick = check.read_frames
-
-    def late(*arguments):
-        time.now_s += 5
-        yield from quick(*arguments)
-
-    monkeypatch.setattr(check, "read_frames", late)
+    read_slowly(monkeypatch, time, start_s=5)
     checks = check_video(path, clip.expected, FixedFinder((0.5, 0.5, 0.5)), 10.0)
     assert not any("no time" in (one.note or "") for one in checks.details)
 
