@@ -33,7 +33,7 @@ from infinitetalk.shapes import whole_size
 LONGEST_PX = 640  # of the frames that are looked at
 # Shares of the time: by when the frames would pass if faces were left now, and by when they must have. The rest is for
 # what is measured then.
-_FOR_FACES, _FOR_FRAMES = 0.75, 0.85
+_FOR_FACES, _FOR_FRAMES = 0.82, 0.85
 _WARM_UP = 12  # frames
 _NO_TIME = "there was no time left for it"
 
