@@ -28,6 +28,7 @@ COMMANDS = {
     "generate": "infinitetalk.cli_machine:generate",
     "plan": "infinitetalk.cli_machine:plan",
     "submit": "infinitetalk.cli_submit:submit",
+    "batch": "infinitetalk.cli_batch:batch",
     "schema": "infinitetalk.cli:schema",
     "fetch": "infinitetalk.cli_machine:fetch",
     "check": "infinitetalk.cli_machine:check",

@@ -1,18 +1,29 @@
 """What the command line shows: progress, plans, and a console that knows when its reader has left."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from infinitetalk.client.batch import Ended, Show, State, target_of
 from infinitetalk.client.following import JobView
+from infinitetalk.client.lines import Line
 from infinitetalk.contract.result import DryRun
 from infinitetalk.progress import Progress as JobProgress
+
+
+def tell(text: str) -> None:
+    """Print a sentence beside what the command puts out."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 class Output(Console):
@@ -44,16 +55,16 @@ def watch_bar() -> Iterator[Callable[[JobView], None]]:
     with _bar("sent") as (bar, task):
         told: set[str | None] = {None}
 
-        def tell(text: str | None) -> None:
+        def add_line(text: str | None) -> None:
             if text not in told:
                 told.add(text)
                 bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
         def show(view: JobView) -> None:
             bar.update(task, **view_fields(view))
-            tell(None if view.preview is None else f"Preview: {view.preview}")
+            add_line(None if view.preview is None else f"Preview: {view.preview}")
             if not bar.console.is_terminal:  # a log gets a line for each part of the way
-                tell(_milestone(view))
+                add_line(_milestone(view))
 
         yield show
 
@@ -64,6 +75,61 @@ def _bar(first: str) -> Iterator[tuple[Progress, TaskID]]:
     more = (TextColumn("{task.fields[left]}"), TextColumn("{task.fields[cost]}"))
     with Progress(*columns, *more, console=Console(stderr=True)) as bar:
         yield bar, bar.add_task(first, total=100, left="", cost="")
+
+
+@contextmanager
+def batch_table(lines: Sequence[Line]) -> Iterator[Show]:
+    """A table of a batch's jobs; what it gives is called with a job's name, its state and where it is.
+
+    What takes more rows than the terminal has is counted in the first row.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.fields[name]}", markup=False), TextColumn("{task.description}", markup=False))
+    more = (BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"), TextColumn("{task.fields[cost]}"))
+    with Progress(*columns, *more, console=console) as bars:
+        total = bars.add_task("", name="all", total=len(lines), left="", cost="")
+        fits = len(lines) < console.height - 2
+        start: dict[str, Any] = {"total": 100, "left": "", "cost": "", "visible": fits}
+        tasks = {line.name: bars.add_task("waiting", name=line.name, **start) for line in lines}
+        states: dict[str, str] = {line.name: "waiting" for line in lines}
+        lock = Lock()
+
+        def show(name: str, state: State, view: JobView | JobProgress | None) -> None:
+            shown = _position(view) if isinstance(view, JobProgress) else {} if view is None else view_fields(view)
+            with lock:
+                if view is None:
+                    shown = {"description": state, "left": "", "visible": fits or state == "running"}
+                    if state in ("done", "kept"):
+                        shown["completed"] = 100
+                    states[name] = state
+                    if not console.is_terminal:
+                        console.print(f"{name}: {state}", markup=False, highlight=False)
+                bars.update(tasks[name], **shown)
+                counts = Counter(states.values())
+                counted = ", ".join(f"{count} {word}" for word, count in counts.items())
+                ended = len(lines) - counts["waiting"] - counts["running"]
+                bars.update(total, description=counted, completed=ended)
+
+        yield show
+
+
+def print_summary(ends: Sequence[Ended], folder: Path) -> None:
+    """Print how each job of a batch ended, with the worker's seconds and dollars, and their sums."""
+    table = Table("job", "state", "seconds", "dollars", "video, or what is wrong", box=box.SIMPLE)
+    seconds = dollars = 0.0
+    for ended in ends:
+        result = ended.result or {}
+        took, cost = result.get("gpu_seconds"), result.get("cost_usd")
+        place = "" if not result else result.get("video_path") or str(target_of(ended.line, folder))
+        told = Text(ended.problem or place)
+        numbers = _figure("{:.1f}", took), _figure("{:.4f}", cost)
+        table.add_row(Text(ended.line.name), ended.state, *(numbers if result else ("", "")), told)
+        if ended.state == "done":
+            seconds, dollars = seconds + (took or 0), dollars + (cost or 0)
+    table.add_section()
+    n_made = sum(ended.state == "done" for ended in ends)
+    table.add_row(f"{n_made} made now", "", f"{seconds:.1f}", f"{dollars:.4f}", "")
+    Output().print(table)
 
 
 def view_fields(view: JobView) -> dict[str, Any]:

@@ -6,28 +6,43 @@ Each takes the options and raises a JobError, ValueError, OSError or RankFailed 
 import argparse
 import json
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import get_args
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
 
 import torch
 
 from infinitetalk.cli_display import print_plans, progress_bar
 from infinitetalk.cli_options import request_of, settings_of
+from infinitetalk.client.batch import LeftRunning
+from infinitetalk.client.files import check_files
+from infinitetalk.client.following import JobView
+from infinitetalk.client.journal import Entry, Journal
+from infinitetalk.client.lines import Line
 from infinitetalk.contract.presets import load_mode, profile_of
 from infinitetalk.contract.request import SpeedModeName
 from infinitetalk.contract.result import DryRun, Result
-from infinitetalk.errors import JobError
+from infinitetalk.contract.settings import Settings
+from infinitetalk.errors import Cancelled, InvalidInput, JobError
+from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.job.control import Control
+from infinitetalk.job.faults import classify_failure
 from infinitetalk.job.folder import job_folder
 from infinitetalk.job.forecast import dry_run, forecast
 from infinitetalk.job.read import read_job
 from infinitetalk.job.resume import KeptWindows
 from infinitetalk.job.run import run_job
 from infinitetalk.logs import configure_logging
+from infinitetalk.marking.marker import Marker
 from infinitetalk.models.device import choose_device, gpu_name
+from infinitetalk.models.opening import Models
 from infinitetalk.planning.comparison import comparison
 from infinitetalk.planning.plan import Plan, make_plan
+from infinitetalk.progress import Progress as JobProgress
 from infinitetalk.startup.calibration import calibrated, to_toml
 from infinitetalk.startup.calibration import measure as measure_trials
 from infinitetalk.startup.fitness import check_fits, check_shapes, worker_checks
@@ -35,6 +50,8 @@ from infinitetalk.startup.opening import open_faces, open_models
 from infinitetalk.startup.weights import fetch_weights, volume_folder
 from infinitetalk.transfer.exchange import check_local_output, local_exchange, local_files
 from infinitetalk.transfer.output_file import check_name, check_place
+
+Json = dict[str, Any]
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -52,6 +69,58 @@ def generate(options: argparse.Namespace) -> None:
     if isinstance(result, Result) and result.checks is not None:
         for sentence in result.checks.look_at:
             print(f"Look at it: {sentence}", file=sys.stderr)
+
+
+class OnMachine:
+    """A way to make a batch's jobs (`client.batch.Way`): on this machine, with models that are opened once.
+
+    Args:
+        stop: set, it ends the running job.
+    """
+
+    def __init__(self, settings: Settings, journal: Journal, stop: threading.Event) -> None:
+        for check in worker_checks(settings):
+            check()
+        self._settings, self._journal, self._stop = settings, journal, stop
+
+    @cached_property
+    def _opened(self) -> tuple[Models, FaceFinder | None, Marker]:
+        return open_models(self._settings), open_faces(self._settings), Marker.open(self._settings)
+
+    def check(self, line: Line) -> None:
+        """See `Way.check`."""
+        if line.request.output is not None:
+            raise InvalidInput("output says how a video comes back from an endpoint: leave it out on this machine")
+        self._settings.arithmetic_of(line.request.lane)
+        check_files(line.request, self._settings)
+
+    def settle(self, line: Line, before: Entry) -> str | None:
+        """See `Way.settle`."""
+        if before.event == "sent" and before.job is not None:
+            return f"its job {before.job.job_id} was sent to {' '.join(before.job.place)}: name this endpoint"
+        return None
+
+    def make(
+        self, line: Line, before: Entry | None, target: Path, show: Callable[[JobView | JobProgress], None]
+    ) -> Json:
+        """See `Way.make`."""
+        if before is not None and (problem := self.settle(line, before)):
+            raise InvalidInput(problem)
+        models, faces, marker = self._opened
+        exchange = local_exchange(target, self._settings.work_dir)
+        control = Control(line.name, show, self._stop.is_set)
+        try:
+            made = run_job(line.request, models, self._settings, exchange, control, faces=faces, marker=marker)
+        except Cancelled as error:
+            raise LeftRunning("was stopped") from error
+        except Exception as error:  # as on an endpoint: the other jobs go on
+            failure = error if isinstance(error, JobError) else classify_failure(error)
+            told: Json = {"error": str(failure), "error_code": failure.code, "retryable": failure.retryable}
+            self._journal.add(Entry(event="failed", name=line.name, digest=line.digest, **told))
+            raise failure from error
+        result = made.to_json()
+        self._journal.add(Entry(event="done", name=line.name, digest=line.digest, result=result))
+        return result
 
 
 def plan(options: argparse.Namespace) -> None:

@@ -63,15 +63,18 @@ def make_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     submit = add("submit", help="make a video on a RunPod endpoint, or by a worker's local API")
     _add_submit_options(submit)
     submit.set_defaults(run=commands["submit"])
+    batch = add("batch", help="make many videos, on an endpoint or on this machine; a second run makes what is missing")
+    _add_batch_options(batch)
+    batch.set_defaults(run=commands["batch"])
     for command in (generate, plan, submit):
         _add_job_options(command)
-    for command in (generate, plan, check, fetch, calibrate):
+    for command in (generate, plan, batch, check, fetch, calibrate):
         command.add_argument("--profile", metavar="NAME", help="the model profile, instead of MODEL_PROFILE")
-    for command in (generate, plan, check, calibrate):
+    for command in (generate, plan, batch, check, calibrate):
         command.add_argument(
             "--models-dir", type=Path, metavar="FOLDER", help="where the weights are, instead of MODELS_DIR"
         )
-    for command in (generate, plan, check, calibrate, faces):
+    for command in (generate, plan, batch, check, calibrate, faces):
         command.add_argument(
             "--device", choices=("auto", "cuda", "cpu"), help="where the model runs, instead of DEVICE"
         )
@@ -88,6 +91,16 @@ def _add_submit_options(command: argparse.ArgumentParser) -> None:
     back = command.add_mutually_exclusive_group()
     back.add_argument("--resume", metavar="JOB_ID", help="come back to a job that was left running")
     back.add_argument("--cancel", metavar="JOB_ID", help="cancel a job that was left running")
+
+
+def _add_batch_options(command: argparse.ArgumentParser) -> None:
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("jobs", type=Path, nargs="?", metavar="JOBS.jsonl|JOBS.csv", help="a job in each line")
+    source.add_argument("--pairs", type=Path, metavar="FOLDER", help="a job for each face.png with face.wav in there")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the videos go")
+    _add_endpoint_options(command)
+    command.add_argument("--at-once", type=_count, default=4, metavar="N", help="jobs at a time on an endpoint; 4")
+    _add_plain_options(command)
 
 
 def _add_endpoint_options(command: argparse.ArgumentParser) -> None:
@@ -114,6 +127,11 @@ def _add_job_options(command: argparse.ArgumentParser) -> None:
         help="a voice and where its speaker is, once for each of one to four speakers: --speaker anna.wav face=1 "
         "start_s=2.5, or box=[0,0,0.5,1]; in place of --audio, --audio-2, --speaker-order and --speaker-boxes",
     )
+    _add_plain_options(command)
+
+
+def _add_plain_options(command: argparse.ArgumentParser) -> None:
+    properties = Request.json_schema()["properties"]
     for name in _plain_fields():
         schema = properties[name]
         schema |= next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), {})
@@ -180,10 +198,14 @@ def _frame_numbers(text: str) -> tuple[int, ...]:
 def request_of(options: argparse.Namespace) -> Request:
     """The job that the options describe. Raises InvalidInput."""
     files = {media.option: getattr(options, media.option) for media in MEDIA.values()}
-    given = {name: getattr(options, name) for name in _plain_fields()}
     speakers = None if options.speaker is None else [_speaker(words) for words in options.speaker]
-    plain = {name: value for name, value in given.items() if value is not None}
-    return Request.of_files(**files, speakers=speakers, **plain)
+    return Request.of_files(**files, speakers=speakers, **plain_fields_of(options))
+
+
+def plain_fields_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a job that the options give, but for those that name files."""
+    given = {name: getattr(options, name) for name in _plain_fields()}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _speaker(words: Sequence[str]) -> dict[str, object]:

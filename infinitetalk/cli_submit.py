@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 from rich.console import Console
 
-from infinitetalk.cli_display import print_plans, watch_bar
+from infinitetalk.cli_display import print_plans, tell, watch_bar
 from infinitetalk.cli_options import request_of
 from infinitetalk.client.endpoint import EndpointFailed, JobGone, RemoteEndpoint
 from infinitetalk.client.files import caller_bucket, check_files, unload
@@ -89,7 +89,7 @@ def _sent(options: argparse.Namespace, endpoint: RemoteEndpoint, bucket: Bucket 
     request = _checked(options)
     fields = {} if options.deliver is None else {"output": options.deliver}
     job = send_job(request, endpoint, bucket, **fields)
-    _tell(f"Job {job.job_id} is sent.")
+    tell(f"Job {job.job_id} is sent.")
     write_note(output, job)
     return job
 
@@ -119,7 +119,7 @@ def _bring(job: SentJob, endpoint: RemoteEndpoint, bucket: Bucket | None, output
         remove_note(output)
         raise
     except EndpointFailed as error:
-        _tell(_ways_back(job, output).strip())
+        tell(_ways_back(job, output).strip())
         raise EndpointFailed(f"{error}; the job may still run") from error
     if job.uploads:
         _clean(job, bucket)
@@ -137,13 +137,13 @@ def _bring(job: SentJob, endpoint: RemoteEndpoint, bucket: Bucket | None, output
         raise EndpointFailed(f"{reason}. Fetch it: {_again('--resume', job, output)}") from error
     remove_note(output)
     if received.volume_path is not None:
-        _tell(f"The video is on the worker's volume: {received.volume_path}. Nothing is written to {output}.")
+        tell(f"The video is on the worker's volume: {received.volume_path}. Nothing is written to {output}.")
     shown = {name: value for name, value in result.items() if name != "video"}
     place = {} if received.file is None else {"file": str(received.file)}
     print(json.dumps(place | shown, indent=2))
     checks = result.get("checks")
     for sentence in checks.get("look_at", ()) if isinstance(checks, dict) else ():
-        _tell(f"Look at it: {sentence}")
+        tell(f"Look at it: {sentence}")
 
 
 def _watch(job: SentJob, endpoint: RemoteEndpoint, output: Path) -> JobView:
@@ -166,7 +166,7 @@ def _watch(job: SentJob, endpoint: RemoteEndpoint, output: Path) -> JobView:
 
 
 def _leave(job: SentJob, output: Path) -> NoReturn:
-    _tell(f"\nJob {job.job_id} is left running.{_ways_back(job, output)}")
+    tell(f"\nJob {job.job_id} is left running.{_ways_back(job, output)}")
     sys.exit(INTERRUPTED)
 
 
@@ -181,7 +181,7 @@ def _again(option: str, job: SentJob, output: Path | None) -> str:
 
 def _clean(job: SentJob, bucket: Bucket | None) -> None:
     for problem in unload(bucket, job.uploads):
-        _tell(f"Note: {problem}")
+        tell(f"Note: {problem}")
 
 
 def _dry_run(options: argparse.Namespace, caller: CallerSettings, bucket: Bucket | None) -> None:
@@ -202,7 +202,3 @@ def _dry_run(options: argparse.Namespace, caller: CallerSettings, bucket: Bucket
         print(json.dumps(result, indent=2))
         return
     print_plans({run.speed_mode: run})
-
-
-def _tell(text: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)

@@ -88,7 +88,7 @@ class RemoteEndpoint:
         sdk = runpod.Endpoint(last, "none")
         sdk.rp_client.endpoint_url_base = base
         del sdk.rp_client.headers["Authorization"]
-        return cls(("--url", url), _with_our_retries(sdk))
+        return cls(("--url", address), _with_our_retries(sdk))
 
     def send(self, job: Mapping[str, Any]) -> str:
         """Send a job; returns its id.

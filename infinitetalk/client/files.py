@@ -97,7 +97,7 @@ def load(
     job_input = request.model_dump(mode="json", exclude_unset=True) | fields
     sources = dict(local_sources(request))
     for field, path in sources.items():
-        _put(job_input, field, _data_prefix(path))
+        put_url(job_input, field, _data_prefix(path))
     sizes = {field: _base64_chars(path) for field, path in sources.items()}
     total = request_bytes({"input": job_input}) + sum(sizes.values())
     too_large = _largest(sizes, total - REQUEST_LIMIT_BYTES)
@@ -114,9 +114,9 @@ def load(
             if field in too_large:
                 assert bucket is not None
                 uploads.append(f"{FOLDER}/{secrets.token_hex(16)}/{_plain(path)}")
-                _put(job_input, field, bucket.upload(path, uploads[-1], _kind(path), UPLOAD_LIMIT_S, should_stop))
+                put_url(job_input, field, bucket.upload(path, uploads[-1], _kind(path), UPLOAD_LIMIT_S, should_stop))
             else:
-                _put(job_input, field, _data_prefix(path) + base64.b64encode(path.read_bytes()).decode("ascii"))
+                put_url(job_input, field, _data_prefix(path) + base64.b64encode(path.read_bytes()).decode("ascii"))
     except BaseException:
         unload(bucket, uploads)
         raise
@@ -154,7 +154,7 @@ def _largest(sizes: Mapping[MediaField, int], excess: int) -> set[MediaField]:
     return left_out
 
 
-def _put(job_input: Json, field: MediaField, url: str) -> None:
+def put_url(job_input: Json, field: MediaField, url: str) -> None:
     """Set a field that names a file, also one of `speakers`."""
     entry = re.fullmatch(r"speakers\[(\d+)\]\.(\w+)", field)
     if entry is None:

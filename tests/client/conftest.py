@@ -9,6 +9,8 @@ from runpod.serverless.modules.rp_logger import RunPodLogger
 
 from infinitetalk.client import following
 from infinitetalk.client.endpoint import RemoteEndpoint
+from infinitetalk.client.files import caller_bucket
+from infinitetalk.contract.caller import CallerSettings
 from infinitetalk.contract.settings import Settings
 from infinitetalk.serving import updates
 from infinitetalk.serving.jobs import make_handler
@@ -16,6 +18,7 @@ from infinitetalk.serving.local_api import LocalApi, LocalProgress
 from tests.support.caller_platform import CALLER_KEY, CallerPlatform, answering
 from tests.support.media_samples import write_picture, write_tone
 from tests.support.runpod_platform import serve
+from tests.support.s3 import make_bucket, s3_server
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +70,20 @@ def platform(models, tmp_path):
     with serve(platform) as address, answering(platform, models, settings):
         platform.base = address.removesuffix("/endpoint")
         yield platform
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A client of a real S3 server on which there is the bucket "videos"."""
+    with s3_server() as url:
+        yield make_bucket(url)
+
+
+@pytest.fixture
+def bucket(s3):
+    """The caller's bucket there."""
+    env = {"S3_ENDPOINT_URL": s3.meta.endpoint_url, "S3_ACCESS_KEY_ID": "test-key"}
+    return caller_bucket(CallerSettings.from_env(env | {"S3_SECRET_ACCESS_KEY": "test-SECRET"}, "videos"))
 
 
 @pytest.fixture

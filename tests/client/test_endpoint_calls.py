@@ -131,7 +131,7 @@ def test_the_last_part_of_an_address_is_the_sdks_endpoint_id():
         remote = RemoteEndpoint.at(url)
         sdk = remote._sdk
         assert f"{sdk.rp_client.endpoint_url_base}/{sdk.endpoint_id}" == url.rstrip("/")
-        assert remote.place == ("--url", url)
+        assert remote.place == ("--url", url.rstrip("/"))
 
 
 def test_queue_numbers_are_told(endpoint, platform, views):

@@ -14,28 +14,7 @@ from infinitetalk.contract.request import Request
 from infinitetalk.contract.settings import Settings, SettingsError
 from infinitetalk.errors import DeliveryFailed, InvalidInput, MediaUnreadable, TooLarge
 from tests.support.media_samples import write_tone
-from tests.support.s3 import make_bucket, s3_server
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as url:
-        yield make_bucket(url), url
-
-
-@pytest.fixture
-def bucket(s3):
-    _, url = s3
-    env = {"S3_ENDPOINT_URL": url, "S3_ACCESS_KEY_ID": "test-key", "S3_SECRET_ACCESS_KEY": "test-SECRET"}
-    return caller_bucket(CallerSettings.from_env(env, "videos"))
-
-
-def keys_in(s3):
-    """What was sent; the server is shared with other tests of this process."""
-    return [
-        entry["Key"]
-        for entry in s3[0].list_objects_v2(Bucket="videos", Prefix="infinitetalk-input").get("Contents", ())
-    ]
+from tests.support.s3 import keys_in
 
 
 def test_small_files_travel_inside_the_request(face, voice):
@@ -78,7 +57,11 @@ def test_what_was_uploaded_goes_if_the_job_cannot_be_sent(face, voice, s3, bucke
 
 
 def test_a_bucket_that_refuses_is_told(face, voice, s3, monkeypatch):
-    env = {"S3_ENDPOINT_URL": s3[1], "S3_ACCESS_KEY_ID": "test-key", "S3_SECRET_ACCESS_KEY": "test-SECRET"}
+    env = {
+        "S3_ENDPOINT_URL": s3.meta.endpoint_url,
+        "S3_ACCESS_KEY_ID": "test-key",
+        "S3_SECRET_ACCESS_KEY": "test-SECRET",
+    }
     bucket = caller_bucket(CallerSettings.from_env(env, "nowhere"))
     monkeypatch.setattr(files_module, "REQUEST_LIMIT_BYTES", 1000)
     with pytest.raises(DeliveryFailed, match=r"upload to your bucket failed \(NoSuchBucket\); check the S3_ variables"):

@@ -165,7 +165,8 @@ def test_a_job_is_cancelled_by_its_id(api, submit, tmp_path, monkeypatch, capsys
 def test_it_needs_no_torch(tmp_path):
     script = (
         "import sys, pkgutil; from infinitetalk.cli import COMMANDS; from infinitetalk.cli_options import make_parser;"
-        "pkgutil.resolve_name(COMMANDS['submit']); make_parser(COMMANDS); print('torch' in sys.modules)"
+        "[pkgutil.resolve_name(COMMANDS[name]) for name in ('submit', 'batch')]; make_parser(COMMANDS);"
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"

@@ -1,8 +1,10 @@
 """A user at a terminal, a worker's local API in a process of its own, and Ctrl-C."""
 
+import json
 import os
 import pty
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -52,7 +54,7 @@ def at_a_terminal(folder, arguments, answers):
     if process == 0:
         os.chdir(folder)
         os.environ.update(PYTHONPATH=str(ROOT), TERM="xterm", COLUMNS="200")
-        os.execv(sys.executable, [sys.executable, "-m", "infinitetalk.cli", "submit", *map(str, arguments)])
+        os.execv(sys.executable, [sys.executable, "-m", "infinitetalk.cli", *map(str, arguments)])
     seen, told, waiting, deadline_s = b"", 0, list(answers), time.monotonic() + 120
     while time.monotonic() < deadline_s:
         if select.select([screen], [], [], 0.1)[0]:
@@ -71,13 +73,13 @@ def at_a_terminal(folder, arguments, answers):
 
 
 def test_ctrl_c_asks_and_leaves_or_cancels(url, tmp_path):
-    job = ["--image", ROOT / "samples" / "portrait.png", "--audio", ROOT / "samples" / "voice.wav"]
+    job = ["submit", "--image", ROOT / "samples" / "portrait.png", "--audio", ROOT / "samples" / "voice.wav"]
     job += ["--speed-mode", "turbo", "--url", url, "-o", tmp_path / "out.mp4"]
     seen, status = at_a_terminal(tmp_path, job, [(b"of about $", CTRL_C), (b"Cancel job", CTRL_C)])
     assert status == 130
     sent = read_note(tmp_path / "out.mp4")
     assert f"infinitetalk submit --resume {sent.job_id} --url {url} -o" in seen
-    seen, status = at_a_terminal(tmp_path, ["--resume", sent.job_id, "-o", tmp_path / "out.mp4"], [])
+    seen, status = at_a_terminal(tmp_path, ["submit", "--resume", sent.job_id, "-o", tmp_path / "out.mp4"], [])
     assert status == 0
     assert "window 3/3" in seen
     assert probe(tmp_path / "out.mp4", "video").has_video
@@ -88,3 +90,17 @@ def test_ctrl_c_asks_and_leaves_or_cancels(url, tmp_path):
     seen, status = at_a_terminal(tmp_path, job, answers)
     assert (status, (tmp_path / "out.mp4").exists()) == (1, False)
     assert "The job was cancelled" in seen
+
+
+def test_a_stopped_batch_comes_back_to_its_jobs(url, tmp_path):
+    for name, suffix in (("portrait", "png"), ("voice", "wav")):
+        shutil.copy(ROOT / "samples" / f"{name}.{suffix}", tmp_path / f"anna.{suffix}")
+    command = ["batch", "--pairs", tmp_path, "-o", tmp_path / "out", "--url", url, "--speed-mode", "turbo"]
+    seen, status = at_a_terminal(tmp_path, command, [(b"of about $", CTRL_C), (b"leave them running", CTRL_C)])
+    assert status == 130
+    assert "Jobs left running: 1." in seen
+    seen, status = at_a_terminal(tmp_path, command, [])
+    assert status == 0
+    assert probe(tmp_path / "out" / "anna.mp4", "video").has_video
+    events = [json.loads(line)["event"] for line in (tmp_path / "out" / "batch.jsonl").read_text().splitlines()]
+    assert events == ["sent", "done"]

@@ -24,7 +24,7 @@ class CallerPlatform(Platform):
     """odd_calls: how the next of a caller's questions are answered instead: a status, or "cut".
 
     calls: (method, path) of each question as it came; asked: the bodies of /run.
-    cancelled, timed_out, gone: ids of jobs that are that.
+    cancelled, timed_out, gone, endless: ids of jobs that are that.
     """
 
     def __init__(self):
@@ -32,7 +32,7 @@ class CallerPlatform(Platform):
         self.odd_calls = deque()
         self.calls = []
         self.asked = []
-        self.cancelled, self.timed_out, self.gone = set(), set(), set()
+        self.cancelled, self.timed_out, self.gone, self.endless = set(), set(), set(), set()
 
     def route(self, method, path, body, headers=None):
         call = re.fullmatch(r"/v2/endpoint/(run|health|status/(?P<s>.+)|cancel/(?P<c>.+))", path)
@@ -67,6 +67,8 @@ class CallerPlatform(Platform):
         if job_id in self.timed_out:
             return {"id": job_id, "status": "TIMED_OUT"}
         posts = self.of(job_id)
+        if job_id in self.endless:
+            return {"id": job_id, "status": "IN_PROGRESS"}
         for post in filter(is_final, posts):
             return {"id": job_id, "status": "FAILED" if "error" in post else "COMPLETED"} | post
         reports = [post["output"] for post in posts if is_progress(post)]

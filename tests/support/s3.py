@@ -26,3 +26,9 @@ def make_bucket(url: str) -> Any:
     client = boto3.client("s3", endpoint_url=url, **KEYS)
     client.create_bucket(Bucket="videos")
     return client
+
+
+def keys_in(client: Any) -> list[str]:
+    """The callers' files in the bucket "videos"; the server is shared with other tests of this process."""
+    found = client.list_objects_v2(Bucket="videos", Prefix="infinitetalk-input")
+    return [entry["Key"] for entry in found.get("Contents", ())]
