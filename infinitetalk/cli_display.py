@@ -1,10 +1,9 @@
 """What the command line shows: progress, plans, and a console that knows when its reader has left."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 from rich.text import Text
 
-from infinitetalk.client.batch import Ended, Show, State, target_of
+from infinitetalk.client.batch import Ended, Show, State
 from infinitetalk.client.following import JobView
 from infinitetalk.client.lines import Line
 from infinitetalk.contract.result import DryRun
@@ -113,23 +112,33 @@ def batch_table(lines: Sequence[Line]) -> Iterator[Show]:
         yield show
 
 
-def print_summary(ends: Sequence[Ended], folder: Path) -> None:
-    """Print how each job of a batch ended, with the worker's seconds and dollars, and their sums."""
-    table = Table("job", "state", "seconds", "dollars", "video, or what is wrong", box=box.SIMPLE)
+def print_summary(ends: Sequence[Ended]) -> None:
+    """Print how each job of a batch ended, with the worker's seconds and dollars, their sums, and what is wrong."""
+    table = Table("job", "state", "seconds", "dollars", box=box.SIMPLE)
     seconds = dollars = 0.0
     for ended in ends:
         result = ended.result or {}
         took, cost = result.get("gpu_seconds"), result.get("cost_usd")
-        place = "" if not result else result.get("video_path") or str(target_of(ended.line, folder))
-        told = Text(ended.problem or place)
-        numbers = _figure("{:.1f}", took), _figure("{:.4f}", cost)
-        table.add_row(Text(ended.line.name), ended.state, *(numbers if result else ("", "")), told)
+        numbers = (_figure("{:.1f}", took), _figure("{:.4f}", cost)) if result else ("", "")
+        table.add_row(Text(ended.line.name), ended.state, *numbers)
         if ended.state == "done":
             seconds, dollars = seconds + (took or 0), dollars + (cost or 0)
     table.add_section()
-    n_made = sum(ended.state == "done" for ended in ends)
-    table.add_row(f"{n_made} made now", "", f"{seconds:.1f}", f"{dollars:.4f}", "")
-    Output().print(table)
+    table.add_row(f"made now: {sum(ended.state == 'done' for ended in ends)}", "", f"{seconds:.1f}", f"{dollars:.4f}")
+    console = Output(highlight=False, soft_wrap=True)
+    console.print(table)
+    for ended in ends:
+        if ended.problem is not None:
+            console.print(f"{ended.line.name}: {' '.join(ended.problem.split())}", markup=False)
+        for sentence in look_at(ended.result or {}):
+            console.print(f"Look at {ended.line.name}: {sentence}", markup=False)
+
+
+def look_at(result: Mapping[str, Any]) -> Sequence[str]:
+    """What a result's checks have found in its video, in sentences."""
+    checks = result.get("checks")
+    found = checks.get("look_at") if isinstance(checks, dict) else None
+    return [str(sentence) for sentence in found] if isinstance(found, list) else []
 
 
 def view_fields(view: JobView) -> dict[str, Any]:

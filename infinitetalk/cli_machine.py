@@ -5,12 +5,11 @@ Each takes the options and raises a JobError, ValueError, OSError or RankFailed 
 
 import argparse
 import json
+import logging
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,9 +17,8 @@ import torch
 
 from infinitetalk.cli_display import print_plans, progress_bar
 from infinitetalk.cli_options import request_of, settings_of
-from infinitetalk.client.batch import LeftRunning
+from infinitetalk.client.batch import Report, Stopped
 from infinitetalk.client.files import check_files
-from infinitetalk.client.following import JobView
 from infinitetalk.client.journal import Entry, Journal
 from infinitetalk.client.lines import Line
 from infinitetalk.contract.presets import load_mode, profile_of
@@ -28,7 +26,6 @@ from infinitetalk.contract.request import SpeedModeName
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Cancelled, InvalidInput, JobError
-from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.job.control import Control
 from infinitetalk.job.faults import classify_failure
 from infinitetalk.job.folder import job_folder
@@ -36,13 +33,11 @@ from infinitetalk.job.forecast import dry_run, forecast
 from infinitetalk.job.read import read_job
 from infinitetalk.job.resume import KeptWindows
 from infinitetalk.job.run import run_job
-from infinitetalk.logs import configure_logging
+from infinitetalk.logs import configure_logging, log_event, places
 from infinitetalk.marking.marker import Marker
 from infinitetalk.models.device import choose_device, gpu_name
-from infinitetalk.models.opening import Models
 from infinitetalk.planning.comparison import comparison
 from infinitetalk.planning.plan import Plan, make_plan
-from infinitetalk.progress import Progress as JobProgress
 from infinitetalk.startup.calibration import calibrated, to_toml
 from infinitetalk.startup.calibration import measure as measure_trials
 from infinitetalk.startup.fitness import check_fits, check_shapes, worker_checks
@@ -52,6 +47,8 @@ from infinitetalk.transfer.exchange import check_local_output, local_exchange, l
 from infinitetalk.transfer.output_file import check_name, check_place
 
 Json = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -79,48 +76,42 @@ class OnMachine:
     """
 
     def __init__(self, settings: Settings, journal: Journal, stop: threading.Event) -> None:
-        for check in worker_checks(settings):
-            check()
         self._settings, self._journal, self._stop = settings, journal, stop
 
-    @cached_property
-    def _opened(self) -> tuple[Models, FaceFinder | None, Marker]:
-        return open_models(self._settings), open_faces(self._settings), Marker.open(self._settings)
-
-    def check(self, line: Line) -> None:
+    def check(self, line: Line, before: Entry | None) -> None:
         """See `Way.check`."""
+        if before is not None and (job := before.open_job):
+            raise InvalidInput(f"its job {job.job_id} was sent to {' '.join(job.place)}: name this endpoint")
         if line.request.output is not None:
             raise InvalidInput("output says how a video comes back from an endpoint: leave it out on this machine")
         self._settings.arithmetic_of(line.request.lane)
         check_files(line.request, self._settings)
 
-    def settle(self, line: Line, before: Entry) -> str | None:
-        """See `Way.settle`."""
-        if before.event == "sent" and before.job is not None:
-            return f"its job {before.job.job_id} was sent to {' '.join(before.job.place)}: name this endpoint"
-        return None
+    def open(self) -> None:
+        """See `Way.open`."""
+        configure_logging("ERROR", sys.stderr)  # the table says what happens
+        for check in worker_checks(self._settings):
+            check()
+        self._opened = open_models(self._settings), open_faces(self._settings), Marker.open(self._settings)
 
-    def make(
-        self, line: Line, before: Entry | None, target: Path, show: Callable[[JobView | JobProgress], None]
-    ) -> Json:
+    def make(self, line: Line, before: Entry | None, target: Path, report: Report) -> Json:
         """See `Way.make`."""
-        if before is not None and (problem := self.settle(line, before)):
-            raise InvalidInput(problem)
         models, faces, marker = self._opened
-        exchange = local_exchange(target, self._settings.work_dir)
-        control = Control(line.name, show, self._stop.is_set)
+        exchange = local_exchange(target, self._settings.work_dir, self._settings, self._stop.is_set)
+        control = Control(line.name, report, self._stop.is_set)
+        self._journal.add(Entry(event="begun", name=line.name, digest=line.digest))
         try:
             made = run_job(line.request, models, self._settings, exchange, control, faces=faces, marker=marker)
         except Cancelled as error:
-            raise LeftRunning("was stopped") from error
+            raise Stopped("It was stopped.") from error
         except Exception as error:  # as on an endpoint: the other jobs go on
             failure = error if isinstance(error, JobError) else classify_failure(error)
-            told: Json = {"error": str(failure), "error_code": failure.code, "retryable": failure.retryable}
-            self._journal.add(Entry(event="failed", name=line.name, digest=line.digest, **told))
+            if failure is not error:
+                log_event(logger, logging.ERROR, "job failed", job=line.name, error=repr(error), cause=places(error))
+            if failure.refresh_worker:  # this process can make no other
+                self._stop.set()
             raise failure from error
-        result = made.to_json()
-        self._journal.add(Entry(event="done", name=line.name, digest=line.digest, result=result))
-        return result
+        return made.to_json()
 
 
 def plan(options: argparse.Namespace) -> None:

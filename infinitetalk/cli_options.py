@@ -84,9 +84,6 @@ def make_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
 def _add_submit_options(command: argparse.ArgumentParser) -> None:
     _add_endpoint_options(command)
     command.add_argument("-o", "--output", type=Path, metavar="FILE.mp4", help="where the video goes")
-    command.add_argument(
-        "--deliver", choices=get_args(Delivery), help="how the video comes back: the job's field output"
-    )
     command.add_argument("--dry-run", action="store_true", help="ask the worker for plan, time and price; make nothing")
     back = command.add_mutually_exclusive_group()
     back.add_argument("--resume", metavar="JOB_ID", help="come back to a job that was left running")
@@ -99,7 +96,10 @@ def _add_batch_options(command: argparse.ArgumentParser) -> None:
     source.add_argument("--pairs", type=Path, metavar="FOLDER", help="a job for each face.png with face.wav in there")
     command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the videos go")
     _add_endpoint_options(command)
-    command.add_argument("--at-once", type=_count, default=4, metavar="N", help="jobs at a time on an endpoint; 4")
+    command.add_argument("--at-once", type=_count, metavar="N", help="jobs at a time on an endpoint; 4 if not given")
+    command.add_argument(
+        "--resend", action="store_true", help="send jobs again that may have been made, but whose videos cannot be had"
+    )
     _add_plain_options(command)
 
 
@@ -109,6 +109,9 @@ def _add_endpoint_options(command: argparse.ArgumentParser) -> None:
     place.add_argument("--url", metavar="URL", help="an address instead, such as http://localhost:8000")
     command.add_argument(
         "--bucket", metavar="NAME", help="the bucket for files too large for a request, instead of S3_BUCKET"
+    )
+    command.add_argument(
+        "--deliver", choices=get_args(Delivery), help="how the video comes back: the job's field output"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 from rich.console import Console
 
-from infinitetalk.cli_display import print_plans, tell, watch_bar
+from infinitetalk.cli_display import look_at, print_plans, tell, watch_bar
 from infinitetalk.cli_options import request_of
 from infinitetalk.client.endpoint import EndpointFailed, JobGone, RemoteEndpoint
 from infinitetalk.client.files import caller_bucket, check_files, unload
@@ -141,8 +141,7 @@ def _bring(job: SentJob, endpoint: RemoteEndpoint, bucket: Bucket | None, output
     shown = {name: value for name, value in result.items() if name != "video"}
     place = {} if received.file is None else {"file": str(received.file)}
     print(json.dumps(place | shown, indent=2))
-    checks = result.get("checks")
-    for sentence in checks.get("look_at", ()) if isinstance(checks, dict) else ():
+    for sentence in look_at(result):
         tell(f"Look at it: {sentence}")
 
 

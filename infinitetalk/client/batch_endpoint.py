@@ -1,27 +1,27 @@
-"""A batch's jobs on an endpoint: sent, followed, tried again where the worker says so, found again after a break."""
+"""A batch's jobs on an endpoint: sent once, followed, and found again after a break."""
 
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from infinitetalk.client.batch import LeftRunning
-from infinitetalk.client.endpoint import EndpointFailed, JobGone, RemoteEndpoint
-from infinitetalk.client.files import check_files, unload
-from infinitetalk.client.following import FINAL, JobFailed, JobView, follow, outcome
+from infinitetalk.client.batch import Report, Stopped
+from infinitetalk.client.endpoint import EndpointFailed, JobGone, NotAnswered, RemoteEndpoint
+from infinitetalk.client.files import check_files, check_size, unload
+from infinitetalk.client.following import FINAL, JobFailed, follow, outcome
 from infinitetalk.client.journal import Entry, Journal
 from infinitetalk.client.lines import Line
 from infinitetalk.client.receiving import receive
 from infinitetalk.client.sending import SentJob, send_job
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Cancelled
-from infinitetalk.progress import Progress
 from infinitetalk.transfer.bucket import Bucket
 
 Json = dict[str, Any]
 
-TRIES = 3  # of a job that fails and may succeed later
-RETRY_PAUSE_S = 10.0  # before the second try; twice as long before the third
+
+class Lost(EndpointFailed):
+    """A job may have been made and paid, and its video cannot be had. Only the user can decide to send it again."""
 
 
 class OnEndpoint:
@@ -32,6 +32,7 @@ class OnEndpoint:
         bucket: the caller's, for files too large for a request.
         note: takes a sentence that the user should see.
         stop: set, it leaves the running jobs.
+        resend: lost jobs are sent again.
     """
 
     def __init__(
@@ -42,119 +43,123 @@ class OnEndpoint:
         bucket: Bucket | None,
         note: Callable[[str], None],
         stop: threading.Event,
+        *,
+        resend: bool = False,
     ) -> None:
         self._endpoint, self._journal, self._settings = endpoint, journal, settings
-        self._bucket, self._note, self._stop = bucket, note, stop
-        self._running: dict[str, SentJob] = {}
+        self._bucket, self._note, self._stop, self._resend = bucket, note, stop, resend
 
-    def check(self, line: Line) -> None:
-        """See `Way.check`."""
-        before = self._journal.latest(line.name)
-        if before is not None and before.event == "sent" and before.digest == line.digest:
-            self._check_place(before)  # its files are on their way already
-        else:
-            check_files(line.request, self._settings)
+    def check(self, line: Line, before: Entry | None) -> None:
+        """See `Way.check`. An earlier, other job that still runs costs money, and nobody would fetch its video."""
+        if before is not None and (job := before.open_job):
+            if job.place != self._endpoint.place:
+                raise EndpointFailed(f"its job {job.job_id} was sent to {' '.join(job.place)}: name this endpoint")
+            if before.digest == line.digest and job.job_id:
+                return  # its files are there already
+            if job.job_id and self._runs(job):
+                command = f"infinitetalk submit --cancel {job.job_id} {' '.join(job.place)}"
+                raise EndpointFailed(f"an earlier job of this name still runs: cancel it first: {command}")
+        check_files(line.request, self._settings)
+        check_size(line.request, self._bucket)
 
-    def settle(self, line: Line, before: Entry) -> str | None:
-        """See `Way.settle`: an earlier job that still runs costs money, and nobody would fetch its video."""
-        if before.event != "sent" or before.job is None:
-            return None
-        self._check_place(before)
+    def open(self) -> None:
+        """See `Way.open`. A wrong key or address is told once."""
         try:
-            status = self._endpoint.status(before.job.job_id).get("status")
-        except JobGone:
-            status = FINAL[0]
-        if status not in FINAL:
-            command = f"infinitetalk submit --cancel {before.job.job_id} {' '.join(before.job.place)}"
-            return f"the job {before.job.job_id} of an earlier {line.name} still runs: cancel it first: {command}"
-        self._forget(before.job)
-        return None
+            self._endpoint.health()
+        except JobGone as error:
+            raise EndpointFailed(f"There is no endpoint at {' '.join(self._endpoint.place)}; check it") from error
 
-    def make(self, line: Line, before: Entry | None, target: Path, show: Callable[[JobView | Progress], None]) -> Json:
+    def make(self, line: Line, before: Entry | None, target: Path, report: Report) -> Json:
         """See `Way.make`."""
-        found = before.job if before is not None and before.event == "sent" else None
-        for attempt in range(1, TRIES + 1):
-            job = found or self._send(line)
+        job = None if before is None else before.open_job
+        if before is not None and job is not None:
             try:
-                return self._bring(line, job, target, show)
-            except JobGone:
-                self._fail(line, job, JobFailed("The endpoint does not know the job any more", "gone"))
-                if found is None:
+                if before.digest == line.digest:
+                    return self._brought(line, job, before.result, target, report)
+            except Lost as lost:
+                if not self._resend:
                     raise
-                self._note(f"{line.name}: job {job.job_id} is not known any more, so it is sent anew.")
-            except JobFailed as error:
-                self._fail(line, job, error)
-                if not error.retryable or attempt == TRIES:
-                    raise
-                self._note(f"{line.name}: {error} It is tried again.")
-                if self._stop.wait(attempt * RETRY_PAUSE_S):
-                    raise LeftRunning("was not tried again") from error
-            found = None
-        raise JobFailed("The endpoint does not know the job any more", "gone")
+                self._note(f"{line.name}: {lost} It is sent again.")
+            self._unload(job)
+        return self._brought(line, self._sent(line), None, target, report)
 
-    def cancel_running(self) -> int:
-        """Cancel the jobs that were left; how many the endpoint was asked to."""
-        jobs = list(self._running.items())
-        for name, job in jobs:
-            try:
-                self._endpoint.cancel(job.job_id)
-            except EndpointFailed as error:
-                self._note(f"{name}: job {job.job_id} could not be cancelled: {error}")
-        return len(jobs)
+    def cancel(self, line: Line, job: SentJob) -> bool:
+        """Cancel the job of a line that was left; whether it is. Raises EndpointFailed."""
+        if self._endpoint.cancel(job.job_id).get("status") != "CANCELLED":
+            return False
+        self._unload(job)
+        told: Json = {"error": "The batch was stopped", "error_code": Cancelled.code}
+        self._journal.add(Entry(event="failed", name=line.name, digest=line.digest, job=job, **told))
+        return True
 
-    @property
-    def n_running(self) -> int:
-        """How many jobs were sent and have not ended."""
-        return len(self._running)
+    def _sent(self, line: Line) -> SentJob:
+        """A line's job, sent. The journal knows of it before the endpoint does: none is sent twice after a break."""
 
-    def _send(self, line: Line) -> SentJob:
+        def note(event: Any, job: SentJob) -> None:  # noqa: ANN401
+            self._journal.add(Entry(event=event, name=line.name, digest=line.digest, job=job))
+
+        def begun(uploads: tuple[str, ...]) -> None:
+            note("begun", SentJob(job_id="", place=self._endpoint.place, uploads=uploads))
+
         if self._stop.is_set():
-            raise LeftRunning("was not sent")
+            raise Stopped("It was not sent.")
         try:
-            job = send_job(line.request, self._endpoint, self._bucket, self._stop.is_set)
+            job = send_job(line.request, self._endpoint, self._bucket, self._stop.is_set, begun)
         except Cancelled as error:
-            raise LeftRunning("was not sent") from error
-        self._journal.add(Entry(event="sent", name=line.name, digest=line.digest, job=job))
+            raise Stopped("It was not sent.") from error
+        except NotAnswered as error:
+            if error.was_sent:
+                raise
+            raise JobFailed(str(error), "not_sent", retryable=True) from error
+        except EndpointFailed as error:
+            raise JobFailed(str(error), "refused") from error
+        note("sent", job)
         return job
 
-    def _bring(self, line: Line, job: SentJob, target: Path, show: Callable[[JobView | Progress], None]) -> Json:
+    def _brought(self, line: Line, job: SentJob, result: Json | None, target: Path, report: Report) -> Json:
         """Follow a job to its end, and bring its video."""
-        self._running[line.name] = job
-        try:
-            view = follow(self._endpoint, job.job_id, show, self._pause)
-        except JobGone:
-            del self._running[line.name]
-            self._forget(job)
-            raise
-        del self._running[line.name]
-        if job.uploads:
-            self._forget(job)
+        again = "--resend sends it again"
+        if not job.job_id:
+            raise Lost(
+                "It is not known whether the endpoint took the job when the batch broke off; look at the endpoint's "
+                f"requests, {again}."
+            )
+        if result is None or "video_url" not in result:
+            try:
+                view = follow(self._endpoint, job.job_id, report, self._pause)
+            except JobGone as error:
+                raise Lost(
+                    f"The endpoint does not know job {job.job_id} any more (RunPod keeps a result for 30 minutes); its "
+                    f"video may lie in the worker's bucket or on its volume, {again}."
+                ) from error
+            except EndpointFailed as error:
+                back = f"job {job.job_id} may still run, and the same command comes back to it"
+                raise EndpointFailed(f"{error}; {back}") from error
+            self._unload(job)
             job = job.model_copy(update={"uploads": ()})
-            self._journal.add(Entry(event="sent", name=line.name, digest=line.digest, job=job))
-        result = outcome(view)
-        received = receive(result, target)
-        told = {name: value for name, value in result.items() if name != "video"}
+            result = outcome(view)
+            told = {name: value for name, value in result.items() if name != "video"}
+            self._journal.add(Entry(event="sent", name=line.name, digest=line.digest, job=job, result=told))
+        try:
+            received = receive(result, target, self._stop.is_set)
+        except Cancelled as error:
+            raise Stopped("Its video is not fetched.") from error
+        except EndpointFailed as error:
+            raise Lost(f"{error}; the same command fetches it again, {again}.") from error
         if received.volume_path is not None:
             self._note(f"{line.name}: the video is on the worker's volume: {received.volume_path}")
-        self._journal.add(Entry(event="done", name=line.name, digest=line.digest, job=job, result=told))
-        return told
+        return {name: value for name, value in result.items() if name != "video"}
 
-    def _fail(self, line: Line, job: SentJob, error: JobFailed) -> None:
-        failure: Json = {"error": str(error), "error_code": error.code, "retryable": error.retryable}
-        self._journal.add(Entry(event="failed", name=line.name, digest=line.digest, job=job, **failure))
+    def _runs(self, job: SentJob) -> bool:
+        try:
+            return self._endpoint.status(job.job_id).get("status") not in FINAL
+        except JobGone:
+            return False
 
-    def _forget(self, job: SentJob) -> None:
+    def _unload(self, job: SentJob) -> None:
         for problem in unload(self._bucket, job.uploads):
             self._note(problem)
 
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):
-            raise LeftRunning("runs on at the endpoint")
-
-    def _check_place(self, before: Entry) -> None:
-        """Raise EndpointFailed for a job that was sent to another endpoint."""
-        if before.job is not None and before.job.place != self._endpoint.place:
-            raise EndpointFailed(
-                f"its job {before.job.job_id} was sent to {' '.join(before.job.place)}: name this endpoint, or fetch "
-                "it with `infinitetalk submit --resume`"
-            )
+            raise Stopped("It runs on at the endpoint.")

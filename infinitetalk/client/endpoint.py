@@ -99,7 +99,8 @@ class RemoteEndpoint:
             job: with `input`, and what may stand beside it.
 
         Raises:
-            EndpointFailed: it was refused, or it is not known whether it was taken.
+            EndpointFailed: it was refused.
+            NotAnswered: it was not sent, or it is not known whether it was taken (`was_sent`).
         """
         for pause_s in (*SEND_PAUSES_S, None):
             try:
@@ -109,12 +110,12 @@ class RemoteEndpoint:
                 raise EndpointFailed(f"There is no endpoint at {' '.join(self.place)}; check it") from error
             except NotAnswered as error:
                 if error.was_sent:
-                    raise EndpointFailed(
+                    raise NotAnswered(
                         f"It is not known whether the endpoint took the job ({error}); look at the endpoint's "
                         "requests before you send it again"
                     ) from error
                 if pause_s is None:
-                    raise EndpointFailed(f"The job was not sent: {error}") from error
+                    raise NotAnswered(f"The job was not sent: {error}", was_sent=False) from error
                 time.sleep(pause_s)
         job_id = answer.get("id")
         if not isinstance(job_id, str) or not job_id:

@@ -78,6 +78,33 @@ def caller_bucket(caller: CallerSettings) -> Bucket | None:
     return Bucket(caller.s3_endpoint_url, caller.s3_bucket, *keys, owner="caller")
 
 
+def check_size(request: Request, bucket: Bucket | None, **fields: object) -> set[MediaField]:
+    """Which files of this machine have to go through the bucket, so that a request stays under the platform's limit.
+
+    Args:
+        bucket, fields: as for `load`.
+
+    Raises:
+        TooLarge: the files do not fit, and there is no bucket.
+        InvalidInput: the job is too long even without its files.
+    """
+    job_input = request.model_dump(mode="json", exclude_unset=True) | fields
+    sources = dict(local_sources(request))
+    for field, path in sources.items():
+        put_url(job_input, field, _data_prefix(path))
+    sizes = {field: _base64_chars(path) for field, path in sources.items()}
+    total = request_bytes({"input": job_input}) + sum(sizes.values())
+    too_large = _largest(sizes, total - REQUEST_LIMIT_BYTES)
+    if too_large and bucket is None:
+        listed = ", ".join(f"{field} {sources[field].stat().st_size / 1e6:.1f} MB" for field in sources)
+        raise TooLarge(
+            f"The files are too large for a request ({listed}; as text {total / 1e6:.1f} of "
+            f"{REQUEST_LIMIT_BYTES / 1e6:g} MB): set S3_ENDPOINT_URL, S3_BUCKET, S3_ACCESS_KEY_ID and "
+            "S3_SECRET_ACCESS_KEY to a bucket that they can go through, or make them smaller."
+        )
+    return too_large
+
+
 def load(
     request: Request, bucket: Bucket | None, should_stop: Callable[[], bool] = lambda: False, **fields: object
 ) -> Cargo:
@@ -94,20 +121,9 @@ def load(
         TooLarge: the files do not fit, and there is no bucket.
         DeliveryFailed: an upload failed. What was uploaded before is removed.
     """
+    too_large = check_size(request, bucket, **fields)
     job_input = request.model_dump(mode="json", exclude_unset=True) | fields
     sources = dict(local_sources(request))
-    for field, path in sources.items():
-        put_url(job_input, field, _data_prefix(path))
-    sizes = {field: _base64_chars(path) for field, path in sources.items()}
-    total = request_bytes({"input": job_input}) + sum(sizes.values())
-    too_large = _largest(sizes, total - REQUEST_LIMIT_BYTES)
-    if too_large and bucket is None:
-        listed = ", ".join(f"{field} {sources[field].stat().st_size / 1e6:.1f} MB" for field in sources)
-        raise TooLarge(
-            f"The files are too large for a request ({listed}; as text {total / 1e6:.1f} of "
-            f"{REQUEST_LIMIT_BYTES / 1e6:g} MB): set S3_ENDPOINT_URL, S3_BUCKET, S3_ACCESS_KEY_ID and "
-            "S3_SECRET_ACCESS_KEY to a bucket that they can go through, or make them smaller."
-        )
     uploads: list[str] = []
     try:
         for field, path in sources.items():

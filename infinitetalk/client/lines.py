@@ -2,10 +2,14 @@
 
 import csv
 import hashlib
+import io
 import json
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -13,16 +17,17 @@ from urllib.parse import unquote, urlsplit
 from infinitetalk.client.files import put_url
 from infinitetalk.contract.request import MEDIA, Request
 from infinitetalk.contract.values import LOCAL_FILES
-from infinitetalk.contract.wording import show
+from infinitetalk.contract.wording import show, unknown_fields
 from infinitetalk.errors import InvalidInput, JobError
 from infinitetalk.transfer.exchange import local_sources
 
 Json = dict[str, Any]
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
-SOUNDS = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".aiff")
-_NAME = re.compile(r"\w[\w .()+-]{0,99}")
+SOUNDS = (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma")
+_NAME = re.compile(r'[^\x00-\x1f\ud800-\udfff/\\:*?"<>|]+')  # what no file system refuses
+_MAX_NAME_BYTES = 200
 _ADDRESS = re.compile(r"(https?://|data:|file:)", re.IGNORECASE)
 
 
@@ -73,7 +78,7 @@ def read_lines(source: Path, common: Mapping[str, object]) -> list[Line]:
     try:
         text = source.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8; save it as UTF-8"
         raise InvalidInput(f"{source} cannot be read ({reason})") from error
     return _lines(readers[source.suffix.lower()](text), source.parent, common, str(source))
 
@@ -92,6 +97,8 @@ def read_pairs(folder: Path, common: Mapping[str, object]) -> list[Line]:
         raise InvalidInput(f"{folder} is no folder; name one with pairs such as face.png and face.wav")
     found: dict[str, dict[str, list[Path]]] = {}
     for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):  # other systems leave such files beside each file
+            continue
         for kind, suffixes in (("shown", PICTURES + VIDEOS), ("heard", SOUNDS)):
             if path.suffix.lower() in suffixes and path.is_file():
                 found.setdefault(path.stem, {"shown": [], "heard": []})[kind].append(path)
@@ -112,12 +119,23 @@ def read_pairs(folder: Path, common: Mapping[str, object]) -> list[Line]:
 
 
 def job_digest(request: Request) -> str:
-    """Of all that a job asks for, its local files by what they hold. Raises OSError."""
+    """Of all that a job asks for, its local files by what they hold. Raises InvalidInput."""
     asked = request.model_dump(mode="json", exclude_unset=True)
     for field, path in local_sources(request):
-        with path.open("rb") as file:
-            put_url(asked, field, f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+        try:
+            if not path.is_file():
+                raise InvalidInput(f"{field}: there is no file {path}")
+            status = path.stat()
+            put_url(asked, field, _file_digest(path, status.st_size, status.st_mtime_ns))
+        except OSError as error:
+            raise InvalidInput(f"{field}: {path} cannot be read ({error.strerror})") from error
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1000)  # many lines may name one file
+def _file_digest(path: Path, _size: int, _mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _lines(
@@ -135,7 +153,7 @@ def _lines(
             if (other := taken.setdefault(line.name.casefold(), where)) != where:
                 raise InvalidInput(f"name is {show(line.name)}, as in {other}: each video needs a name of its own")
             lines.append(line)
-        except (JobError, OSError) as error:
+        except JobError as error:
             problems.append(f"{where}: {error}")
     if problems:
         raise BadLines(problems)
@@ -146,18 +164,10 @@ def _lines(
 
 def _line(where: str, number: int, fields: Json, folder: Path, common: Mapping[str, object]) -> Line:
     fields = {**common, **fields}
-    given = fields.pop("name", None)
-    name = _own_name(number, fields) if given is None else given
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith((" ", ".")):
-        raise InvalidInput(
-            f"name is {show(name)}: must be a file name of at most 100 letters, digits, spaces and .()+-_, without .mp4"
-        )
+    name = _checked_name(fields.pop("name")) if "name" in fields else _own_name(number, fields)
     if fields.get("dry_run"):
         raise InvalidInput("dry_run makes no video: leave it out, or ask with `infinitetalk submit --dry-run`")
     request = Request.parse(_with_files(fields, folder), LOCAL_FILES)
-    for field, path in local_sources(request):
-        if not path.is_file():
-            raise InvalidInput(f"{field}: there is no file {path}")
     return Line(where, name, request, job_digest(request))
 
 
@@ -167,7 +177,10 @@ def _with_files(fields: Json, folder: Path) -> Json:
     def located(value: object) -> object:
         if not isinstance(value, str) or _ADDRESS.match(value) or not value:
             return value
-        return (folder / value).resolve().as_uri()
+        try:
+            return (folder / value).resolve().as_uri()
+        except ValueError:  # no file can have this name; the request says what is wrong with it
+            return value
 
     known = {name: located(value) if name in MEDIA else value for name, value in fields.items()}
     speakers = known.get("speakers")
@@ -177,6 +190,19 @@ def _with_files(fields: Json, folder: Path) -> Json:
             for entry in speakers
         ]
     return known
+
+
+def _checked_name(name: object) -> str:
+    """A line's name, as the name of a file. Raises InvalidInput."""
+    plain = unicodedata.normalize("NFC", name) if isinstance(name, str) else ""
+    is_long = len(plain.encode(errors="replace")) > _MAX_NAME_BYTES
+    if not _NAME.fullmatch(plain) or is_long or plain.startswith((".", " ")) or plain.endswith((".", " ")):
+        shown = json.dumps(name, ensure_ascii=False)[:80] if isinstance(name, str) else show(name)
+        raise InvalidInput(
+            f"name is {shown}: must be a file's name of at most {_MAX_NAME_BYTES} bytes without .mp4, without "
+            'any of / \\ : * ? " < > |, and with no dot or space at either end'
+        )
+    return plain
 
 
 def _own_name(number: int, fields: Mapping[str, object]) -> str:
@@ -190,29 +216,66 @@ def _own_name(number: int, fields: Mapping[str, object]) -> str:
 
 
 def _json_lines(text: str) -> Iterator[tuple[str, Json | str]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError):
-            yield f"line {number}", "is not valid JSON"
-            continue
-        yield f"line {number}", fields if isinstance(fields, dict) else f"is {show(fields)}: must be an object"
+    for number, line in enumerate(re.split(r"\r\n?|\n", text), 1):  # others may stand inside JSON's strings
+        if line.strip():
+            yield f"line {number}", _json_object(line)
+
+
+def _json_object(line: str) -> Json | str:
+    """A line's fields, or what is wrong with it."""
+    twice: list[str] = []
+
+    def once(pairs: list[tuple[str, object]]) -> Json:
+        twice.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        return dict(pairs)
+
+    try:
+        fields = json.loads(line, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        return f"is not valid JSON ({error.msg} at character {error.pos + 1})"
+    except (ValueError, RecursionError):  # numbers and lists that have no end
+        return "is not valid JSON"
+    if not isinstance(fields, dict):
+        return f"is {show(fields)}: must be an object with the job's fields"
+    return f"names {show(twice[0])} twice" if twice else fields
 
 
 def _csv_lines(text: str) -> Iterator[tuple[str, Json | str]]:
-    rows = csv.reader(text.splitlines(keepends=True))
-    header = [name.strip() for name in next(rows, [])]
-    read: dict[str, Callable[[str], object]] = {name: _reader(name) for name in header}
-    for row in rows:
-        if not any(cell.strip() for cell in row):
-            continue
-        where = f"line {rows.line_num}"
-        if len(row) > len(header):
-            yield where, f"has {len(row)} cells, and the first line names {len(header)} fields"
-            continue
-        yield where, {name: read[name](cell) for name, cell in zip(header, row, strict=False) if cell.strip()}
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in _cells(next(rows, []))]
+        if problem := _header_problem(header):
+            yield "line 1", problem
+            return
+        read: dict[str, Callable[[str], object]] = {name: _reader(name) for name in header}
+        last = rows.line_num
+        for row in rows:
+            where, last = f"line {last + 1}", rows.line_num  # a row may have several lines
+            cells = _cells(row)
+            if len(cells) > len(header):
+                yield where, f"has {len(cells)} cells, and the first line names {len(header)} fields"
+            elif cells:
+                yield where, {name: read[name](cell) for name, cell in zip(header, cells, strict=False) if cell.strip()}
+    except csv.Error as error:
+        yield f"line {rows.line_num}", f"is not valid CSV ({error})"
+
+
+def _cells(row: list[str]) -> list[str]:
+    """A row without the empty cells at its end."""
+    return row[: max((index for index, cell in enumerate(row, 1) if cell.strip()), default=0)]
+
+
+def _header_problem(header: list[str]) -> str | None:
+    """What is wrong with the first line of a table; None if nothing is."""
+    fields = {"name": None, **Request.model_fields}
+    if len(header) == 1 and re.search(r"[;\t]", header[0]):
+        return "must have commas between the names of the fields"
+    if "" in header:
+        return f"names no field for column {header.index('') + 1}"
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        return f"names {show(twice[0])} twice"
+    return "; ".join(unknown_fields(dict.fromkeys(header), sum(name not in fields for name in header), fields)) or None
 
 
 def _reader(name: str) -> Callable[[str], object]:

@@ -3,13 +3,13 @@
 import base64
 import binascii
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infinitetalk.client.endpoint import EndpointFailed
-from infinitetalk.errors import JobError, MediaUnreadable
+from infinitetalk.errors import Cancelled, JobError, MediaUnreadable
 from infinitetalk.media.probe import probe
 from infinitetalk.media.tables import is_cut_off
 from infinitetalk.shapes import FPS
@@ -28,21 +28,23 @@ class Received:
     volume_path: str | None = None
 
 
-def receive(output: Mapping[str, Any], target: Path) -> Received:
+def receive(output: Mapping[str, Any], target: Path, should_stop: Callable[[], bool] = lambda: False) -> Received:
     """Bring a job's video to `target`, which appears when it is whole.
 
     Args:
         output: of a finished job.
+        should_stop: True ends a download.
 
     Raises:
         EndpointFailed: the video cannot be fetched, or what came is not the one that the result describes.
+        Cancelled: `should_stop` returned True.
         OSError: it cannot be written.
     """
     if isinstance(path := output.get("video_path"), str):
         return Received(volume_path=path)
     with tempfile.TemporaryDirectory(prefix=".infinitetalk-", dir=target.parent) as folder:
         if isinstance(url := output.get("video_url"), str):
-            video = _download(url, Path(folder))
+            video = _download(url, Path(folder), should_stop)
         elif isinstance(uri := output.get("video"), str):
             video = _decode(uri, Path(folder))
         else:
@@ -52,10 +54,12 @@ def receive(output: Mapping[str, Any], target: Path) -> Received:
     return Received(file=target)
 
 
-def _download(url: str, folder: Path) -> Path:
+def _download(url: str, folder: Path, should_stop: Callable[[], bool]) -> Path:
     try:
         # The endpoint is the caller's own, and so is its bucket, in whichever network.
-        return fetch(url, "video_url", folder, MAX_VIDEO_BYTES, DOWNLOAD_LIMIT_S, public_only=False)
+        return fetch(url, "video_url", folder, MAX_VIDEO_BYTES, DOWNLOAD_LIMIT_S, False, should_stop)
+    except Cancelled:
+        raise
     except JobError as error:
         reason = str(error).partition(";")[0]  # the rest is advice for whoever named an input
         raise EndpointFailed(

@@ -30,11 +30,15 @@ def send_job(
     endpoint: RemoteEndpoint,
     bucket: Bucket | None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_loaded: Callable[[tuple[str, ...]], object] = lambda _: None,
     **fields: object,
 ) -> SentJob:
     """Send a job with its files; see `files.load` and `RemoteEndpoint.send`.
 
     Whoever gets the sent job removes its uploads (`files.unload`) when it has ended.
+
+    Args:
+        on_loaded: called just before the job is sent, with the keys of its uploads.
 
     Raises:
         TooLarge, InvalidInput, DeliveryFailed, Cancelled, EndpointFailed: it was not sent, and nothing of it stays in
@@ -42,6 +46,7 @@ def send_job(
     """
     cargo = load(request, bucket, should_stop, **fields)
     try:
+        on_loaded(cargo.uploads)
         job_id = endpoint.send(cargo.job)
     except BaseException:
         unload(bucket, cargo.uploads)

@@ -60,10 +60,16 @@ class Source:
 
 
 def fetch(
-    url: str, field: MediaField, folder: Path, max_bytes: int, timeout_s: float, public_only: bool = True
+    url: str,
+    field: MediaField,
+    folder: Path,
+    max_bytes: int,
+    timeout_s: float,
+    public_only: bool = True,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Bring one file into `folder`; returns it. Raises the errors of `fetch_all`."""
-    return fetch_all([Source(field, url, max_bytes, public_only)], folder, timeout_s)[field]
+    return fetch_all([Source(field, url, max_bytes, public_only)], folder, timeout_s, should_stop)[field]
 
 
 def fetch_all(

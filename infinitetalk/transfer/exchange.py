@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,18 +60,26 @@ def network_exchange(
     return Exchange(partial(_download, settings, should_stop), delivery, lambda: preview, unasked)
 
 
-def local_exchange(output: Path | str, refuge: Path | None = None) -> Exchange:
+def local_exchange(
+    output: Path | str,
+    refuge: Path | None = None,
+    settings: Settings | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Exchange:
     """Reads file: URLs and moves the video to `output`. A preview lies in a folder beside it: out-preview for out.mp4.
 
     Args:
         refuge: the folder where the video is left if `output` cannot be written in the end. If not given, it is the
             system's temporary folder.
+        settings: limits for downloads; if given, other addresses are downloaded.
+        should_stop: True ends downloads.
     """
     delivery = ToFile(Path(output), refuge or Path(tempfile.gettempdir()))
 
     def fetch(request: Request, folder: Path) -> Files:
         check_local_output(request, delivery.path)
-        return local_files(request, folder)
+        files = local_files(request, folder)
+        return files if settings is None else files | _download(settings, should_stop, request, folder, files)
 
     def open_preview() -> PreviewFolder:
         return VolumeFolder(Volume(delivery.path.parent), f"{delivery.path.stem}-preview")
@@ -106,6 +114,10 @@ def local_sources(request: Request) -> Iterator[tuple[MediaField, Path]]:
             yield file.field, Path(os.fsdecode(unquote_to_bytes(urlsplit(file.url).path)))
 
 
-def _download(settings: Settings, should_stop: Callable[[], bool], request: Request, folder: Path) -> Files:
-    sources = [Source(file.field, file.url, settings.max_bytes(file.kind)) for file in request.media_files]
+def _download(
+    settings: Settings, should_stop: Callable[[], bool], request: Request, folder: Path, there: Container[str] = ()
+) -> Files:
+    """Bring a job's files into `folder`, but for those of the fields that are there."""
+    wanted = [file for file in request.media_files if file.field not in there]
+    sources = [Source(file.field, file.url, settings.max_bytes(file.kind)) for file in wanted]
     return fetch_all(sources, folder, settings.download_timeout_s, should_stop)

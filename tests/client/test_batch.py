@@ -7,8 +7,8 @@ import pytest
 
 from infinitetalk import cli_machine
 from infinitetalk.cli import main
-from infinitetalk.client import batch_endpoint
-from infinitetalk.client.batch import run_batch, unmade
+from infinitetalk.client import batch as batch_module
+from infinitetalk.client.batch import TRIES, Batch
 from infinitetalk.client.batch_endpoint import OnEndpoint
 from infinitetalk.client.journal import Journal
 from infinitetalk.client.lines import BadLines, read_lines
@@ -66,9 +66,9 @@ def test_a_second_run_makes_only_what_is_missing(api, jobs, batch, out):
     (out / "ben.mp4").unlink()
     printed, ended = batch(jobs({"name": "anna"}, {"name": "ben", "speed_mode": "fast"}), "--url", api)
     assert ended is None
-    assert events(out)[len(first) :] == [("ben", "sent"), ("ben", "done")]
+    assert events(out)[len(first) :] == [("ben", event) for event in ("begun", "sent", "sent", "done")]
     assert "anna: kept" in printed.err
-    assert "1 made now" in printed.out
+    assert "made now: 1 " in printed.out
 
 
 def test_wrong_lines_are_told_before_anything_is_sent(platform, jobs, batch, out, tmp_path):
@@ -105,14 +105,14 @@ def journal(out):
 @pytest.fixture
 def run(endpoint, journal, jobs, out, tmp_path, monkeypatch):
     """Runs a batch on the platform from Python; how it ended. `run.notes` has what was told."""
-    monkeypatch.setattr(batch_endpoint, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(batch_module, "RETRY_PAUSE_S", 0.01)
 
-    def run(*changes, stop=None, show=lambda *_: None, bucket=None):
+    def run(*changes, stop=None, show=lambda *_: None, bucket=None, **options):
         stop = stop or threading.Event()
         settings = Settings(work_dir=tmp_path)
-        way = OnEndpoint(endpoint, journal, settings, bucket, run.notes.append, stop)
-        lines = read_lines(jobs(*changes), {})
-        return run_batch(lines, unmade(lines, out, journal, way), out, journal, way, 2, show, stop)
+        way = OnEndpoint(endpoint, journal, settings, bucket, run.notes.append, stop, **options)
+        batch, lines = Batch(out, journal, way, stop), read_lines(jobs(*changes), {})
+        return batch.run(lines, batch.unmade(lines), 2, show)
 
     run.notes = []
     return run
@@ -132,7 +132,7 @@ def left(run, journal):
                 stop.set()
 
         (ended,) = run({"name": "anna"}, stop=stop, show=watch, **options)
-        assert (ended.state, ended.problem) == ("left", "runs on at the endpoint")
+        assert (ended.state, ended.problem) == ("left", "It runs on at the endpoint.")
         assert journal.latest("anna").event == "sent"
         return journal.latest("anna").job
 
@@ -157,11 +157,33 @@ def test_files_in_the_bucket_stay_for_a_job_that_is_left_and_go_with_it(left, ru
     assert keys_in(s3) == []
 
 
-def test_a_job_that_is_not_known_any_more_is_sent_anew(left, run, platform):
+def test_a_job_that_is_not_known_any_more_is_sent_again_only_if_the_user_says_so(left, run, platform):
     platform.gone.add(left().job_id)
     (ended,) = run({"name": "anna"})
-    assert ended.state == "done"
-    assert "is sent anew" in run.notes[0]
+    assert (ended.state, "does not know job" in ended.problem, len(platform.asked)) == ("failed", True, 1)
+    (ended,) = run({"name": "anna"}, resend=True)
+    assert (ended.state, len(platform.asked)) == ("done", 2)
+    assert "It is sent again." in run.notes[0]
+
+
+@pytest.mark.parametrize("odd", ["cut", 500])
+def test_a_job_that_may_have_been_taken_is_not_sent_again(run, platform, journal, odd):
+    platform.odd_calls.append(odd)
+    (ended,) = run({"name": "anna"})
+    assert "It is not known whether the endpoint took the job" in ended.problem
+    (ended,) = run({"name": "anna"})
+    assert "It is not known whether the endpoint took the job when the batch broke off" in ended.problem
+    assert platform.calls == [("POST", "run")]
+    assert run({"name": "anna"}, resend=True)[0].state == "done"
+
+
+def test_a_job_that_was_certainly_not_taken_is_sent_again(run, platform, monkeypatch):
+    monkeypatch.setattr("infinitetalk.client.endpoint.SEND_PAUSES_S", ())
+    platform.odd_calls.extend([429, 429])
+    assert run({"name": "anna"})[0].state == "done"
+    platform.odd_calls.append(400)
+    (ended,) = run({"name": "ben"})
+    assert (ended.state, ended.problem) == ("failed", "The endpoint refuses this (HTTP 400: {}) (refused)")
 
 
 def test_an_earlier_job_that_still_runs_is_cancelled_first(left, run, platform):
@@ -190,9 +212,9 @@ def test_what_may_succeed_later_is_tried_again_and_not_for_ever(run, platform, m
     platform.odd_takes.extend([503] * 9)
     (ended,) = run(voice | {"name": "anna"})
     assert (ended.state, "download_failed" in ended.problem) == ("failed", True)
-    assert len(platform.asked) == batch_endpoint.TRIES
+    assert len(platform.asked) == TRIES
     (ended,) = run({"name": "ben", "output": "url"})  # not worth another try
-    assert len(platform.asked) == batch_endpoint.TRIES + 1
+    assert len(platform.asked) == TRIES + 1
 
 
 def test_without_an_endpoint_this_machine_makes_them_with_models_opened_once(models, jobs, batch, out, monkeypatch):
@@ -201,7 +223,7 @@ def test_without_an_endpoint_this_machine_makes_them_with_models_opened_once(mod
     monkeypatch.setattr(cli_machine, "worker_checks", lambda _: ())
     printed, ended = batch(jobs({"name": "anna"}, {"name": "ben", "speed_mode": "fast"}))
     assert ended is None
-    assert (len(opened), events(out)) == (1, [("anna", "done"), ("ben", "done")])
+    assert (len(opened), events(out)) == (1, [(name, event) for name in ("anna", "ben") for event in ("begun", "done")])
     assert probe(out / "ben.mp4", "video").has_video
     printed, ended = batch(jobs({"name": "anna"}, {"name": "ben", "speed_mode": "fast"}))
     assert (ended, len(opened)) == (None, 1)
@@ -211,5 +233,5 @@ def test_without_an_endpoint_this_machine_makes_them_with_models_opened_once(mod
 
 def test_pairs_do_not_take_their_own_videos_for_inputs(batch, tmp_path, out, face, voice):
     out.mkdir()
-    with pytest.raises(SystemExit, match="whose videos are inputs"):
+    with pytest.raises(SystemExit, match=r"is read, and -o .* would write there"):
         main(["batch", "--pairs", str(out), "-o", str(out)])

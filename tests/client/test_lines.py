@@ -70,7 +70,7 @@ def test_all_that_is_wrong_is_told_at_once(write):
         read_lines(source, {})
     cues = [
         "each video needs",
-        "must be a file name",
+        "must be a file's name",
         '"sped" is not a field',
         "there is no file",
         "dry_run",

@@ -103,4 +103,4 @@ def test_a_stopped_batch_comes_back_to_its_jobs(url, tmp_path):
     assert status == 0
     assert probe(tmp_path / "out" / "anna.mp4", "video").has_video
     events = [json.loads(line)["event"] for line in (tmp_path / "out" / "batch.jsonl").read_text().splitlines()]
-    assert events == ["sent", "done"]
+    assert events == ["begun", "sent", "sent", "done"]
