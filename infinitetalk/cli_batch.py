@@ -120,10 +120,9 @@ def _end(batch: Batch, ends: list[Ended]) -> None:
     if n_missing and isinstance(batch.way, OnEndpoint):
         _ask_to_cancel(batch, batch.way, ends)
     if n_failed:
-        missing = f", and {n_missing} are still to be made" if n_missing else ""
-        raise ValueError(f"{n_failed} of {len(ends)} jobs failed{missing}; the same command tries them again")
+        raise ValueError(f"{n_failed} of {len(ends)} jobs failed; the same command tries again what has no video")
     if n_missing:
-        tell(f"The batch was stopped, and {n_missing} jobs are still to be made: the same command goes on.")
+        tell(f"The batch was stopped; jobs without a video: {n_missing}. The same command goes on.")
         sys.exit(INTERRUPTED)
 
 

@@ -1,5 +1,6 @@
 """What the command line shows: progress, plans, and a console that knows when its reader has left."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,8 +22,8 @@ from infinitetalk.progress import Progress as JobProgress
 
 
 def tell(text: str) -> None:
-    """Print a sentence beside what the command puts out."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+    """Print a sentence beside what the command puts out; above a bar, if one is shown."""
+    print(text, file=sys.stderr)
 
 
 class Output(Console):
@@ -80,12 +81,12 @@ def _bar(first: str) -> Iterator[tuple[Progress, TaskID]]:
 def batch_table(lines: Sequence[Line]) -> Iterator[Show]:
     """A table of a batch's jobs; what it gives is called with a job's name, its state and where it is.
 
-    What takes more rows than the terminal has is counted in the first row.
+    A log gets a line for each change of a state. If the terminal has too few rows, those of the running jobs are shown.
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.fields[name]}", markup=False), TextColumn("{task.description}", markup=False))
     more = (BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"), TextColumn("{task.fields[cost]}"))
-    with Progress(*columns, *more, console=console) as bars:
+    with Progress(*columns, *more, console=console, disable=not console.is_terminal) as bars:
         total = bars.add_task("", name="all", total=len(lines), left="", cost="")
         fits = len(lines) < console.height - 2
         start: dict[str, Any] = {"total": 100, "left": "", "cost": "", "visible": fits}
@@ -106,7 +107,7 @@ def batch_table(lines: Sequence[Line]) -> Iterator[Show]:
                 bars.update(tasks[name], **shown)
                 counts = Counter(states.values())
                 counted = ", ".join(f"{count} {word}" for word, count in counts.items())
-                ended = len(lines) - counts["waiting"] - counts["running"]
+                ended = sum(counts[state] for state in ("done", "kept", "failed"))
                 bars.update(total, description=counted, completed=ended)
 
         yield show

@@ -2,8 +2,9 @@
 
 import base64
 import binascii
-import tempfile
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,28 @@ def receive(output: Mapping[str, Any], target: Path, should_stop: Callable[[], b
     """
     if isinstance(path := output.get("video_path"), str):
         return Received(volume_path=path)
-    with tempfile.TemporaryDirectory(prefix=".infinitetalk-", dir=target.parent) as folder:
+    with _folder_beside(target) as folder:
         if isinstance(url := output.get("video_url"), str):
-            video = _download(url, Path(folder), should_stop)
+            video = _download(url, folder, should_stop)
         elif isinstance(uri := output.get("video"), str):
-            video = _decode(uri, Path(folder))
+            video = _decode(uri, folder)
         else:
             raise EndpointFailed("The result names no video; is it an endpoint of this worker?")
         _check(video, output)
         video.replace(target)
     return Received(file=target)
+
+
+@contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """A folder for a file that is not whole yet. What a kill has left there goes with the next try."""
+    folder = target.with_name(f".{target.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _download(url: str, folder: Path, should_stop: Callable[[], bool]) -> Path:
