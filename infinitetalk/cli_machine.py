@@ -25,7 +25,7 @@ from infinitetalk.contract.presets import load_mode, profile_of
 from infinitetalk.contract.request import SpeedModeName
 from infinitetalk.contract.result import DryRun, Result
 from infinitetalk.contract.settings import Settings
-from infinitetalk.errors import Cancelled, InvalidInput, JobError
+from infinitetalk.errors import InvalidInput, JobError
 from infinitetalk.job.control import Control
 from infinitetalk.job.faults import classify_failure
 from infinitetalk.job.folder import job_folder
@@ -102,9 +102,9 @@ class OnMachine:
         self._journal.add(Entry(event="begun", name=line.name, digest=line.digest))
         try:
             made = run_job(line.request, models, self._settings, exchange, control, faces=faces, marker=marker)
-        except Cancelled as error:
-            raise Stopped("It was stopped.") from error
         except Exception as error:  # as on an endpoint: the other jobs go on
+            if self._stop.is_set():  # a terminal's Ctrl-C also ends the programs that the job runs
+                raise Stopped("It was stopped.") from error
             failure = error if isinstance(error, JobError) else classify_failure(error)
             if failure is not error:
                 log_event(logger, logging.ERROR, "job failed", job=line.name, error=repr(error), cause=places(error))

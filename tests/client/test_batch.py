@@ -1,20 +1,27 @@
 """`infinitetalk batch` against a worker's real local API, the stand-in platform, and this machine."""
 
+import base64
 import json
+import re
 import threading
+from pathlib import Path
 
 import pytest
 
 from infinitetalk import cli_machine
 from infinitetalk.cli import main
+from infinitetalk.cli_display import print_summary
 from infinitetalk.client import batch as batch_module
-from infinitetalk.client.batch import TRIES, Batch
+from infinitetalk.client.batch import TRIES, Batch, Ended
 from infinitetalk.client.batch_endpoint import OnEndpoint
-from infinitetalk.client.journal import Journal
-from infinitetalk.client.lines import BadLines, read_lines
+from infinitetalk.client.journal import Entry, Journal
+from infinitetalk.client.lines import BadLines, Line, read_lines
 from infinitetalk.contract.settings import Settings
 from infinitetalk.media.probe import probe
+from tests.support.caller_platform import CALLER_KEY
 from tests.support.s3 import keys_in
+
+SAMPLES = Path(__file__).parents[2] / "samples"
 
 
 @pytest.fixture
@@ -82,16 +89,18 @@ def test_wrong_lines_are_told_before_anything_is_sent(platform, jobs, batch, out
     assert platform.calls == []
 
 
-def test_a_changed_line_never_gets_the_old_video(api, jobs, batch, out):
-    assert batch(jobs({"name": "anna", "seed": 1}), "--url", api)[1] is None
-    printed, _ = batch(jobs({"name": "anna", "seed": 2}), "--url", api)
-    assert "anna.mp4 was made from another job" in printed.err
-    (out / "anna.mp4").rename(out / "old.mp4")
-    assert batch(jobs({"name": "anna", "seed": 2}), "--url", api)[1] is None
-    (out / "ben.mp4").write_bytes(b"somebody's")
-    printed, _ = batch(jobs({"name": "ben"}), "--url", api)
-    assert "this batch did not make it" in printed.err
-    assert (out / "ben.mp4").read_bytes() == b"somebody's"
+def test_what_cannot_be_sent_is_told_before_anything_is(platform, jobs, batch, out, monkeypatch):
+    monkeypatch.setattr("runpod.endpoint_url_base", platform.base)
+    monkeypatch.setenv("RUNPOD_API_KEY", "wrong")
+    _, ended = batch(jobs({}, {"seed": 1}), "--endpoint", "endpoint")
+    assert "The endpoint refuses the key" in ended
+    assert [path for _, path in platform.calls] == ["health"]
+    monkeypatch.setattr("infinitetalk.client.files.REQUEST_LIMIT_BYTES", 2000)
+    printed, _ = batch(jobs({}, {"seed": 1}), "--endpoint", "endpoint")
+    assert printed.err.count("The files are too large for a request") == 2
+    assert "--at-once has no effect here" in batch(jobs({}), "--at-once", "2")[1]
+    assert "--device has no effect here" in batch(jobs({}), "--endpoint", "endpoint", "--device", "cpu")[1]
+    assert (len(platform.calls), platform.asked) == (1, [])
 
 
 @pytest.fixture
@@ -104,17 +113,19 @@ def journal(out):
 
 @pytest.fixture
 def run(endpoint, journal, jobs, out, tmp_path, monkeypatch):
-    """Runs a batch on the platform from Python; how it ended. `run.notes` has what was told."""
+    """Runs a batch on the platform from Python; how it ended. `run.notes` has what was told; `run.way` makes a way."""
     monkeypatch.setattr(batch_module, "RETRY_PAUSE_S", 0.01)
 
-    def run(*changes, stop=None, show=lambda *_: None, bucket=None, **options):
+    def way(stop=None, bucket=None, **options):
         stop = stop or threading.Event()
-        settings = Settings(work_dir=tmp_path)
-        way = OnEndpoint(endpoint, journal, settings, bucket, run.notes.append, stop, **options)
-        batch, lines = Batch(out, journal, way, stop), read_lines(jobs(*changes), {})
+        return OnEndpoint(endpoint, journal, Settings(work_dir=tmp_path), bucket, run.notes.append, stop, **options)
+
+    def run(*changes, stop=None, show=lambda *_: None, **options):
+        stop = stop or threading.Event()
+        batch, lines = Batch(out, journal, way(stop, **options), stop), read_lines(jobs(*changes), {})
         return batch.run(lines, batch.unmade(lines), 2, show)
 
-    run.notes = []
+    run.notes, run.way = [], way
     return run
 
 
@@ -137,6 +148,21 @@ def left(run, journal):
         return journal.latest("anna").job
 
     return left
+
+
+def test_a_changed_line_never_gets_the_old_video(run, journal, jobs, out, platform):
+    (old,) = read_lines(jobs({"name": "anna", "seed": 1}), {})
+    journal.add(Entry(event="done", name="anna", digest=old.digest))
+    for name in ("anna", "ben"):
+        (out / f"{name}.mp4").write_bytes(b"a video")
+    with pytest.raises(BadLines) as wrong:
+        run({"name": "anna", "seed": 2}, {"name": "ben"})
+    assert "anna.mp4 was made from another job" in wrong.value.problems[0]
+    assert "ben.mp4 is there, and this batch did not make it" in wrong.value.problems[1]
+    assert run({"name": "anna", "seed": 1})[0].state == "kept"
+    (out / "anna.mp4").rename(out / "old.mp4")
+    assert run({"name": "anna", "seed": 2})[0].state == "done"
+    assert len(platform.asked) == 1
 
 
 def test_a_break_pays_no_job_twice(left, run, platform):
@@ -164,6 +190,50 @@ def test_a_job_that_is_not_known_any_more_is_sent_again_only_if_the_user_says_so
     (ended,) = run({"name": "anna"}, resend=True)
     assert (ended.state, len(platform.asked)) == ("done", 2)
     assert "It is sent again." in run.notes[0]
+
+
+def test_a_video_that_the_endpoint_has_forgotten_is_still_at_its_address(left, run, platform, journal, out):
+    job = left()
+    platform.gone.add(job.job_id)
+    video = (SAMPLES / "talking_head.mp4").read_bytes()
+    result = {"video_url": f"data:video/mp4;base64,{base64.b64encode(video).decode()}"}
+    journal.add(journal.latest("anna").model_copy(update={"result": result}))  # as noted before it is fetched
+    assert run({"name": "anna"})[0].state == "done"
+    assert (out / "anna.mp4").read_bytes() == video
+    journal.add(journal.latest("anna").model_copy(update={"event": "sent"}))  # killed before it could be noted
+    assert run({"name": "anna"})[0].state == "kept"
+
+
+def test_no_more_jobs_than_asked_for_are_at_the_endpoint(run, journal, platform):
+    running, most = set(), []
+
+    def show(name, state, view):
+        (running.add if state == "running" else running.discard)(name)
+        most.append(len(running))
+
+    ends = run(*({"name": f"{n}", "output": "url"} for n in range(5)), show=show)  # which the worker refuses
+    assert [ended.state for ended in ends] == ["failed"] * 5
+    assert (max(most), len(platform.asked)) == (2, 5)
+
+
+def test_a_summary_says_what_is_wrong_and_what_to_look_at(capsys):
+    found = {"gpu_seconds": 2.5, "cost_usd": 0.25, "checks": {"look_at": ["Second 1.00 to 2.00 is black."]}}
+    anna, ben = (Line("line 1", name, None, "") for name in ("anna", "ben [1]"))
+    print_summary([Ended(anna, "done", found), Ended(ben, "failed", problem="No [face]\nis found (invalid_input)")])
+    printed = capsys.readouterr().out
+    assert re.search(r"made now: 1 +2.5 +0.2500", printed)
+    assert "Look at anna: Second 1.00 to 2.00 is black." in printed
+    assert "ben [1]: No [face] is found (invalid_input)" in printed
+
+
+def test_a_job_whose_line_is_gone_is_told(left, platform, batch, jobs, journal, monkeypatch):
+    job = left()
+    journal.close()
+    monkeypatch.setattr("runpod.endpoint_url_base", platform.base)
+    monkeypatch.setenv("RUNPOD_API_KEY", CALLER_KEY)
+    printed, _ = batch(jobs({"name": "ben", "output": "url"}), "--endpoint", "endpoint")
+    assert f"Note: job {job.job_id} (--endpoint endpoint) was sent for anna, which is no line" in printed.err
+    journal.__init__(journal.path.parent)
 
 
 @pytest.mark.parametrize("odd", ["cut", 500])
@@ -194,6 +264,15 @@ def test_an_earlier_job_that_still_runs_is_cancelled_first(left, run, platform):
     assert f"infinitetalk submit --cancel {job.job_id} --endpoint endpoint" in wrong.value.problems[0]
     platform.cancelled.add(job.job_id)
     assert run({"name": "anna", "seed": 3})[0].state == "done"
+
+
+def test_a_cancelled_job_is_made_by_the_next_run(left, run, platform, journal, jobs):
+    job = left()
+    (line,) = read_lines(jobs({"name": "anna"}), {})
+    assert run.way().cancel(line, job)
+    assert job.job_id in platform.cancelled
+    assert journal.latest("anna").error_code == "cancelled"
+    assert run({"name": "anna"})[0].state == "done"
 
 
 def test_a_job_of_another_endpoint_is_not_looked_for_here(left, run, journal, out):

@@ -84,6 +84,66 @@ def test_all_that_is_wrong_is_told_at_once(write):
     assert "line 1" in wrong.value.problems[0]
 
 
+JOB = '{"image_url": "face.png", "wav_url": "voice.wav"%s}'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("a.jsonl", JOB % ', "seed": 1, "seed": 2', 'line 1: names "seed" twice'),
+        ("a.jsonl", "\ufeff" + JOB % "" + "\r\n" + JOB % ', "seed": "x"' + "\r\n", 'line 2: seed is "x": must be a'),
+        ("a.jsonl", "\n\n" + JOB % "" + "}", "line 3: is not valid JSON (Extra data at character 50)"),
+        ("a.jsonl", JOB % ', "seed": ' + "9" * 5000, "line 1: is not valid JSON"),
+        ("a.jsonl", "[" * 5000, "line 1: is not valid JSON"),
+        ("a.jsonl", JOB % ', "name": null', "line 1: name is null: must be a file's name"),
+        ("a.jsonl", JOB % ', "name": ".."', 'line 1: name is "..": must be a file\'s name'),
+        ("a.jsonl", JOB % ', "name": "a\\\\b"', "line 1: name is"),
+        ("a.jsonl", JOB % ', "name": "\\ud800"', "line 1: name is"),
+        ("a.jsonl", JOB % (', "name": "%s"' % ("ä" * 101)), "line 1: name is"),
+        (
+            "a.jsonl",
+            '{"image_url": "a\\u0000b", "wav_url": "voice.wav"}',
+            "line 1: image_url is a text of 3 characters",
+        ),
+        ("a.jsonl", '{"image_url": "%s", "wav_url": "voice.wav"}' % ("a" * 300), "line 1: image_url: "),
+        ("a.jsonl", '{"image_url": ".", "wav_url": "voice.wav"}', "line 1: image_url: there is no file"),
+        ("a.csv", "image_url;wav_url\nface.png;voice.wav", "line 1: must have commas between the names"),
+        ("a.csv", "image_url,wav,wav_url\n,,", 'line 1: "wav" is not a field: did you mean wav_url?'),
+        ("a.csv", "image_url,wav_url,image_url\n,,", 'line 1: names "image_url" twice'),
+        ("a.csv", "image_url,,wav_url\n,,", "line 1: names no field for column 2"),
+        ("a.csv", 'image_url,wav_url\nface.png,"voice.wav\n', "line 2: is not valid CSV (unexpected end of data)"),
+        (
+            "a.csv",
+            'image_url,wav_url,prompt\nface.png,voice.wav,"a\nb"\nx.png,voice.wav',
+            "line 4: image_url: there is no",
+        ),
+        (
+            "a.csv",
+            "image_url,wav_url,prompt\nface.png,voice.wav," + "a" * 200_000,
+            "line 2: is not valid CSV (field larger",
+        ),
+    ],
+)
+def test_a_wrong_line_is_told_by_line_and_field(write, name, text, problem):
+    with pytest.raises(BadLines) as wrong:
+        read_lines(write(text, name), {})
+    assert len(wrong.value.problems) == 1
+    assert wrong.value.problems[0].startswith(problem)
+
+
+def test_what_other_programs_write_is_read(write):
+    rows = 'name,image_url,wav_url,prompt,isolate_vocals,,\r\n"a, b",face.png,voice.wav,"""two""\r\nlines",FALSE,,\r\n'
+    (line,) = read_lines(write("\ufeff" + rows + ",,,,,,\r\n", "jobs.csv"), {})
+    assert (line.name, line.request.prompt, line.request.isolate_vocals) == ("a, b", '"two"\nlines', False)
+    text = JOB % ', "prompt": "one\u2028line", "name": "Zoe\u0308, हिन्दी (1)"'
+    (line,) = read_lines(write(text, "jobs.jsonl"), {})
+    assert (line.name, line.request.prompt) == ("Zoë, हिन्दी (1)", "one\u2028line")
+    source = write("")
+    source.write_bytes(text.encode("utf-16"))
+    with pytest.raises(InvalidInput, match="it is not UTF-8; save it as UTF-8"):
+        read_lines(source, {})
+
+
 @pytest.mark.parametrize(("name", "text", "sentence"), [("a.txt", "", "neither"), ("a.jsonl", "\n", "has no jobs")])
 def test_a_file_without_jobs_is_told(write, name, text, sentence):
     with pytest.raises(InvalidInput, match=sentence):
@@ -106,7 +166,7 @@ def test_another_content_is_another_job(write, face, voice):
 def test_pairs_are_files_of_the_same_name(tmp_path, face, voice):
     folder = tmp_path / "pairs"
     folder.mkdir()
-    for name in ("anna.png", "anna.wav", "ben.MP4", "ben.mp3", "notes.txt"):
+    for name in ("anna.png", "anna.wav", "ben.MP4", "ben.mp3", "notes.txt", "._anna.png"):
         (folder / name).write_bytes(b"x")
     anna, ben = read_pairs(folder, {"speed_mode": "turbo"})
     assert (anna.name, anna.request.input_type, anna.request.speed_mode) == ("anna", "image", "turbo")

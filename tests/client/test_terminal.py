@@ -16,6 +16,7 @@ import requests
 
 from infinitetalk.client.notes import read_note
 from infinitetalk.media.probe import probe
+from tests.support.media_samples import write_tone
 
 ROOT = Path(__file__).parents[2]
 START_LIMIT_S = 120
@@ -104,3 +105,39 @@ def test_a_stopped_batch_comes_back_to_its_jobs(url, tmp_path):
     assert probe(tmp_path / "out" / "anna.mp4", "video").has_video
     events = [json.loads(line)["event"] for line in (tmp_path / "out" / "batch.jsonl").read_text().splitlines()]
     assert events == ["begun", "sent", "sent", "done"]
+    seen, status = at_a_terminal(tmp_path, [*command, "--seed", "1"], [])
+    assert "was made from another job" in seen
+    assert status == 1
+
+
+@pytest.mark.parametrize("where", ["endpoint", "machine"])
+def test_a_killed_batch_makes_each_video_once(url, tmp_path, where):
+    for name in ("anna", "ben"):
+        shutil.copy(ROOT / "samples" / "portrait.png", tmp_path / f"{name}.png")
+        write_tone(tmp_path / f"{name}.wav", 0.5)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "infinitetalk.cli", "batch", "--pairs", tmp_path, "-o", out]
+    command += ["--speed-mode", "turbo", *(["--url", url] if where == "endpoint" else [])]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def told(event):
+        journal = out / "batch.jsonl"
+        return journal.read_text().count(f'"event": "{event}"') if journal.exists() else 0
+
+    def jobs():
+        return sum(requests.get(f"{url}/health", timeout=5).json()["jobs"].values())
+
+    n_before = jobs()
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    event, n_enough = ("sent", 2) if where == "endpoint" else ("begun", 1)
+    while told(event) < n_enough:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert told("done") < 2
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in out.iterdir()} == {"anna.mp4", "ben.mp4", "batch.jsonl"}
+    if where == "endpoint":
+        assert jobs() - n_before == 2
