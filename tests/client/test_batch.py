@@ -296,15 +296,19 @@ def test_what_may_succeed_later_is_tried_again_and_not_for_ever(run, platform, m
     assert len(platform.asked) == TRIES + 1
 
 
-def test_without_an_endpoint_this_machine_makes_them_with_models_opened_once(models, jobs, batch, out, monkeypatch):
+def test_without_an_endpoint_this_machine_makes_them_with_models_opened_once(
+    models, jobs, batch, out, face, monkeypatch
+):
     opened = []
+    inside = f"data:image/png;base64,{base64.b64encode(face.read_bytes()).decode()}"
+    lines = {"name": "anna"}, {"name": "ben", "speed_mode": "fast", "image_url": inside}
     monkeypatch.setattr(cli_machine, "open_models", lambda settings: opened.append(settings) or models)
     monkeypatch.setattr(cli_machine, "worker_checks", lambda _: ())
-    printed, ended = batch(jobs({"name": "anna"}, {"name": "ben", "speed_mode": "fast"}))
+    printed, ended = batch(jobs(*lines))
     assert ended is None
     assert (len(opened), events(out)) == (1, [(name, event) for name in ("anna", "ben") for event in ("begun", "done")])
     assert probe(out / "ben.mp4", "video").has_video
-    printed, ended = batch(jobs({"name": "anna"}, {"name": "ben", "speed_mode": "fast"}))
+    printed, ended = batch(jobs(*lines))
     assert (ended, len(opened)) == (None, 1)
     printed, ended = batch(jobs({"name": "carl", "output": "url"}))
     assert "leave it out on this machine" in printed.err
