@@ -8,6 +8,7 @@ from typing import get_args
 
 from infinitetalk.checking.expected import Expected
 from infinitetalk.checking.findings import (
+    NO_TIME,
     frames_check,
     lip_checks,
     lip_names,
@@ -35,7 +36,6 @@ LONGEST_PX = 640  # of the frames that are looked at
 # what is measured then.
 _FOR_FACES, _FOR_FRAMES = 0.82, 0.85
 _WARM_UP = 12  # frames
-_NO_TIME = "there was no time left for it"
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,8 @@ def check_video(video: Path, expected: Expected, finder: FaceFinder | None, limi
     frames = read_frames(video, size, expected.colors)
     details += _guarded(("frames",), lambda: [_frames(frames, seen, follower, expected, clock)])
     if seen.changes:
-        details += _guarded(("blank", "frozen", "repeated", "joins"), lambda: picture_checks(seen, expected, limits))
+        pictures = lambda: picture_checks(seen, expected, limits, lambda: clock.taken_s <= clock.limit_s)  # noqa: E731
+        details += _guarded(("blank", "frozen", "repeated", "joins"), pictures)
         measured = lambda: look_checks(_looks(seen, expected, size, clock), expected, limits)  # noqa: E731
         details += _guarded(("color", "sharpness"), measured)
     details += _guarded(lip_names(expected), lambda: _lips(follower, seen, expected))
@@ -182,7 +183,7 @@ def _guarded(names: Sequence[CheckName], measure: Callable[[], Iterable[Check]])
     except Cancelled:
         raise
     except _Late:
-        why = _NO_TIME
+        why = NO_TIME
     except TimedOut:
         why = "the job's time limit is near"
     except Exception as error:  # whatever it is, the video is finished and goes to its caller

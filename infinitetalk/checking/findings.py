@@ -1,6 +1,6 @@
 """What was measured, in words: an outcome for each check, and what to look at where."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from infinitetalk.contract.result import LOOK_AT_IT, Check, CheckName
 from infinitetalk.shapes import SAMPLE_RATE_HZ
 
 _MOST_TOLD = 3  # places that a sentence names
+NO_TIME = "there was no time left for it"
 
 
 def not_measured(name: CheckName, why: str, voice: str | None = None) -> Check:
@@ -90,10 +91,16 @@ def sound_checks(heard: Floats, expected: Expected, limits: Thresholds) -> Itera
     yield _check("sound", 1000 * abs(late.offset_s), limits.sound_offset, found)
 
 
-def picture_checks(seen: Seen, expected: Expected, limits: Thresholds) -> Iterator[Check]:
-    """Blank and frozen frames, windows that repeat, jumps at joins."""
-    yield _blank(seen, expected, limits)
-    yield _frozen(seen, expected, limits)
+def picture_checks(
+    seen: Seen, expected: Expected, limits: Thresholds, has_time: Callable[[], bool] = lambda: True
+) -> Iterator[Check]:
+    """Blank and frozen frames, windows that repeat, jumps at joins.
+
+    Args:
+        has_time: whether there is time for another look at a reference.
+    """
+    yield _blank(seen, expected, limits, has_time)
+    yield _frozen(seen, expected, limits, has_time)
     if expected.is_source:
         yield not_measured("repeated", "what surrounds the speakers' faces is the source's, which may repeat itself")
     else:
@@ -101,27 +108,41 @@ def picture_checks(seen: Seen, expected: Expected, limits: Thresholds) -> Iterat
     yield _joins(seen, expected, limits)
 
 
-def _blank(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
+def _blank(seen: Seen, expected: Expected, limits: Thresholds, has_time: Callable[[], bool]) -> Check:
     least = limits.blank.limit
-    found = [
-        part
-        for part in runs(blank(seen, least))
-        if contrast(thumbnail(expected.reference(part.first))) >= 2 * least  # it is not the input that is blank
-    ]
+    found: list[Stretch] = []
+    for part in runs(blank(seen, least)):
+        if not has_time():
+            if not found:
+                return not_measured("blank", NO_TIME)
+            break
+        if contrast(thumbnail(expected.reference(part.first))) >= 2 * least:  # it is not the input that is blank
+            found.append(part)
     tones = ["black" if seen.thumbnails[part.first].mean() < 32 else "grey" for part in found]
     told = [f"{_span(part, expected)} is {tone}" for part, tone in zip(found, tones, strict=True)]
     lowest = min(map(contrast, seen.thumbnails), default=0.0)
     return _check("blank", lowest, limits.blank, f"{_list(told)}." if told else None)
 
 
-def _frozen(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
+def _frozen(seen: Seen, expected: Expected, limits: Thresholds, has_time: Callable[[], bool]) -> Check:
     least = limits.frozen_speech.limit
-    shown = expected.moving[: len(seen)] & ~blank(seen, limits.blank.limit)
-    found = frozen(seen, shown, limits.frozen_stir.limit)
+    moving = np.zeros(len(seen), np.bool_)  # what is beyond the plan need not move
+    moving[: len(expected.moving)] = expected.moving[: len(seen)]
+    found = frozen(seen, moving & ~blank(seen, limits.blank.limit), limits.frozen_stir.limit)
+    short = [one for one in found if expected.seconds(one[1]) < least]
+    long = found[: len(found) - len(short)]
     if expected.is_source:  # a film may stand still by itself
-        found = [one for one in found if not _stands(one[0], expected, limits)]
-    longest_s = expected.seconds(found[0][1]) if found else 0.0
-    told = [_span(part, expected) for part, heard in found if expected.seconds(heard) >= least]
+        made: list[tuple[Stretch, int]] = []
+        for one in long:
+            if not has_time():
+                if not made:
+                    return not_measured("frozen", NO_TIME)
+                break
+            if not _stands(one[0], expected, limits):
+                made.append(one)
+        long = made
+    longest_s = expected.seconds((long or short)[0][1]) if long or short else 0.0
+    told = [_span(part, expected) for part, _ in long]
     sentence = f"{_list(told)}: the picture stands still while somebody speaks." if told else None
     return _check("frozen", longest_s, limits.frozen_speech, sentence)
 

@@ -1,7 +1,9 @@
 """Checks keep to their time, end with their job, and never fail it."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.planted import Clip
@@ -91,6 +93,31 @@ def test_a_slow_start_leaves_no_faces_out(
     read_slowly(monkeypatch, time, start_s=5)
     checks = check_video(path, clip.expected, FixedFinder((0.5, 0.5, 0.5)), 10.0)
     assert not any("no time" in (one.note or "") for one in checks.details)
+
+
+def test_a_film_is_asked_for_no_more_often_than_there_is_time(
+    finished: tuple[Clip, Path], tmp_path: Path, time: Time
+) -> None:
+    clip, _ = finished
+    asked: list[int] = []
+
+    def reference(frame: int) -> np.ndarray:
+        asked.append(frame)
+        time.now_s += 1.0
+        return frames[frame]
+
+    frames = np.repeat(np.repeat(clip.frames, 4, 1), 4, 2)
+    frames[1::2] = frames[0::2]  # a film of half the frames
+    size = frames.shape[2], frames.shape[1]
+    film = replace(clip.expected, is_source=True, reference=reference, compared=(), size=size)
+    halves = replace(clip, frames=frames, expected=film)
+    checks = check_video(write(halves, tmp_path / "halves.mp4"), film, None, 10.0)
+    assert [one.outcome for one in checks.details if one.name == "frozen"] == ["ok"]
+    assert not asked
+    frames[1::4] = 0  # and flashes
+    checks = check_video(write(halves, tmp_path / "flashes.mp4"), film, None, 10.0)
+    assert len(asked) == 11
+    assert [one.note for one in checks.details if one.name == "blank"] == ["There was no time left for it."]
 
 
 def test_a_job_that_is_cancelled_ends_them(finished: tuple[Clip, Path]) -> None:
