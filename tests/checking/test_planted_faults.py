@@ -8,9 +8,14 @@ import pytest
 
 from benchmarks.planted import FAULTS, Clip, write_clip
 from infinitetalk.checking.check import check_video
+from infinitetalk.checking.sound import pieces
 from infinitetalk.contract.result import Checks
+from infinitetalk.media.audio import Track, heard_in, heard_of, load_audio, write_soundtrack
 from infinitetalk.media.encode import count_frames
-from tests.support.finished import make_clip, write
+from infinitetalk.shapes import SAMPLE_RATE_HZ
+from tests.support.finished import make_clip, speech, write
+
+SAMPLES = Path(__file__).parents[2] / "samples"
 
 PLANTED = [name for name, fault in FAULTS.items() if not fault.needs_faces]
 
@@ -77,6 +82,38 @@ def test_a_file_that_is_cut_off_is_found(clip: Clip, tmp_path: Path) -> None:
     checks = check_video(path, clip.expected, None, 60)
     assert outcomes(checks)["frames"] == "look at it"
     assert any("the video ends early" in sentence for sentence in checks.look_at)
+
+
+def test_a_second_that_is_missing_in_the_sound_is_found(clip: Clip, tmp_path: Path) -> None:
+    assert clip.sound is not None
+    for first_s, expected in ((0, "Second 0: "), (2, "Second 2: ")):
+        sound = clip.sound.copy()
+        sound[first_s * SAMPLE_RATE_HZ : (first_s + 1) * SAMPLE_RATE_HZ] = 0
+        checks = look(replace(clip, sound=sound), tmp_path / f"{first_s}.mp4")
+        assert outcomes(checks)["sound"] == "look at it"
+        assert checks.look_at[0].startswith(expected)
+
+
+def test_a_quieter_voice_that_is_missing_is_found() -> None:
+    first, second = speech(250, 1)[0], speech(250, 2)[0] / 2
+    assert min(piece.likeness for piece in pieces(first + second, first + second)) > 0.999
+    assert min(piece.likeness for piece in pieces(first, first + second)) < 0.8
+
+
+def test_the_workers_own_encoder_leaves_each_second_alike(tmp_path: Path) -> None:
+    voices = [load_audio(SAMPLES / name, "wav_url", None, 60, tmp_path) for name in ("voice.wav", "voice_2.flac")]
+    tracks = [Track(voice.sound, start_s, 4.0) for voice, start_s in zip(voices, (0.0, 1.3), strict=True)]
+    write_soundtrack(tracks, 5.3, tmp_path / "sound.m4a")
+    found = pieces(heard_in(tmp_path / "sound.m4a"), heard_of(tracks, 5.3))
+    assert len(found) == 6
+    assert min(piece.likeness for piece in found) > 0.99
+
+
+def test_frames_beyond_the_plan_leave_the_others_measured(clip: Clip, tmp_path: Path) -> None:
+    longer = np.concatenate((clip.frames, clip.frames[-4:]))
+    found = outcomes(look(replace(clip, frames=longer), tmp_path / "longer.mp4"))
+    assert found["frames"] == "look at it"
+    assert (found["blank"], found["frozen"], found["joins"]) == ("ok", "ok", "ok")
 
 
 def test_stillness_in_silence_is_no_fault(clip: Clip, tmp_path: Path) -> None:
