@@ -1,5 +1,6 @@
 """Where the speakers' faces are in the source, frame by frame."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from infinitetalk.faces.finder import Face, FaceFinder
 Choose = Callable[[int, Sequence[Face], tuple[int, int]], Sequence[Face | None]]
 
 SEARCH_EVERY = 12  # frames from one search to the next in a scene in which a speaker has not been seen yet
+_THINNED = 8  # each so-manieth pixel across and down is compared where a scene begins
 RAMP_S = 0.2  # in which a region comes and goes where its face is lost
 
 
@@ -68,6 +70,7 @@ def follow_speakers(
     finder: FaceFinder,
     choose: Choose,
     rate: float,
+    earliest: Sequence[int] | None = None,
 ) -> Tracks:
     """Follow the speakers through a video's frames, (height, width, 3) RGB each, in which each scene is searched anew.
 
@@ -76,16 +79,19 @@ def follow_speakers(
         scale: the source's pixels for one of these frames'.
         scenes: the frames with which scenes begin, 0 first.
         rate: frames a second.
+        earliest: where it is not known to the frame when they begin, the first frames with which they may; those of
+            `scenes` are the last ones then. The frame that differs most from the one before is taken.
     """
     # Ten minutes at 60 frames a second have 135 MB of points for each speaker, so they are not copied as a whole.
     points = np.full((n_frames, n_speakers, 468, 2), np.nan, np.float32)
     index = 0
-    for faces in faces_of_speakers(frames, scenes, n_speakers, finder, choose):
+    cut = _CutFrames(frames, scenes if earliest is None else earliest, scenes)
+    for faces in _faces_of_scenes(cut.scenes(), n_speakers, finder, choose):
         for speaker, face in enumerate(faces):
             if face is not None:
                 points[index, speaker] = face.points * scale
         index += 1
-    points = points[:index]
+    points, scenes = points[:index], cut.starts
     for start, stop in zip(scenes, (*scenes[1:], len(points)), strict=True):
         for speaker in range(n_speakers):
             points[start:stop, speaker] = smooth(points[start:stop, speaker], 1.0)
@@ -99,9 +105,66 @@ def faces_of_speakers(
 
     A frame is taken when its faces are asked for.
     """
-    for number, (start, stop) in enumerate(zip(scenes, (*scenes[1:], None), strict=True)):
-        scene = _until(frames, None if stop is None else stop - start)
+    yield from _faces_of_scenes(_CutFrames(frames, scenes, scenes).scenes(), n_speakers, finder, choose)
+
+
+def _faces_of_scenes(
+    scenes: Iterator[Iterator[NDArray[np.uint8]]], n_speakers: int, finder: FaceFinder, choose: Choose
+) -> Iterator[list[Face | None]]:
+    for number, scene in enumerate(scenes):
         yield from _followed(scene, n_speakers, finder, partial(choose, number))
+
+
+class _CutFrames:
+    """A video's frames, scene by scene."""
+
+    def __init__(self, frames: Iterator[NDArray[np.uint8]], earliest: Sequence[int], latest: Sequence[int]) -> None:
+        """Begin.
+
+        Args:
+            earliest, latest: the first and the last frames with which scenes may begin; 0 comes first in both.
+        """
+        self._frames = frames
+        self._bounds = list(zip(earliest, latest, strict=True))
+        self._ahead: deque[NDArray[np.uint8]] = deque()  # taken, and not given out yet
+        self._given = 0
+        self._last: NDArray[np.uint8] | None = None
+        self.starts: list[int] = []
+
+    def scenes(self) -> Iterator[Iterator[NDArray[np.uint8]]]:
+        """The frames of each scene. All of them are to be taken before those of the next one."""
+        for number in range(len(self._bounds)):
+            self.starts.append(self._given)
+            yield self._scene(None if number + 1 == len(self._bounds) else self._bounds[number + 1])
+
+    def _scene(self, end: tuple[int, int] | None) -> Iterator[NDArray[np.uint8]]:
+        while end is None or self._given < end[0]:
+            if not self._has(1):
+                return
+            yield self._take()
+        assert end is not None
+        stop = end[0] if end[0] >= end[1] else self._jump(end[1])
+        while self._given < stop:
+            yield self._take()
+
+    def _jump(self, latest: int) -> int:
+        """The frame, from the next one on up to `latest`, that differs most from the one before."""
+        self._has(latest - self._given + 1)
+        row = [frame[::_THINNED, ::_THINNED].astype(np.int16) for frame in self._ahead]
+        if not row or self._last is None:
+            return self._given
+        before: list[NDArray[np.integer]] = [self._last[::_THINNED, ::_THINNED], *row]
+        return self._given + int(np.argmax([np.abs(a - b).mean() for a, b in zip(row, before, strict=False)]))
+
+    def _has(self, n_frames: int) -> bool:
+        """Whether so many frames are there to be given out."""
+        self._ahead.extend(islice(self._frames, max(0, n_frames - len(self._ahead))))
+        return len(self._ahead) >= n_frames
+
+    def _take(self) -> NDArray[np.uint8]:
+        self._last = self._ahead.popleft()
+        self._given += 1
+        return self._last
 
 
 def _followed(
@@ -138,13 +201,3 @@ def _unless_taken(face: Face | None, taken: Sequence[Face]) -> Face | None:
     x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
     boxes = [other.box for other in taken]
     return None if any(x0 <= x < x1 and y0 <= y < y1 for x0, y0, x1, y1 in boxes) else face
-
-
-def _until(frames: Iterator[NDArray[np.uint8]], n_frames: int | None) -> Iterator[NDArray[np.uint8]]:
-    """The next frames, so many or all of them."""
-    while n_frames is None or n_frames > 0:
-        frame = next(frames, None)
-        if frame is None:
-            return
-        yield frame
-        n_frames = None if n_frames is None else n_frames - 1

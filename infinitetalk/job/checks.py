@@ -24,6 +24,7 @@ from infinitetalk.media.image import Picture
 from infinitetalk.media.speech import SILENT, loudness
 from infinitetalk.models.opening import Models
 from infinitetalk.planning.framing import MIN_SHOWN, share, shown_part
+from infinitetalk.planning.windows import Window
 from infinitetalk.progress import TimeLimit
 from infinitetalk.shapes import FPS, cover_crop
 
@@ -83,7 +84,7 @@ def expected_of(job: Job, voices: Sequence[Wave], request: Request, has_separato
     """
     plan, keeping, shape = job.plan, job.keeping, job.plan.shape
     original = None if keeping is None else keeping.original
-    until: Callable[[int], int] = (lambda frame: frame) if original is None else original.frames_until
+    until: Callable[[int], int] = (lambda frame: frame) if keeping is None else keeping.source.frames_until
     windows = tuple(
         Stretch(until(window.keep_start), until(window.keep_stop), window.overlap > 0) for window in plan.windows
     )
@@ -144,14 +145,15 @@ def _reference(job: Job, windows: Sequence[Stretch]) -> Callable[[int], Frame]:
     if isinstance(footage, Picture):
         return lambda _: footage.pixels
     original = None if keeping is None else keeping.original
-    if original is not None:
-        return lambda frame: original.video.whole(max(original.size), original.clip_frame(frame))
 
-    def at_window(frame: int) -> Frame:
-        number = max(index for index, window in enumerate(windows) if window.first <= frame)
-        return footage.frame(job.plan.windows[number].start)
+    def window_of(frame: int) -> Window:
+        return job.plan.windows[max(index for index, window in enumerate(windows) if window.first <= frame)]
 
-    return at_window
+    if original is not None:  # a scene may begin a little before its first frame of the clip
+        return lambda frame: original.video.whole(
+            max(original.size), max(original.clip_frame(frame), window_of(frame).keep_start)
+        )
+    return lambda frame: footage.frame(window_of(frame).start)
 
 
 def _choose(job: Job) -> Callable[[int, Sequence[Face], tuple[int, int]], list[Face | None]]:

@@ -1,8 +1,10 @@
 """`keep: speakers`: the source as it is kept, the speakers' faces in it, and what the caller is told of them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -32,10 +34,15 @@ _MAX_TOLD = 6
 
 @dataclass(frozen=True)
 class KeptVideo:
-    """A source video as a `keeper.Source`."""
+    """A source video as a `keeper.Source`.
+
+    Args:
+        starts: for the clip's frames with which scenes begin, the result's frames with which they do.
+    """
 
     original: Original
     check: Check
+    starts: Mapping[int, int] = field(default_factory=dict)
 
     is_still = False
 
@@ -52,7 +59,7 @@ class KeptVideo:
 
     def frames_until(self, clip_frame: int) -> int:
         """See `keeper.Source`."""
-        return self.original.frames_until(clip_frame)
+        return self.starts.get(clip_frame, self.original.frames_until(clip_frame))
 
     def clip_frame(self, index: int) -> int:
         """See `keeper.Source`."""
@@ -165,8 +172,10 @@ def keep_speakers(
     shape = VideoShape(original.size, original.rate, original.frames_until(plan.n_frames))
     small = whole_size(original.size, _LONGEST_PX)
     n_frames = min(shape.n_frames, original.n_frames)
-    scenes = (0, *(index for index in map(original.frames_until, source_cuts) if 0 < index < n_frames))
-
+    # The clip sees a cut with its next frame: at other rates the source's own is one of those since the frame before.
+    cuts = [cut for cut in source_cuts if 0 < original.frames_until(cut) < n_frames]
+    scenes = (0, *map(original.frames_until, cuts))
+    earliest = (0, *(max(1, original.frames_until(cut - 1)) for cut in cuts))
     shown = shown_part(original.size, plan.size, crop)
 
     def choose(scene: int, found: Sequence[Face], size: tuple[int, int]) -> list[Face | None]:
@@ -182,11 +191,33 @@ def keep_speakers(
         finder,
         choose,
         float(original.rate),
+        scenes if original.rate == FPS else earliest,
     )
+    source = replace(source, starts=_starts(original, plan.windows, tracks.scenes))
     if not tracks.seen.any():
         raise _nobody("video_url")
     area = cover_crop(original.size, plan.size, crop)
     return Keeping(source, tracks, finder, area, shape, tuple(_unseen(tracks)))
+
+
+def _starts(original: Original, windows: Sequence[Window], scenes: Sequence[int]) -> dict[int, int]:
+    """For the clip's frames with which scenes begin, the result's frames with which they do.
+
+    Args:
+        scenes: the source's own frames with which scenes begin.
+    """
+    starts = {}
+    for cut in (window.keep_start for window in windows if window.overlap == 0 and window.keep_start > 0):
+        near = range(max(1, original.frames_until(cut - 1)), original.frames_until(cut + 1) + 1)
+        shown = [original.stored_index(index) for index in range(near.start - 1, near.stop)]
+        changes = [
+            index
+            for index, (before, now) in zip(near, pairwise(shown), strict=True)
+            if abs(now - before) > 1 or bisect_right(scenes, before) != bisect_right(scenes, now)
+        ]
+        usual = original.frames_until(cut)
+        starts[cut] = min(changes, key=lambda index: abs(index - usual), default=usual)
+    return starts
 
 
 def _keep_in_picture(picture: Picture, boxes: Boxes, finder: FaceFinder, crop: float, plan: Plan) -> Keeping:

@@ -6,23 +6,27 @@ Faces are given by tests.support.faces, since the model's frames here are too sm
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from infinitetalk.contract.presets import load_mode, load_profile
-from infinitetalk.contract.request import LOCAL_FILES, Request
+from infinitetalk.contract.request import LOCAL_FILES, Extend, Request
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import InvalidInput, ModelMissing
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.generation import pipeline
 from infinitetalk.job import run as job
 from infinitetalk.job.control import Control
+from infinitetalk.job.keep import keep_speakers
 from infinitetalk.job.resume import FOLDER
 from infinitetalk.job.run import run_job
 from infinitetalk.media.encode import VideoWriter, hash_streams
+from infinitetalk.media.video import SourceVideo
 from infinitetalk.models.opening import Models
+from infinitetalk.planning.extension import cuts_of_clip
 from infinitetalk.planning.windows import plan_windows
 from infinitetalk.progress import Progress
 from infinitetalk.transfer.exchange import local_exchange
@@ -207,6 +211,38 @@ def test_windows_begin_at_cuts_and_each_scene_has_its_own_reference(
     assert np.abs(references[0].astype(int) - references[1]).mean() > 20  # of the other scene
     dry, _ = run(input_type="video", video_url=film.as_uri(), dry_run=True)
     assert dry.settings.cuts_s == [0.36]
+
+
+@pytest.mark.parametrize("extend", ["hold", "loop", "ping-pong"])
+@pytest.mark.parametrize(("rate", "cut"), [(24, 26), (25, 26), (30, 35), (60, 70)])
+def test_a_scene_begins_with_its_own_first_frame_at_any_rate(
+    tmp_path: Path, rate: int, cut: int, extend: Extend
+) -> None:
+    film = tmp_path / "cut.mp4"
+    scenes = [f"{name}=d={n / rate}:r={rate}:s=96x96" for name, n in (("testsrc", cut), ("smptebars", rate // 2))]
+    inputs = [part for scene in scenes for part in ("-f", "lavfi", "-i", scene)]
+    ffmpeg(*inputs, "-filter_complex", "[0:v][1:v]concat=n=2,format=yuv420p", *X264, film)
+    video = SourceVideo.look(film, "video_url", 32, 32, extend).ready()
+    cuts, n_frames = video.cuts(video.n_frames), 150
+    assert cuts is not None
+    assert len(cuts) == 1
+    windows = plan_windows(n_frames, 49, 5, cuts_of_clip(cuts, n_frames, video.n_frames, extend))
+    plan = SimpleNamespace(n_frames=n_frames, size=(32, 32), windows=windows)
+    kept = keep_speakers(
+        video,
+        plan,
+        [(None,)] * 8,
+        0.5,
+        cuts,
+        FixedFinder((0.5, 0.5, 0.4)),
+        lambda: None,  # type: ignore[arg-type]
+    )
+    assert kept.tracks.scenes == (0, cut)
+    for window in windows:
+        own = range(*(kept.source.frames_until(edge) for edge in (window.keep_start, window.keep_stop)))
+        stored = [kept.source.stored_index(index) for index in own]
+        assert len({index >= cut for index in stored}) == 1
+        assert extend != "loop" or stored == sorted(stored)
 
 
 def test_a_film_without_cuts_is_planned_as_if_nobody_had_looked(run: Callable[..., Any]) -> None:
