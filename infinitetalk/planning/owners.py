@@ -18,6 +18,9 @@ def faces_of(
     """The face of each speaker who has one, by their numbers, and what to say of it."""
     notes: list[str] = []
     if faces is None:
+        unplaced = [speaker for speaker in speakers if speaker.box is None]
+        if 0 < len(unplaced) < len(speakers):  # a column might lie in another's box
+            raise InvalidInput(f"{_entry(unplaced[0])} has no place, and this worker cannot find faces: give it a box.")
         return {}, notes
     owners: dict[int, int] = {}
     for number, speaker in enumerate(speakers):

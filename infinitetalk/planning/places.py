@@ -17,6 +17,7 @@ from infinitetalk.planning.framing import (
     around,
     best_crop,
     columns,
+    holds,
     moving_axis,
     pixels,
     share,
@@ -115,7 +116,11 @@ def place_speakers(
     boxes = _boxes(speakers, owners, found, shown) if chooses else tuple(speaker.box for speaker in speakers)
     one_box = len(speakers) == 1 and speakers[0].box is not None
     have_places = all(speaker.box is not None or number in owners for number, speaker in enumerate(speakers))
-    is_chosen = chooses and have_places and (one_box or len(found) > len(speakers))
+    given = [speaker.box for speaker in speakers if speaker.box is not None]
+    alone = [
+        index not in owners.values() and not any(holds(box, face) for box in given) for index, face in enumerate(found)
+    ]
+    is_chosen = chooses and have_places and (one_box or len(found) > len(speakers) or any(alone))
     if not chooses and faces is not None:
         notes += unchosen(speakers, faces, shown, picture)
     notes += _small(speakers, owners, found, source, target)

@@ -102,6 +102,21 @@ def test_where_faces_and_voices_do_not_match_the_default_stays_and_says_how_to_c
     assert warning.startswith("Nobody was found in image_url, and one voice was given: ")
 
 
+def test_who_is_neither_chosen_nor_in_a_box_is_silent_however_many_are_found() -> None:
+    faces = [(0.1, 0.2, 0.2, 0.4), (0.7, 0.2, 0.8, 0.4)]
+    beside = place({"face": 0}, {"box": [0.4, 0.1, 0.5, 0.9]}, faces=faces)
+    assert beside.places.others_silent
+    around = place({"face": 0}, {"box": [0.6, 0.1, 0.9, 0.9]}, faces=faces)
+    assert not around.places.others_silent
+
+
+def test_a_speaker_without_a_place_beside_a_box_needs_a_finder() -> None:
+    with pytest.raises(
+        InvalidInput, match=r"^speakers\[1\] has no place, and this worker cannot find faces: give it a b"
+    ):
+        place({"box": [0.0, 0.1, 0.9, 0.9]}, {}, faces=None)
+
+
 def test_without_a_finder_speakers_stand_in_columns_and_nothing_is_said() -> None:
     placed = place({}, {}, faces=None)
     assert placed == Placed(placed.places, None, ())
