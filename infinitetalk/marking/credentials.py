@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from c2pa import Builder, C2paError, C2paSignerInfo, Context, Reader, Settings, Signer
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from infinitetalk import __version__
-from infinitetalk.marking.certificates import Identity
+from infinitetalk.marking.certificates import CLAIM_SIGNING, Identity
 from infinitetalk.marking.xmp import SOURCE_TYPES
 
 TOOL = "InfiniteTalk worker"
 _MIME_TYPE = "video/mp4"
-# Nothing is fetched: what a file names is a stranger's address.
-_OFFLINE = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
+# Nothing is fetched: what a file names is a stranger's address. A certificate is for signing if it has one of these
+# extended key usages; the library's own list lacks the first.
+_USAGES = (CLAIM_SIGNING, ExtendedKeyUsageOID.EMAIL_PROTECTION)
+_TRUST = {"trust_config": "".join(f"{usage.dotted_string}\n" for usage in _USAGES)}
+_OFFLINE = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}, "trust": _TRUST}
 
 Verdict = Literal["trusted", "untrusted", "tampered", "invalid", "none"]
 
@@ -127,7 +131,7 @@ def read(video: Path, anchors_pem: str | None = None) -> Credentials:
     """
     settings: dict[str, Any] = dict(_OFFLINE)
     if anchors_pem is not None:
-        settings["trust"] = {"trust_anchors": anchors_pem}
+        settings["trust"] = _TRUST | {"trust_anchors": anchors_pem}
     with video.open("rb") as file, Context(Settings.from_dict(settings)) as context:
         try:
             with Reader(_MIME_TYPE, file, context=context) as reader:

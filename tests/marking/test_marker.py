@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Cancelled, MarkingFailed
@@ -24,7 +24,7 @@ from infinitetalk.marking.marker import OWN_CERTIFICATE, Marker
 from infinitetalk.marking.xmp import read_source_type
 from infinitetalk.media.child import ended_by
 from infinitetalk.media.encode import VideoWriter, count_frames, hash_streams
-from tests.support.certificates import KEYS, make_chain
+from tests.support.certificates import CLAIM_SIGNING, KEYS, make_chain
 from tests.support.media_samples import ffmpeg, write_tone
 
 OWN = Marker.open(Settings())
@@ -92,6 +92,14 @@ def test_an_operators_chain_is_trusted_by_whoever_trusts_its_root(kind: str, vid
     assert (marked.marking.note, marked.marking.signed_by) == (None, "Example Films")
     assert read(marked.path, chain.root).verdict == "trusted"
     assert read(marked.path, make_chain().root).verdict == read(marked.path).verdict == "untrusted"
+
+
+@pytest.mark.parametrize("usage", [CLAIM_SIGNING, ExtendedKeyUsageOID.EMAIL_PROTECTION])
+def test_one_of_the_two_usages_is_enough(usage: ObjectIdentifier, video: Path) -> None:
+    chain = make_chain(usages=(usage,))
+    marked = marker_of(chain).mark(video, False, "miniature")
+    assert read(marked.path, chain.root).verdict == "trusted"
+    assert read(marked.path).verdict == "untrusted"
 
 
 def test_the_manifest_says_what_made_it_and_nothing_of_the_job(video: Path) -> None:

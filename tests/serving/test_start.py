@@ -66,7 +66,7 @@ def started(monkeypatch, keep_process):
         ({"SIGN_CERT": "/nowhere.pem", "SIGN_KEY": "/nowhere.pem"}, "SIGN_KEY is neither PEM text"),
         ({"SIGN_CERT": EXPIRED.certificates, "SIGN_KEY": EXPIRED.key}, "the certificate of Example Films expired on"),
         ({"SIGN_CERT": CHAIN.certificates, "SIGN_KEY": EXPIRED.key}, "SIGN_KEY does not fit"),
-        ({"SIGN_TSA": "http://127.0.0.1:9"}, "videos cannot be signed with SIGN_TSA"),
+        ({"SIGN_TSA": "http://127.0.0.1:9"}, "no time stamp comes from SIGN_TSA"),
     ],
 )
 def test_a_worker_that_cannot_start_says_why_in_one_line(monkeypatch, env, named):

@@ -358,8 +358,8 @@ def test_a_certificate_that_may_not_sign_is_found_at_start(mark: str, tmp_path: 
 
 def test_a_time_stamp_authority_that_does_not_answer_is_found_at_start(tmp_path: Path) -> None:
     env = {"SIGN_TSA": "http://127.0.0.1:9", "WORK_DIR": str(tmp_path)}
-    with pytest.raises(Unfit, match=r"videos cannot be signed with SIGN_TSA http://127\.0\.0\.1:9"):
+    with pytest.raises(Unfit, match=r"no time stamp comes from SIGN_TSA http://127\.0\.0\.1:9"):
         check_marking(Settings.from_env(env))
     line = check_marking(Settings.from_env(env | {"MARK": "optional"}))
     assert "own certificate" in line
-    assert "but videos cannot be signed with SIGN_TSA" in line
+    assert "but no time stamp comes from SIGN_TSA" in line
