@@ -253,13 +253,13 @@ def _try_marking(marker: Marker, settings: Settings) -> None:
         except MarkingFailed as error:
             if marker.tsa_url is None:
                 raise Unfit(
-                    f"videos cannot be signed with SIGN_CERT and SIGN_KEY ({error.__cause__}). The certificate needs the "
-                    "key usage digitalSignature, and the extended key usage 1.3.6.1.4.1.62558.2.1 or emailProtection "
-                    "(docs/marking.md); set another, or MARK to off"
+                    f"videos cannot be signed with SIGN_CERT and SIGN_KEY ({error.__cause__}). The certificate needs "
+                    "the key usage digitalSignature, and the extended key usage 1.3.6.1.4.1.62558.2.1 or "
+                    "emailProtection (docs/marking.md); set another, or MARK to off"
                 ) from error
             raise Unfit(
-                f"no time stamp comes from SIGN_TSA {marker.tsa_url} ({error.__cause__}); set another, none, or MARK to "
-                "optional"
+                f"no time stamp comes from SIGN_TSA {marker.tsa_url} ({error.__cause__}); set another, none, or MARK "
+                "to optional"
             ) from error
         verdict = read(marked.path).verdict
         if verdict not in ("trusted", "untrusted"):
