@@ -80,7 +80,7 @@ class Request(BaseModel):
 
     speed_mode: SpeedModeName = Field("balanced", description="Quality against time: which preset runs.")
     input_type: InputType = Field("image", description="What is animated: a picture or a video.")
-    person_count: PersonCount = Field("single", description="One speaker or two.")
+    person_count: PersonCount = Field("single", description="One speaker or several.")
     prompt: str = Field(
         "A person talking naturally.",
         max_length=MAX_PROMPT_CHARS,
@@ -218,7 +218,7 @@ class Request(BaseModel):
             n_too_large = sum(problem["type"] == TOO_LARGE for problem in error.errors(include_url=False))
         if problems:
             kind = TooLarge if n_too_large == len(problems) else InvalidInput
-            raise kind(f"{'; '.join(problems)}.")
+            raise kind(f"{'; '.join(problems)}.".replace("?.", "?"))
         return request
 
     @classmethod

@@ -180,7 +180,7 @@ def _read_voices(
     if duration_s > settings.max_audio_s:
         order = "with their starts" if request.speakers is not None else "one after the other"
         raise TooLarge(
-            f"{' and '.join(voices)} last {duration_s:.1f} s {order}, and at most "
+            f"The video would last {duration_s:.1f} s ({' and '.join(voices)} {order}), and at most "
             f"{settings.max_audio_s:g} s are accepted; set max_duration_s or send shorter voices."
         )
     begins = [min(start, samples) for start in starts]

@@ -9,4 +9,4 @@ def scikit_image(part: str) -> Any:  # noqa: ANN401
     try:
         return import_module(f"skimage.{part}")
     except ImportError as error:
-        raise ImportError("these measures need scikit-image: pip install 'infinitetalk[quality]'") from error
+        raise ImportError("these measures need scikit-image: pip install scikit-image") from error

@@ -264,7 +264,7 @@ def test_fields_that_do_not_go_together_are_refused(job, message):
     ],
 )
 def test_an_unknown_field_is_refused_with_advice(field, advice):
-    assert problem_of(IMAGE | {field: 1}) == f'"{field}" is not a field: {advice}.'
+    assert problem_of(IMAGE | {field: 1}) == f'"{field}" is not a field: {advice}.'.replace("?.", "?")
 
 
 def test_a_field_like_no_other_gets_the_list_of_fields():
