@@ -6,8 +6,8 @@ Heads are cut out of scikit-image's astronaut, cameraman and 100 small photograp
 people, and pasted into photographs and walls without people: 24 to 400 pixels large, anywhere, over the edge, turned,
 up to five of them, or none. `--portrait` adds pictures of one person each. `--tuning` takes other small photographs,
 other drawn people, other backgrounds, and neither the astronaut nor the cameraman: thresholds are chosen on these.
-It needs the extra `quality`, for the pictures. Prints Markdown tables; `--draw` keeps them, with what was found (green),
-missed (red) and invented (blue).
+It needs the extra `quality`, for the pictures. Prints Markdown tables; `--draw` keeps them, with what was found,
+missed and invented in green, red and blue.
 """
 
 import argparse
