@@ -128,7 +128,7 @@ def plan(options: argparse.Namespace) -> None:
     for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
         read = job.plan
         media = (read.n_frames, seed, read.separated_chunks, job.turns, read.conversation, read.cuts)
-        plan = replace(make_plan(request, profile, load_mode(mode), *media), kept=read.kept)
+        plan = replace(make_plan(request, profile, load_mode(mode), *media, job.footage.source_size), kept=read.kept)
         expected = forecast(plan, profile, device, settings, arithmetic, n_gpus)
         runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, job.warnings(plan), n_gpus, job.people)
         plans[mode] = plan

@@ -60,7 +60,11 @@ def token_count(frames: int, width: int, height: int) -> int:
     return latent_frames(frames) * (height // SIDE_MULTIPLE) * (width // SIDE_MULTIPLE)
 
 
+# Where the part of a source that is shown lies in the room that the source leaves it: 0 at the left or top, 1 at the
+# other end. None: the whole source is shown, with a border.
+Crop = float | None
 CENTRE = 0.5
+PADDED: Crop = None
 
 
 def whole_size(source: tuple[int, int], longest: int) -> tuple[int, int]:
@@ -69,20 +73,42 @@ def whole_size(source: tuple[int, int], longest: int) -> tuple[int, int]:
     return max(1, round(source[0] * scale)), max(1, round(source[1] * scale))
 
 
+def crop_of(text: str) -> Crop:
+    """A crop that was written by `str`."""
+    return None if text == str(None) else float(text)
+
+
 def cover_crop(
-    source: tuple[int, int], target: tuple[int, int], crop: float = CENTRE
+    source: tuple[int, int], target: tuple[int, int], crop: Crop = CENTRE
 ) -> tuple[float, float, float, float]:
     """The part of a source picture that has the target's aspect ratio.
 
     Args:
         source, target: (width, height) in pixels.
-        crop: where the part lies in the room that the source leaves it: 0 at the left or top, 1 at the other end.
+        crop: where the part lies. With a border it goes beyond the source on both sides.
 
     Returns:
         (x0, y0, x1, y1) in source pixels, not rounded.
     """
     (source_width, source_height), (target_width, target_height) = source, target
-    scale = min(source_width / target_width, source_height / target_height)
+    scales = source_width / target_width, source_height / target_height
+    scale = max(scales) if crop is None else min(scales)
     width, height = target_width * scale, target_height * scale
-    x0, y0 = (source_width - width) * crop, (source_height - height) * crop
+    place = CENTRE if crop is None else crop
+    x0, y0 = (source_width - width) * place, (source_height - height) * place
+    return x0, y0, x0 + width, y0 + height
+
+
+def within_border(source: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where a whole source lies in a padded frame.
+
+    Args:
+        source, target: (width, height) in pixels.
+
+    Returns:
+        (x0, y0, x1, y1) in the target's pixels. Width and height are even, as H.264 needs them of a video.
+    """
+    scale = min(side / own for side, own in zip(target, source, strict=True))
+    width, height = (min(side, max(2, 2 * round(own * scale / 2))) for side, own in zip(target, source, strict=True))
+    x0, y0 = (target[0] - width) // 2, (target[1] - height) // 2
     return x0, y0, x0 + width, y0 + height

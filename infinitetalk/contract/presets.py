@@ -6,13 +6,14 @@ They lie in `infinitetalk/presets/`; a profile may also be a file of the operato
 import tomllib
 from collections.abc import Collection
 from functools import cache
+from math import log
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import infinitetalk
-from infinitetalk.contract.request import AspectRatio, Resolution
+from infinitetalk.contract.request import AspectRatio, Ratio, Resolution
 from infinitetalk.contract.settings import Settings
 from infinitetalk.shapes import SIDE_MULTIPLE, is_window_length
 
@@ -180,7 +181,7 @@ class Profile(Preset):
     min_vram_gib: float = Field(ge=0)  # of the whole GPU; 0: runs without one
     second_set_gib: float = Field(0.0, ge=0)  # in addition, if LANES has lanes in 8 bits beside others
     negative_prompt: str  # what text guidance moves away from unless the job says otherwise
-    sizes: dict[Resolution, dict[AspectRatio, Annotated[Size, Field(strict=False)]]]  # (width, height)
+    sizes: dict[Resolution, dict[Ratio, Annotated[Size, Field(strict=False)]]]  # (width, height)
     files: ModelFiles
     loras: Annotated[tuple[Annotated[Lora, AfterValidator(_check_lora)], ...], Field(strict=False)] = ()
     sources: Annotated[tuple[Repository, ...], Field(strict=False)] = ()
@@ -194,7 +195,7 @@ class Profile(Preset):
         if not self.is_embedded:
             self._check_sources()
         for resolution, by_ratio in self.sizes.items():
-            _check_complete(f"sizes.{resolution}", by_ratio, get_args(AspectRatio))
+            _check_complete(f"sizes.{resolution}", by_ratio, get_args(Ratio))
             for ratio, size in by_ratio.items():
                 if any(not SIDE_MULTIPLE <= side <= MAX_SIDE or side % SIDE_MULTIPLE for side in size):
                     raise ValueError(
@@ -243,9 +244,18 @@ class Profile(Preset):
         """The profile under which this one's times were measured."""
         return self.timed_as or self.name
 
-    def size(self, resolution: Resolution, aspect_ratio: AspectRatio) -> Size:
-        """(width, height) in pixels."""
-        return self.sizes[resolution][aspect_ratio]
+    def size(self, resolution: Resolution, aspect_ratio: AspectRatio, source: Size | None = None) -> Size:
+        """(width, height) in pixels.
+
+        Args:
+            source: (width, height) of the input, whose shape decides where the aspect ratio is source.
+        """
+        sizes = self.sizes[resolution]
+        if aspect_ratio != "source":
+            return sizes[aspect_ratio]
+        assert source is not None
+        shape = log(source[0] / source[1])
+        return min(sizes.values(), key=lambda size: abs(log(size[0] / size[1]) - shape))
 
 
 def _check_complete(key: str, present: Collection[str], names: tuple[str, ...]) -> None:

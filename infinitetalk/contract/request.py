@@ -24,7 +24,9 @@ from infinitetalk.shapes import FPS
 SpeedModeName = Literal["maximum_quality", "balanced", "fast", "turbo"]
 InputType = Literal["image", "video"]
 PersonCount = Literal["single", "multi"]
-AspectRatio = Literal["16:9", "9:16"]
+Ratio = Literal["16:9", "9:16", "1:1", "4:3", "3:4"]
+AspectRatio = Literal[Ratio, "source"]
+Fit = Literal["crop", "pad", "whole"]
 Resolution = Literal["480p", "720p"]
 SpeakerOrder = Literal["together", "first_then_second", "second_then_first"]
 Extend = Literal["hold", "loop", "ping-pong"]
@@ -102,8 +104,19 @@ class Request(BaseModel):
         repr=False,
         description="The second voice; required with person_count multi without split_voices, refused otherwise.",
     )
-    aspect_ratio: AspectRatio = Field("9:16", description="Width to height of the result.")
-    resolution: Resolution = Field("480p", description="480p is 848x480 or 480x848, 720p is 1280x720 or 720x1280.")
+    aspect_ratio: AspectRatio = Field(
+        "9:16",
+        description="Width to height of the result; source: the one of the others that is nearest to the input's.",
+    )
+    fit: Fit = Field(
+        "crop",
+        description="What becomes of an input of another shape: crop cuts it; pad keeps all of it, with a border of its "
+        "blurred edges; whole does so too and takes the border off the result, which then has the input's shape.",
+    )
+    resolution: Resolution = Field(
+        "480p",
+        description="480p is 848x480 at 16:9, 720p is 1280x720; other aspect ratios have about as many pixels.",
+    )
     seed: int | None = Field(
         None,
         ge=0,

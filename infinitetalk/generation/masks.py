@@ -15,7 +15,7 @@ from torch import Tensor
 
 from infinitetalk.errors import InvalidInput
 from infinitetalk.planning.windows import SILENCE
-from infinitetalk.shapes import CENTRE, SIDE_MULTIPLE, cover_crop
+from infinitetalk.shapes import CENTRE, SIDE_MULTIPLE, Crop, cover_crop, within_border
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
@@ -24,10 +24,11 @@ Span = tuple[float, float]
 # A speaker without a box gets a column of the picture. This share of the column's width is left free on each side, and
 # this share of the picture's height at the top and the bottom. For two people the model was made with these boxes.
 _BORDER = 0.05
+_BORDER_PIXEL = -1.0  # of a token in the border around a padded source
 _DIGITS = 6  # of a pixel that count: 0.29 of 100 pixels are 29 of them, and not 28.999999999999996
 
 
-def person_masks(boxes: Sequence[Box | None], source_size: Size, target_size: Size, crop: float = CENTRE) -> Tensor:
+def person_masks(boxes: Sequence[Box | None], source_size: Size, target_size: Size, crop: Crop = CENTRE) -> Tensor:
     """Masks (1, P + 1, S) float32: the tokens of each of P people, and of the background.
 
     Args:
@@ -75,7 +76,7 @@ def _column(index: int, people: int, source_size: Size) -> tuple[Span, Span]:
     return (index * width + x[0], index * width + x[1]), (y[0], y[1])
 
 
-def _mask(spans: tuple[Span, Span], index: int, source_size: Size, target_size: Size, crop: float) -> Tensor:
+def _mask(spans: tuple[Span, Span], index: int, source_size: Size, target_size: Size, crop: Crop) -> Tensor:
     part = cover_crop(source_size, target_size, crop)
     sides = []
     for axis, (start, stop) in enumerate(spans):
@@ -94,8 +95,14 @@ def _mask(spans: tuple[Span, Span], index: int, source_size: Size, target_size: 
     return (sides[1].unsqueeze(1) & sides[0].unsqueeze(0)).float()
 
 
-def _token_pixels(axis: int, source_size: Size, target_size: Size, crop: float) -> Tensor:
-    """Along one axis, the source pixel that each token has its value from."""
+def _token_pixels(axis: int, source_size: Size, target_size: Size, crop: Crop) -> Tensor:
+    """Along one axis, the source pixel that each token has its value from; _BORDER_PIXEL where it shows none."""
+    if crop is None:
+        inner = within_border(source_size, target_size)
+        low, high = inner[axis], inner[axis + 2]
+        places = torch.arange(0, target_size[axis], SIDE_MULTIPLE)
+        pixels = ((places - low) * source_size[axis] / (high - low)).floor()
+        return torch.where((places >= low) & (places < high), pixels, _BORDER_PIXEL)
     scale = max(target / source for source, target in zip(source_size, target_size, strict=True))
     resized = ceil(scale * source_size[axis])
     # torch's own resizing, because it divides in float32: its pixels are not everywhere those of exact arithmetic.

@@ -22,7 +22,7 @@ from infinitetalk.media.video import SourceVideo
 from infinitetalk.planning.framing import MIN_SHOWN, Box, holds, share, shown_part
 from infinitetalk.planning.plan import Plan, VideoShape
 from infinitetalk.planning.windows import Window
-from infinitetalk.shapes import FPS, cover_crop, whole_size
+from infinitetalk.shapes import FPS, Crop, cover_crop, whole_size
 
 Boxes = Sequence[Box | None]
 Check = Callable[[], object]
@@ -149,7 +149,7 @@ def keep_speakers(
     footage: Picture | SourceVideo,
     plan: Plan,
     boxes: Sequence[Boxes],
-    crop: float,
+    crop: Crop,
     source_cuts: Sequence[int],
     finder: FaceFinder,
     check: Check,
@@ -220,7 +220,7 @@ def _starts(original: Original, windows: Sequence[Window], scenes: Sequence[int]
     return starts
 
 
-def _keep_in_picture(picture: Picture, boxes: Boxes, finder: FaceFinder, crop: float, plan: Plan) -> Keeping:
+def _keep_in_picture(picture: Picture, boxes: Boxes, finder: FaceFinder, crop: Crop, plan: Plan) -> Keeping:
     height, width = picture.pixels.shape[:2]
     found = finder.find(picture.pixels)
     area = cover_crop(picture.source_size, (width, height), crop)
@@ -232,10 +232,9 @@ def _keep_in_picture(picture: Picture, boxes: Boxes, finder: FaceFinder, crop: f
     others = tuple(face.box for face in found if not any(face is one for one in chosen))
     others += tuple(face.box for face in chosen if face is not None)
     tracks = Tracks(points, float(FPS), (0,), others)
-    shape = VideoShape((width, height), Fraction(FPS), plan.n_frames)
     unseen = () if all(chosen) else ("keep: not every speaker's face is found in image_url; the others stay still.",)
     frame = (0.0, 0.0, float(width), float(height))
-    return Keeping(KeptPicture(picture), tracks, finder, frame, shape, unseen)
+    return Keeping(KeptPicture(picture), tracks, finder, frame, plan.shape, unseen)
 
 
 def in_part(box: Box | None, source: tuple[int, int], part: tuple[float, float, float, float]) -> Box | None:

@@ -1,7 +1,5 @@
 """The faces of a job's picture or video, as boxes."""
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +7,6 @@ from infinitetalk.contract.request import Request
 from infinitetalk.errors import ModelMissing
 from infinitetalk.faces.finder import MAX_SIDE, FaceFinder
 from infinitetalk.faces.networks import INSTALL
-from infinitetalk.media.image import load_whole
 from infinitetalk.media.video import SourceVideo
 
 Box = tuple[float, float, float, float]
@@ -19,11 +16,6 @@ def find_boxes(faces: FaceFinder, picture: NDArray[np.uint8]) -> tuple[Box, ...]
     """The faces of a whole picture (height, width, 3), from left to right, in fractions of it."""
     height, width = picture.shape[:2]
     return tuple(face.fractions((width, height)) for face in faces.find(picture))
-
-
-def find_in_image(faces: FaceFinder, path: Path) -> tuple[Box, ...]:
-    """The faces of a picture's file. Raises as `load_whole`."""
-    return find_boxes(faces, load_whole(path, "image_url", MAX_SIDE).pixels)
 
 
 def find_in_video(faces: FaceFinder, video: SourceVideo, index: int = 0) -> tuple[Box, ...]:

@@ -8,22 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infinitetalk.contract.presets import Profile, Size, SpeedMode
+from infinitetalk.contract.presets import Profile, SpeedMode
 from infinitetalk.contract.request import MediaField, Request
 from infinitetalk.contract.result import Person, Turn
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import InvalidInput, TooLarge
-from infinitetalk.faces.finder import FaceFinder
+from infinitetalk.faces.finder import MAX_SIDE, FaceFinder
 from infinitetalk.generation.masks import person_masks
 from infinitetalk.generation.pipeline import Footage
 from infinitetalk.job.conversation import find_turns, split_wave
 from infinitetalk.job.keep import Keeping, check_keep, keep_speakers
 from infinitetalk.job.matching import match_note, watched_match
-from infinitetalk.job.people import check_faces, find_in_image, find_in_video
+from infinitetalk.job.people import check_faces, find_boxes, find_in_video
 from infinitetalk.job.scenes import cast_scenes, find_scenes
 from infinitetalk.media.audio import Track, Wave, load_audio, normalise_loudness, place_voices
 from infinitetalk.media.child import check_ended
-from infinitetalk.media.image import Picture, load_image
+from infinitetalk.media.image import Picture, load_image, load_whole
 from infinitetalk.media.video import SourceVideo
 from infinitetalk.models.device import choose_device
 from infinitetalk.models.voices import VoiceModels
@@ -33,7 +33,6 @@ from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.planning.speakers import speaker_starts
 from infinitetalk.planning.turns import AT_A_TIME, Turns, frame_loudness, left_out
 from infinitetalk.shapes import (
-    CENTRE,
     FPS,
     SAMPLE_RATE_HZ,
     SEPARATOR_RATE_HZ,
@@ -112,7 +111,6 @@ def read_job(
     """
     check_faces(request, faces)
     check_keep(request, faces)
-    size = profile.size(request.resolution, request.aspect_ratio)
     waves, tracks, warnings = _read_voices(request, files, settings)
     conversation: tuple[Turn, ...] = ()
     if request.split_voices:
@@ -120,7 +118,8 @@ def read_job(
         conversation = find_turns(waves[0], models, "wav_url")
         waves = tuple(normalise_loudness(wave) for wave in split_wave(waves[0], conversation))
     duration_s = len(waves[0]) / SAMPLE_RATE_HZ
-    footage, placed, notes = _read_footage(request, files, size, waves, faces)
+    footage, placed, notes = _read_footage(request, files, profile, waves, faces)
+    size = profile.size(request.resolution, request.aspect_ratio, footage.source_size)
     warnings += [*notes, *placed.warnings]
     if profile.is_embedded:
         warnings.insert(0, f"The profile {profile.name} is a small demonstration model: it knows drawn faces only.")
@@ -138,7 +137,9 @@ def read_job(
     turns = None
     if len(waves) > AT_A_TIME or places.others_silent:
         turns = Turns(frame_loudness(waves, n_frames), places.others_silent)
-    plan = make_plan(request, profile, mode, n_frames, seed, chunks, turns, conversation, scenes.clip)
+    plan = make_plan(
+        request, profile, mode, n_frames, seed, chunks, turns, conversation, scenes.clip, footage.source_size
+    )
     masks = None
     if places.are_bound:
         distinct = boxes if len(set(boxes)) > 1 else boxes[:1]
@@ -217,18 +218,19 @@ def _separated_chunks(request: Request, tracks: Sequence[Track], profile: Profil
 
 
 def _read_footage(
-    request: Request, files: Files, size: Size, waves: Sequence[Wave], faces: FaceFinder | None
+    request: Request, files: Files, profile: Profile, waves: Sequence[Wave], faces: FaceFinder | None
 ) -> tuple[Picture | SourceVideo, Placed, list[str]]:
-    """What is animated, of the part that shows the speakers, fitted to `size`; who is where; what to say of it."""
+    """What is animated, of the part that shows the speakers, fitted to the video's size; who is where; what to say."""
     if request.input_type == "image":
         path = files["image_url"]
-        picture = load_image(path, "image_url", *size)
-        found = None if faces is None else find_in_image(faces, path)
-        placed = place_speakers(request, found, picture.source_size, size)
-        if placed.places.crop != CENTRE:
-            picture = load_image(path, "image_url", *size, placed.places.crop)
-        return picture, placed, []
-    video = SourceVideo.look(files["video_url"], "video_url", *size, extend=request.extend)
+        whole = load_whole(path, "image_url", MAX_SIDE)
+        size = profile.size(request.resolution, request.aspect_ratio, whole.source_size)
+        found = None if faces is None else find_boxes(faces, whole.pixels)
+        placed = place_speakers(request, found, whole.source_size, size)
+        return load_image(path, "image_url", *size, placed.places.crop), placed, []
+    video = SourceVideo.look(files["video_url"], "video_url", extend=request.extend)
+    size = profile.size(request.resolution, request.aspect_ratio, video.source_size)
+    video = replace(video, size=size)
     found = None if faces is None else find_in_video(faces, video)
     placed = place_speakers(request, found, video.source_size, size)
     notes = []

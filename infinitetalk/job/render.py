@@ -27,6 +27,7 @@ from infinitetalk.media.audio import Wave, write_soundtrack
 from infinitetalk.media.encode import BT709, VideoWriter
 from infinitetalk.models.audio_encoder import embed_voice
 from infinitetalk.models.opening import Models
+from infinitetalk.planning.plan import Plan
 from infinitetalk.planning.windows import SILENCE, Window
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def render(
             start = _take_finished(kept, file, keeper, models.device, monitor.check)
         preview.begin(soundtrack, islice(kept.finished(), start.windows))
         noise = SeededNoise(plan.seed)
-        pack, state = _packing(writer, keeper)
+        pack, state = _packing(writer, keeper, plan)
         with (
             _interruptible(models, monitor.check),
             WindowQueue(pack, (preview, file, kept), writer.give_up, state) as queue,
@@ -102,18 +103,19 @@ def render(
 
 
 def _packing(
-    writer: VideoWriter, keeper: Keeper | None
+    writer: VideoWriter, keeper: Keeper | None, plan: Plan
 ) -> tuple[Callable[[NDArray[np.uint8]], bytes], Callable[[], bytes]]:
     """What makes a piece of a window's frames, and what tells what it left for the next window."""
-    if keeper is None:
-        return writer.pack, bytes
+    x0, y0, x1, y1 = plan.inner or (0, 0, *plan.size)
 
     def pack(frames: NDArray[np.uint8]) -> bytes:
-        if keeper.is_planar:
+        if keeper is not None and keeper.is_planar:
             return writer.pack_planes(keeper.frames(frames))
-        return writer.pack(np.stack(list(keeper.frames(frames))))
+        if keeper is not None:
+            frames = np.stack(list(keeper.frames(frames)))
+        return writer.pack(frames[:, y0:y1, x0:x1])
 
-    return pack, lambda: keeper.state
+    return pack, bytes if keeper is None else lambda: keeper.state
 
 
 def _take_finished(

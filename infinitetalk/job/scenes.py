@@ -100,10 +100,12 @@ def _placed_at(
     index: int, request: Request, footage: SourceVideo, size: Size, placed: Placed, faces: FaceFinder
 ) -> Placed | None:
     """Who is where in the scene that begins with a frame of the source; None where the job's choice does not fit."""
-    found, crop = find_in_video(faces, footage, index), placed.places.crop
+    found = find_in_video(faces, footage, index)
     try:
-        here = place_speakers(request, found, footage.source_size, size, placed.order, crop, "its first frame")
-        person_masks(here.places.boxes, footage.source_size, size, crop)  # refuses what the video does not show
+        here = place_speakers(request, found, footage.source_size, size, first=placed)
+        person_masks(
+            here.places.boxes, footage.source_size, size, here.places.crop
+        )  # refuses what the video does not show
     except InvalidInput:
         return None
     return here if here.are_found else None

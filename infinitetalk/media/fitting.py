@@ -12,7 +12,8 @@ from av.filter import Graph
 from av.sidedata.sidedata import Type
 from numpy.typing import NDArray
 
-from infinitetalk.shapes import CENTRE
+from infinitetalk.media.border import add_border
+from infinitetalk.shapes import CENTRE, Crop, within_border
 
 # Players take untagged video of at least this height for BT.709, below it for BT.601.
 HD_HEIGHT = 720
@@ -74,7 +75,7 @@ class Filtered(ABC):
 class Fitter(Filtered):
     """Fits a part of a video's frames to one size: `fit` gives (height, width, 3) uint8 RGB."""
 
-    def __init__(self, width: int, height: int, aspect: Fraction, crop: float = CENTRE) -> None:
+    def __init__(self, width: int, height: int, aspect: Fraction, crop: Crop = CENTRE) -> None:
         """Prepare for frames of one shape.
 
         Args:
@@ -86,17 +87,26 @@ class Fitter(Filtered):
         self._crop = crop
         self._aspect = aspect
 
+    def fit(self, frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> NDArray[np.uint8]:
+        """As `Filtered.fit`, with a border where all of the frame is shown."""
+        return add_border(super().fit(frame, before, after), self.size)
+
     def filters(self, frame: VideoFrame) -> Iterator[str]:
-        """Upright, resized until it covers the size, RGB, cropped."""
+        """Upright, resized until it covers the size, RGB, cropped; or resized until the size holds it."""
         own = shown_size(frame, self._aspect)
-        scale = max(side / shown for side, shown in zip(self.size, own, strict=True))
-        cover = [max(side, round(shown * scale)) for side, shown in zip(self.size, own, strict=True)]
+        if self._crop is None:
+            x0, y0, x1, y1 = within_border(own, self.size)
+            cover = [x1 - x0, y1 - y0]
+        else:
+            scale = max(side / shown for side, shown in zip(self.size, own, strict=True))
+            cover = [max(side, round(shown * scale)) for side, shown in zip(self.size, own, strict=True)]
         is_hd = int(frame.colorspace) == UNSPECIFIED and frame.height >= HD_HEIGHT
         matrix = "bt709" if is_hd else "auto"
         yield from turns(frame)
         yield f"scale={cover[0]}:{cover[1]}:flags=lanczos+accurate_rnd+full_chroma_int:in_color_matrix={matrix}"
         yield "format=rgb24"
-        yield f"crop={self.size[0]}:{self.size[1]}:(in_w-out_w)*{self._crop}:(in_h-out_h)*{self._crop}"
+        if self._crop is not None:
+            yield f"crop={self.size[0]}:{self.size[1]}:(in_w-out_w)*{self._crop}:(in_h-out_h)*{self._crop}"
 
 
 def deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> VideoFrame:

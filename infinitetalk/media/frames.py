@@ -23,7 +23,7 @@ from infinitetalk.media.scenes import THUMBNAIL, find_cuts
 from infinitetalk.media.stream import damaged, describe, first_video, open_media, tick_s, truncated
 from infinitetalk.media.tables import is_cut_off
 from infinitetalk.media.video import MAX_ASPECT, MAX_FPS, MAX_FRAMES, MIN_SIDE
-from infinitetalk.shapes import FPS
+from infinitetalk.shapes import FPS, crop_of
 
 _RATE_TOLERANCE = 0.005  # times stored in milliseconds
 
@@ -195,7 +195,7 @@ def main(arguments: list[str]) -> None:
                 return survey(Path(path), field)
             zero_s, aspect, crop, *numbers = others
             start, n_frames, width, height = map(int, numbers[:4])
-            fitter = Fitter(width, height, Fraction(aspect), float(crop))
+            fitter = Fitter(width, height, Fraction(aspect), crop_of(crop))
             if task == "clip":
                 return Answer({}, clip(Path(path), field, Fraction(zero_s), start, n_frames, fitter))
             if task == "cuts":

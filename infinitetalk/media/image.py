@@ -20,9 +20,10 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from infinitetalk.errors import MediaUnreadable, TooLarge
 from infinitetalk.media import jpeg
+from infinitetalk.media.border import add_border
 from infinitetalk.media.container import apparent_kind, hdr_kind
 from infinitetalk.media.program import Answer, ask, reply
-from infinitetalk.shapes import CENTRE, cover_crop, whole_size
+from infinitetalk.shapes import CENTRE, Crop, cover_crop, crop_of, whole_size, within_border
 
 # Readers that are part of Pillow. None of them starts another program, as the one for EPS would.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
@@ -82,7 +83,7 @@ class Picture:
         return np.repeat(self.pixels[None], n_frames, axis=0)
 
 
-def load_image(path: Path, field: str, width: int, height: int, crop: float = CENTRE) -> Picture:
+def load_image(path: Path, field: str, width: int, height: int, crop: Crop = CENTRE) -> Picture:
     """Read a picture, turn it upright (EXIF) and fit a part of it to width x height.
 
     An animation gives its first frame, transparent parts become white, and colours with a profile become sRGB.
@@ -104,7 +105,7 @@ def load_whole(path: Path, field: str, longest: int) -> Picture:
     return _load(path, field, "whole", longest)
 
 
-def _load(path: Path, field: str, task: str, *numbers: float) -> Picture:
+def _load(path: Path, field: str, task: str, *numbers: Crop) -> Picture:
     answer = ask(
         "image",
         *(task, str(path), field, *map(str, numbers)),
@@ -133,14 +134,14 @@ def main(arguments: list[str]) -> None:
             picture = _decode(Path(path), field, notes, partial(whole_size, longest=int(numbers[0])))
         else:
             width, height = map(int, numbers[:2])
-            picture = decode_image(Path(path), field, width, height, notes, float(numbers[2]))
+            picture = decode_image(Path(path), field, width, height, notes, crop_of(numbers[2]))
         size = (picture.pixels.shape[1], picture.pixels.shape[0])
         return Answer({"notes": notes, "source_size": picture.source_size, "size": size}, picture.pixels.tobytes())
 
     reply(decode)
 
 
-def decode_image(path: Path, field: str, width: int, height: int, notes: list[str], crop: float = CENTRE) -> Picture:
+def decode_image(path: Path, field: str, width: int, height: int, notes: list[str], crop: Crop = CENTRE) -> Picture:
     """What load_image does, in this process and without its limits of time and memory.
 
     Args:
@@ -154,7 +155,7 @@ def _decode(
     field: str,
     notes: list[str],
     size_of: Callable[[tuple[int, int]], tuple[int, int]],
-    crop: float = CENTRE,
+    crop: Crop = CENTRE,
 ) -> Picture:
     """A picture at the size that follows from its own."""
     PngImagePlugin.MAX_TEXT_CHUNK = _MAX_PROFILE_BYTES
@@ -241,8 +242,8 @@ def _too_large(field: str) -> TooLarge:
     return TooLarge(f"{field}: the picture has more than {MAX_PIXELS // 10**6} million pixels; make it smaller.")
 
 
-def _fit(image: Image.Image, width: int, height: int, notes: list[str], crop: float) -> NDArray[np.uint8]:
-    """A part of an upright picture as sRGB bytes (height, width, 3)."""
+def _fit(image: Image.Image, width: int, height: int, notes: list[str], crop: Crop) -> NDArray[np.uint8]:
+    """A part of an upright picture, or all of it with a border, as sRGB bytes (height, width, 3)."""
     profile, colors = _profile(image, notes)
     if image.mode.startswith("I"):  # 16 bits of grey
         image = Image.fromarray(np.asarray(np.asarray(image).clip(0, 65535) // 257, np.uint8))
@@ -252,14 +253,15 @@ def _fit(image: Image.Image, width: int, height: int, notes: list[str], crop: fl
         image = image.convert("RGB")
     x0, y0, x1, y1 = cover_crop(image.size, (width, height), crop)
     box = max(x0, 0.0), max(y0, 0.0), min(x1, image.width), min(y1, image.height)  # not a rounding error beyond
-    image = image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
+    inner = (0, 0, width, height) if crop is not None else within_border(image.size, (width, height))
+    image = image.resize((inner[2] - inner[0], inner[3] - inner[1]), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
     if image.mode == "RGBA":
         opaque = Image.new("RGB", image.size, _BACKGROUND)
         opaque.paste(image, mask=image.getchannel("A"))
         image = opaque
     if profile and colors == {"L": "GRAY"}.get(image.mode, image.mode):
         image = _to_srgb(image, profile, notes)
-    return np.array(image.convert("RGB"))
+    return add_border(np.array(image.convert("RGB")), (width, height))
 
 
 def _profile(image: Image.Image, notes: list[str]) -> tuple[ImageCms.ImageCmsProfile | None, str]:

@@ -12,7 +12,7 @@ from infinitetalk.errors import MediaUnreadable
 from infinitetalk.media.probe import ask_about
 from infinitetalk.media.program import ask
 from infinitetalk.planning.extension import Run, source_runs
-from infinitetalk.shapes import CENTRE, FPS, whole_size
+from infinitetalk.shapes import CENTRE, FPS, Crop, whole_size
 
 # Eleven hours at 25 frames a second; ends the listing of a file made of nothing but tiny frames.
 MAX_FRAMES = 1_000_000
@@ -44,7 +44,7 @@ class SourceVideo:
     zero_s: str  # the time stamp, in seconds, at which the video begins; a fraction
     aspect: str  # width to height of its pixels as stored; a fraction
     group_pixels: int = 0  # pixels from one key frame to the next, at most
-    crop: float = CENTRE  # where the part that is given out lies, as in shapes.cover_crop
+    crop: Crop = CENTRE  # where the part that is given out lies, as in shapes.cover_crop
     rate: str = str(FPS)  # its own frames a second, on average; a fraction
     extend: Extend = "hold"  # what is shown past the end
     original: "SourceVideo | None" = None  # the same at its own size and rate, where this is a copy
@@ -69,11 +69,14 @@ class SourceVideo:
         return cls.look(path, field, width, height, extend).ready(needed_s=needed_s, folder=folder)
 
     @classmethod
-    def look(cls, path: Path, field: str, width: int, height: int, extend: Extend = "hold") -> "SourceVideo":
+    def look(
+        cls, path: Path, field: str, width: int | None = None, height: int | None = None, extend: Extend = "hold"
+    ) -> "SourceVideo":
         """Look through a video whose frames will be fitted to width x height.
 
         Args:
             field: the job's field that named the file, for errors.
+            width, height: in pixels; the video's own if not given.
             extend: what is shown past the end.
 
         Raises MediaUnreadable where the file has no frames, is damaged, truncated or HDR; TooLarge where its frames
@@ -83,7 +86,7 @@ class SourceVideo:
         return cls(
             path=path,
             field=field,
-            size=(width, height),
+            size=(width or facts["source_size"][0], height or facts["source_size"][1]),
             source_size=tuple(facts["source_size"]),
             duration_s=facts["duration_s"],
             last_frame_s=facts["last_frame_s"],
@@ -94,7 +97,7 @@ class SourceVideo:
             extend=extend,
         )
 
-    def ready(self, crop: float = CENTRE, needed_s: float | None = None, folder: Path | None = None) -> "SourceVideo":
+    def ready(self, crop: Crop = CENTRE, needed_s: float | None = None, folder: Path | None = None) -> "SourceVideo":
         """The video of which a part is given out, in a state in which every frame is quickly found.
 
         A video whose key frames are too far apart for its size, or cannot be found, is decoded once, into a copy of the

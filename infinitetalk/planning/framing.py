@@ -6,11 +6,12 @@ the chin.
 
 from collections.abc import Iterator, Sequence
 
-from infinitetalk.shapes import CENTRE, cover_crop
+from infinitetalk.shapes import CENTRE, Crop, cover_crop
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 MIN_SHOWN = 0.6  # share of a speaker's face that the video must show
 # A speaker's box around their face, in faces, and what a box leaves free below, or a column all around.
 _ABOVE, _BESIDE, _BORDER = 0.7, 1.6, 0.05
@@ -69,8 +70,10 @@ def _span(box: Box, axis: int, more: float) -> tuple[float, float]:
     return low - more * (high - low), high + more * (high - low)
 
 
-def shown_part(source: Size, target: Size, crop: float) -> Box:
+def shown_part(source: Size, target: Size, crop: Crop) -> Box:
     """The part of the source that the video shows, in fractions."""
+    if crop is None:
+        return WHOLE
     x0, y0, x1, y1 = cover_crop(source, target, crop)
     return x0 / source[0], y0 / source[1], x1 / source[0], y1 / source[1]
 
@@ -104,9 +107,10 @@ def around(face: Box, others: Sequence[Box], given: Sequence[Box], shown: Box) -
     return x0, y0, x1, y1
 
 
-def pixels(face: Box, source: Size, target: Size) -> Size:
+def pixels(face: Box, source: Size, target: Size, crop: Crop = CENTRE) -> Size:
     """Width and height of a face in the video."""
-    scale = max(side / own for side, own in zip(target, source, strict=True))
+    scales = [side / own for side, own in zip(target, source, strict=True)]
+    scale = min(scales) if crop is None else max(scales)
     return round((face[2] - face[0]) * source[0] * scale), round((face[3] - face[1]) * source[1] * scale)
 
 

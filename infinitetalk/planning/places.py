@@ -3,8 +3,9 @@
 Boxes are as in planning/framing.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import Person
@@ -12,6 +13,7 @@ from infinitetalk.contract.speakers import Speaker
 from infinitetalk.errors import InvalidInput
 from infinitetalk.planning.framing import (
     MIN_SHOWN,
+    WHOLE,
     Box,
     Size,
     around,
@@ -24,10 +26,11 @@ from infinitetalk.planning.framing import (
     shown_part,
 )
 from infinitetalk.planning.owners import Found, box_name, default_holds, faces_of, instead_of_halves, unchosen
-from infinitetalk.shapes import CENTRE
+from infinitetalk.shapes import CENTRE, PADDED, Crop
 
 MIN_FACE_PX = 24  # of the video; smaller faces are hardly seen to speak
 _DIGITS = 4  # of a box that are told
+_NEAR = 0.02  # of a face or box that may be cut off unsaid
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,12 @@ class Places:
     """Who is where.
 
     Args:
-        crop: where the shown part lies in the room that the source leaves it: 0 at the left or top, 1 at the other end.
+        crop: where the shown part lies, as in `shapes.cover_crop`.
         boxes: of the speakers, in the order of their voices; None where two stand in the halves of the picture.
         others_silent: whether the speakers are chosen among several people, and all others are to keep still.
     """
 
-    crop: float
+    crop: Crop
     boxes: tuple[Box | None, ...]
     others_silent: bool
 
@@ -75,8 +78,7 @@ def place_speakers(
     source: Size,
     target: Size,
     order: tuple[int, ...] | None = None,
-    crop: float | None = None,
-    picture: str | None = None,
+    first: Placed | None = None,
 ) -> Placed:
     """Choose the speakers' places and the part of the picture that the video shows.
 
@@ -89,27 +91,30 @@ def place_speakers(
         faces: the boxes of all faces, from left to right.
         source, target: (width, height) of the picture and of the video, in pixels.
         order: the face of each voice, where the job leaves that open; from left to right if not given.
-        crop: where the shown part lies, if that is decided; then faces decide.
-        picture: what messages call the picture; the job's own, or the first frame of its video, if not given.
+        first: of the video's first scene, if this is a later one. Faces decide then; what is shown, and in which order
+            the voices are, stays as it is there.
 
     Raises:
         InvalidInput: a face is asked for that is not there, two speakers are in one place, or they do not fit into one
             video or into the part that is decided.
     """
-    picture = picture or ("image_url" if request.input_type == "image" else "the first frame of video_url")
+    picture = "image_url" if request.input_type == "image" else "the first frame of video_url"
+    if first is not None:
+        order, picture = first.order, "its first frame"
     speakers, found = request.all_speakers, faces or ()
-    chooses = crop is not None or request.speakers is not None or request.split_voices
+    chooses = first is not None or request.speakers is not None or request.split_voices
+    default = CENTRE if request.fit == "crop" else PADDED
     owners, notes = faces_of(speakers, faces, picture, chooses, order)
     if not chooses and len(owners) == len(speakers) == len(found) and not any(speaker.box for speaker in speakers):
-        holds_all = default_holds(speakers, found, shown_part(source, target, CENTRE))
-        chooses = not holds_all and best_crop(found, [], source, target) is not None
+        holds_all = default_holds(speakers, found, shown_part(source, target, default))
+        chooses = not holds_all and (default is PADDED or best_crop(found, [], source, target) is not None)
         if chooses and len(speakers) > 1:
             notes.append(instead_of_halves(speakers, found, picture))
-    if crop is not None:
+    crop = default
+    if first is not None:
+        crop = first.places.crop
         _check_shown(speakers, owners, found, shown_part(source, target, crop), picture)
-    elif not chooses:
-        crop = CENTRE
-    else:
+    elif chooses and default is not PADDED:
         crop, moved = _crop(speakers, owners, found, source, target, picture)
         notes += moved
     shown = shown_part(source, target, crop)
@@ -123,8 +128,11 @@ def place_speakers(
     is_chosen = chooses and have_places and (one_box or len(found) > len(speakers) or any(alone))
     if not chooses and faces is not None:
         notes += unchosen(speakers, faces, shown, picture)
-    notes += _small(speakers, owners, found, source, target)
-    people = None if faces is None else tuple(_people(faces, owners, speakers, source, target))
+    notes += _small(speakers, owners, found, partial(pixels, source=source, target=target, crop=crop))
+    notes += _cut_off(speakers, owners, found, shown, picture)
+    people = None
+    if faces is not None:
+        people = tuple(_people(faces, owners, speakers, partial(pixels, source=source, target=target, crop=crop)))
     return Placed(
         Places(crop, boxes, is_chosen), people, tuple(notes), have_places, order, chooses and faces is not None
     )
@@ -147,8 +155,8 @@ def _crop(
     if crop is None:
         other = "" if (target[0] > target[1]) == (axis == 0) else f"choose aspect_ratio {('16:9', '9:16')[axis]}, or "
         raise InvalidInput(
-            f"The speakers are too far apart in {picture} to be shown together: {other}send a picture in which they "
-            "are closer together."
+            f"The speakers are too far apart in {picture} to be shown together: {other}set fit to pad, which keeps all "
+            "of the picture."
         )
     shown, centred = shown_part(source, target, crop), shown_part(source, target, CENTRE)
     for number, speaker in enumerate(speakers):
@@ -198,12 +206,12 @@ def _boxes(
 
 
 def _small(
-    speakers: Sequence[Speaker], owners: Mapping[int, int], faces: Sequence[Box], source: Size, target: Size
+    speakers: Sequence[Speaker], owners: Mapping[int, int], faces: Sequence[Box], size_of: Callable[[Box], Size]
 ) -> list[str]:
     """Warnings for speakers whose faces are too small to be seen to speak."""
     notes = []
     for number, index in sorted(owners.items()):
-        side = max(pixels(faces[index], source, target))
+        side = max(size_of(faces[index]))
         if side < MIN_FACE_PX:
             notes.append(
                 f"The face of {speakers[number].name} (face {index}) is {side} pixels high in the video; below "
@@ -212,13 +220,36 @@ def _small(
     return notes
 
 
+def _cut_off(
+    speakers: Sequence[Speaker], owners: Mapping[int, int], faces: Sequence[Box], shown: Box, picture: str
+) -> list[str]:
+    """A warning of the faces, and of the speakers' boxes, that the video does not show, or not wholly."""
+    cut = [f"face {index}" for index, face in enumerate(faces) if 0 < share(face, shown) < share(face, WHOLE) - _NEAR]
+    cut += [
+        box_name(speaker, number)
+        for number, speaker in enumerate(speakers)
+        if speaker.box is not None and number not in owners and share(speaker.box, shown) < 1 - _NEAR
+    ]
+    gone = [f"face {index}" for index, face in enumerate(faces) if share(face, shown) == 0 < share(face, WHOLE)]
+    told = [f"{said} {' and '.join(names)}" for said, names in (("cuts into", cut), ("leaves out", gone)) if names]
+    if not told:
+        return []
+    return [
+        f"The part of {picture} that the video shows {' and '.join(told)}: fit pad or whole keeps all of it, and an "
+        "aspect_ratio nearer to its shape more."
+    ]
+
+
 def _people(
-    faces: Sequence[Box], owners: Mapping[int, int], speakers: Sequence[Speaker], source: Size, target: Size
+    faces: Sequence[Box],
+    owners: Mapping[int, int],
+    speakers: Sequence[Speaker],
+    size_of: Callable[[Box], Size],
 ) -> list[Person]:
     voices = {index: speakers[number].name for number, index in owners.items()}
     people = []
     for index, face in enumerate(faces):
-        width, height = pixels(face, source, target)
+        width, height = size_of(face)
         x0, y0, x1, y1 = (round(min(max(edge, 0.0), 1.0), _DIGITS) for edge in face)
         people.append(Person(index=index, box=(x0, y0, x1, y1), width=width, height=height, voice=voices.get(index)))
     return people

@@ -11,7 +11,7 @@ from infinitetalk.contract.request import Extend, InputType, Keep, Request
 from infinitetalk.contract.result import ResolvedSettings, Turn
 from infinitetalk.planning.turns import Turns, plan_turns
 from infinitetalk.planning.windows import Window
-from infinitetalk.shapes import FPS, token_count
+from infinitetalk.shapes import FPS, token_count, within_border
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Plan:
         cuts: the clip's frames with which further scenes of the source video begin.
         extend, keep: as in the job.
         kept: the result where it has the source's shape, and not that of the windows.
+        inner: x0, y0, x1, y1 in pixels of a frame: the part that the result shows; None: all of it.
     """
 
     mode: SpeedMode
@@ -73,6 +74,7 @@ class Plan:
     extend: Extend = "hold"
     keep: Keep = "all"
     kept: VideoShape | None = None
+    inner: tuple[int, int, int, int] | None = None
 
     @property
     def n_frames(self) -> int:
@@ -82,7 +84,8 @@ class Plan:
     @property
     def shape(self) -> VideoShape:
         """What the finished file holds."""
-        return self.kept or VideoShape(self.size, Fraction(FPS), self.n_frames)
+        x0, y0, x1, y1 = self.inner or (0, 0, *self.size)
+        return self.kept or VideoShape((x1 - x0, y1 - y0), Fraction(FPS), self.n_frames)
 
     @property
     def duration_s(self) -> float:
@@ -143,7 +146,7 @@ class Plan:
             cuts_s=[cut / FPS for cut in self.cuts] or None,
             extend=self.extend if self.input_type == "video" else None,
             keep=self.keep if self.kept is not None else None,
-            generated="{}x{}".format(*self.size) if self.kept is not None else None,
+            generated="{}x{}".format(*self.size) if self.shape.size != self.size or self.kept is not None else None,
         )
 
 
@@ -162,6 +165,7 @@ def make_plan(
     turns: Turns | None = None,
     conversation: tuple[Turn, ...] = (),
     cuts: Sequence[int] = (),
+    source: Size | None = None,
 ) -> Plan:
     """Resolve a request.
 
@@ -173,14 +177,20 @@ def make_plan(
         turns: who is heard when; needed for more than two voices, and where people without one are to keep still.
         conversation: who of two speaks when, in a recording that is taken apart.
         cuts: the clip's frames with which further scenes begin.
+        source: (width, height) of the input; needed where aspect_ratio or fit follow its shape.
     """
+    size = profile.size(request.resolution, request.aspect_ratio, source)
+    inner = None
+    if request.fit == "whole":
+        assert source is not None
+        inner = within_border(source, size)
     negative_prompt = None
     if request.text_guidance != 1:
         negative_prompt = profile.negative_prompt if request.negative_prompt is None else request.negative_prompt
     return Plan(
         mode=mode,
         shift=mode.shift[request.resolution],
-        size=profile.size(request.resolution, request.aspect_ratio),
+        size=size,
         windows=plan_turns(turns, n_frames, mode.window_frames, mode.overlap_frames, cuts),
         seed=seed,
         speakers=len(request.all_speakers),
@@ -196,4 +206,5 @@ def make_plan(
         cuts=tuple(cuts),
         extend=request.extend,
         keep=request.keep,
+        inner=inner,
     )
