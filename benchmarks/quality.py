@@ -1,10 +1,11 @@
 """How well the miniature talks: held-out jobs in all speed modes, made by the worker's own loop and measured.
 
     python -m benchmarks.quality --out OUT [--jobs 20] [--seconds 10] [--minute 2] [--people 2]
+    python -m benchmarks.quality --out OUT --sizes 128x128 144x112 [--modes turbo]
 
-Half of the jobs are of one person and half of two, tall and wide, with faces, voices and sentences that no training has
-seen. OUT keeps the videos, so that a run that was cut off can go on; `--only-make` and `--only-measure` may run on
-different machines. Prints Markdown tables and writes OUT/quality.json.
+Half of the jobs are of one person and half of two, tall and wide or of the sizes asked for, with faces, voices and
+sentences that no training has seen. OUT keeps the videos, so that a run that was cut off can go on; `--only-make` and
+`--only-measure` may run on different machines. Prints Markdown tables and writes OUT/quality.json.
 """
 
 import argparse
@@ -30,7 +31,6 @@ from infinitetalk.quality.tracking import track_mouths
 from infinitetalk.shapes import FPS
 from infinitetalk.startup.calibration import run_sample
 from infinitetalk.startup.opening import open_models
-from training.data import SIZES
 from training.held_out import HeldOutJob, held_out_job
 from training.speech import Corpus, load_corpus
 
@@ -38,7 +38,8 @@ ROOT = Path(__file__).parents[1]
 
 MODES: tuple[str, ...] = get_args(SpeedModeName)
 REFERENCE = "maximum_quality"
-SILENT_JOBS, SILENT_S = 20, 4.0
+SIZES = ((160, 96), (96, 160))
+SILENT_S = 4.0
 MINUTE_S = 60.0
 
 
@@ -58,14 +59,21 @@ class Task:
         return held_out_job(corpus, self.number, self.people, self.size, round(self.seconds * FPS), self.silent)
 
 
-def tasks(jobs: int, seconds: float, minutes: int) -> Iterable[Task]:
+def tasks(
+    jobs: int,
+    seconds: float,
+    minutes: int,
+    silent: int = 20,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    modes: Sequence[str] = MODES,
+) -> Iterable[Task]:
     """All videos: each job in each mode, some with silent sound, some of a minute."""
-    kinds = [(people, size) for size in SIZES[:2] for people in (1, 2)]
+    kinds = [(people, size) for size in sizes for people in (1, 2)]
     for number in range(jobs):
         people, size = kinds[number % len(kinds)]
-        for mode in MODES:
+        for mode in modes:
             yield Task(f"{number:02}-{mode}", number, people, size, seconds, mode)
-    for number in range(100, 100 + SILENT_JOBS):
+    for number in range(100, 100 + silent):
         people, size = kinds[number % len(kinds)]
         yield Task(f"{number}-silent", number, people, size, SILENT_S, "turbo", True)
     for number in range(200, 200 + minutes):
@@ -126,6 +134,7 @@ def measure_all(todo: Sequence[Task], out: Path, corpus: Corpus) -> list[dict[st
             continue
         job = task.job(corpus)
         flat: dict[str, Any] = {"task": task.name, "mode": task.mode, "people": task.people, "seconds": task.seconds}
+        flat["size"] = "{}x{}".format(*task.size)
         if task.silent:
             flat["above_shut"] = above_shut(video, job)
         else:
@@ -182,6 +191,15 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
             row([entry.get("percentile_95_ratio") for entry in group], ".2f"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| size, people | videos | correlation with own voice | still parts, dB |", "| --- " * 4 + "|"]
+    by_size: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for entry in rows:
+        if "correlation" in entry:
+            by_size[entry["size"], entry["people"]].append(entry)
+    for (size, people), group in by_size.items():
+        synced = row([value for entry in group for value in entry["correlation"]])
+        still = row([entry["still_first_db"] for entry in group], ".1f")
+        lines.append(f"| {size}, {people} | {len(group)} | {synced} | {still} |")
     lines.append("")
     for people in (1, 2):
         silent = [entry["above_shut"] for entry in rows if "above_shut" in entry and entry["people"] == people]
@@ -209,12 +227,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=20, help="held-out jobs, each in all modes")
     parser.add_argument("--seconds", type=float, default=10, help="of each")
     parser.add_argument("--minute", type=int, default=2, help="clips of a minute, in turbo")
+    parser.add_argument("--silent", type=int, default=20, help="clips with silent sound, in turbo")
     parser.add_argument("--people", type=int, choices=(1, 2), help="only the jobs of so many people")
+    parser.add_argument(
+        "--sizes", nargs="+", default=["{}x{}".format(*size) for size in SIZES], help="of the pictures, in turn"
+    )
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--only-make", action="store_true")
     parser.add_argument("--only-measure", action="store_true")
     options = parser.parse_args(arguments)
     corpus = load_corpus("held_out")
-    todo = list(tasks(options.jobs, options.seconds, options.minute))
+    sizes = [(int(width), int(height)) for width, height in (size.split("x") for size in options.sizes)]
+    todo = list(tasks(options.jobs, options.seconds, options.minute, options.silent, sizes, options.modes))
     if options.people is not None:
         todo = [task for task in todo if task.people == options.people]
     if not options.only_measure:

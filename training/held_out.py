@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from infinitetalk.contract.presets import load_profile
 from infinitetalk.shapes import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-from training.data import SIZES, Maker
+from training.data import Maker
 from training.speech import Corpus
 
 Frames = NDArray[np.uint8]
@@ -36,10 +37,11 @@ class HeldOutJob:
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(self.drawn[0]).save(folder / "picture.png")
         height, width = self.drawn.shape[1:3]
+        resolution, aspect_ratio = _named(width, height)
         fields = {
             "image_url": (folder / "picture.png").resolve().as_uri(),
-            "aspect_ratio": "16:9" if width > height else "9:16",
-            "resolution": "480p" if min(width, height) == min(SIZES[0]) else "720p",
+            "aspect_ratio": aspect_ratio,
+            "resolution": resolution,
         }
         for voice in self.write_voices(folder):
             fields["wav_url_2" if "wav_url" in fields else "wav_url"] = voice.resolve().as_uri()
@@ -53,6 +55,17 @@ class HeldOutJob:
         for path, wave in zip(paths, self.waves, strict=True):
             soundfile.write(path, wave, SAMPLE_RATE_HZ)
         return paths
+
+
+def _named(width: int, height: int) -> tuple[str, str]:
+    """The resolution and aspect ratio that have this size in the miniature's profile."""
+    sizes = load_profile("miniature").sizes
+    return next(
+        (resolution, ratio)
+        for resolution, by_ratio in sizes.items()
+        for ratio, size in by_ratio.items()
+        if size == (width, height)
+    )
 
 
 def held_out_job(

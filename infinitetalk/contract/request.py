@@ -110,8 +110,8 @@ class Request(BaseModel):
     )
     fit: Fit = Field(
         "crop",
-        description="What becomes of an input of another shape: crop cuts it; pad keeps all of it, with a border of its "
-        "blurred edges; whole does so too and takes the border off the result, which then has the input's shape.",
+        description="What becomes of an input of another shape: crop cuts it; pad keeps all of it, with a border of "
+        "its blurred edges; whole takes this border off the result, which then has the input's shape.",
     )
     resolution: Resolution = Field(
         "480p",

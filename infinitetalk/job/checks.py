@@ -143,7 +143,7 @@ def _reference(job: Job, windows: Sequence[Stretch]) -> Callable[[int], Frame]:
     """What a frame of the file was to look like: the picture, the film's frame at its window's start, or its own."""
     footage, keeping = job.footage, job.keeping
     if isinstance(footage, Picture):
-        return lambda _: footage.pixels
+        return lambda _: job.plan.shown(footage.pixels)
     original = None if keeping is None else keeping.original
 
     def window_of(frame: int) -> Window:
@@ -153,16 +153,14 @@ def _reference(job: Job, windows: Sequence[Stretch]) -> Callable[[int], Frame]:
         return lambda frame: original.video.whole(
             max(original.size), max(original.clip_frame(frame), window_of(frame).keep_start)
         )
-    return lambda frame: footage.frame(window_of(frame).start)
+    return lambda frame: job.plan.shown(footage.frame(window_of(frame).start))
 
 
 def _choose(job: Job) -> Callable[[int, Sequence[Face], tuple[int, int]], list[Face | None]]:
     """The speakers among the faces of one of the file's frames."""
     source, crop = job.footage.source_size, job.places.crop
-    area, is_whole = (
-        cover_crop(source, job.plan.size, crop),
-        job.keeping is not None and job.keeping.original is not None,
-    )
+    is_whole = job.keeping is not None and job.keeping.original is not None
+    area = cover_crop(source, job.plan.size, crop) if job.plan.inner is None else (0.0, 0.0, *source)
     shown = shown_part(source, job.plan.size, crop)
 
     def choose(scene: int, found: Sequence[Face], size: tuple[int, int]) -> list[Face | None]:

@@ -106,14 +106,13 @@ def _packing(
     writer: VideoWriter, keeper: Keeper | None, plan: Plan
 ) -> tuple[Callable[[NDArray[np.uint8]], bytes], Callable[[], bytes]]:
     """What makes a piece of a window's frames, and what tells what it left for the next window."""
-    x0, y0, x1, y1 = plan.inner or (0, 0, *plan.size)
 
     def pack(frames: NDArray[np.uint8]) -> bytes:
         if keeper is not None and keeper.is_planar:
             return writer.pack_planes(keeper.frames(frames))
         if keeper is not None:
             frames = np.stack(list(keeper.frames(frames)))
-        return writer.pack(frames[:, y0:y1, x0:x1])
+        return writer.pack(plan.shown(frames))
 
     return pack, bytes if keeper is None else lambda: keeper.state
 

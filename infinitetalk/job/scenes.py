@@ -103,9 +103,8 @@ def _placed_at(
     found = find_in_video(faces, footage, index)
     try:
         here = place_speakers(request, found, footage.source_size, size, first=placed)
-        person_masks(
-            here.places.boxes, footage.source_size, size, here.places.crop
-        )  # refuses what the video does not show
+        # It refuses what the video does not show.
+        person_masks(here.places.boxes, footage.source_size, size, here.places.crop)
     except InvalidInput:
         return None
     return here if here.are_found else None

@@ -30,6 +30,7 @@ from infinitetalk.shapes import CENTRE, PADDED, Crop
 
 MIN_FACE_PX = 24  # of the video; smaller faces are hardly seen to speak
 _DIGITS = 4  # of a box that are told
+_LONG = 1.5  # times as long as the other side: nothing but 16:9 and 9:16
 _NEAR = 0.02  # of a face or box that may be cut off unsaid
 
 
@@ -148,15 +149,14 @@ def _crop(
 ) -> tuple[float, list[str]]:
     """Where the shown part lies so that the speakers are in it, and what to say of it."""
     alone = [s.box for number, s in enumerate(speakers) if number not in owners and s.box is not None]
-    crop, axis = (
-        best_crop([faces[index] for index in owners.values()], alone, source, target),
-        moving_axis(source, target),
-    )
+    crop = best_crop([faces[index] for index in owners.values()], alone, source, target)
+    axis = moving_axis(source, target)
     if crop is None:
-        other = "" if (target[0] > target[1]) == (axis == 0) else f"choose aspect_ratio {('16:9', '9:16')[axis]}, or "
+        is_longest = target[axis] > _LONG * target[1 - axis]
+        other = "" if is_longest else f"choose aspect_ratio {('16:9', '9:16')[axis]}, or "
         raise InvalidInput(
             f"The speakers are too far apart in {picture} to be shown together: {other}set fit to pad, which keeps all "
-            "of the picture."
+            "of it."
         )
     shown, centred = shown_part(source, target, crop), shown_part(source, target, CENTRE)
     for number, speaker in enumerate(speakers):

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+from numpy.typing import NDArray
+
 from infinitetalk.arithmetic import Arithmetic
 from infinitetalk.contract.presets import Profile, Size, SpeedMode
 from infinitetalk.contract.request import Extend, InputType, Keep, Request
@@ -86,6 +89,11 @@ class Plan:
         """What the finished file holds."""
         x0, y0, x1, y1 = self.inner or (0, 0, *self.size)
         return self.kept or VideoShape((x1 - x0, y1 - y0), Fraction(FPS), self.n_frames)
+
+    def shown(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The part (..., height, width, 3) of frames of the windows' size that the result shows."""
+        x0, y0, x1, y1 = self.inner or (0, 0, *self.size)
+        return frames[..., y0:y1, x0:x1, :]
 
     @property
     def duration_s(self) -> float:

@@ -12,7 +12,7 @@ from infinitetalk.contract.presets import (
     presets_dir,
     read_preset,
 )
-from infinitetalk.contract.request import AspectRatio, Request, Resolution, SpeedModeName
+from infinitetalk.contract.request import Ratio, Request, Resolution, SpeedModeName
 from infinitetalk.contract.settings import Settings
 
 MODES = list_presets("modes")
@@ -44,9 +44,15 @@ def test_every_profile_is_valid(name):
     assert profile.name == name
     assert profile.timing in PROFILES
     for resolution in get_args(Resolution):
-        wide, tall = (profile.size(resolution, ratio) for ratio in get_args(AspectRatio))
-        assert wide == tall[::-1]
-        assert wide[0] / wide[1] == pytest.approx(16 / 9, rel=0.07)
+        wide = profile.size(resolution, "16:9")
+        for ratio in get_args(Ratio):
+            width, height = profile.size(resolution, ratio)
+            across, down = map(int, ratio.split(":"))
+            assert width / height == pytest.approx(across / down, rel=0.07)
+            assert profile.size(resolution, f"{down}:{across}") == (height, width)
+            assert width * height == pytest.approx(wide[0] * wide[1], rel=0.1)
+            assert profile.size(resolution, "source", (10 * width, 10 * height + 3)) == (width, height)
+        assert profile.size(resolution, "source", (3000, 500)) == wide
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tests.support.media_samples import X264, ffmpeg
 from tests.support.standing_faces import Finder
 
 PROFILE = load_profile("miniature")
-SIZE = (320, 180)
+SIZE = (320, 192)  # of the shape of the miniature at 16:9
 VOICE = "https://example.com/voice.wav"
 LEFT, MIDDLE, RIGHT = (0.05, 0.1, 0.25, 0.5), (0.4, 0.1, 0.6, 0.5), (0.75, 0.1, 0.95, 0.5)
 
@@ -36,7 +36,7 @@ class ByScene(Finder):
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("film") / "film.mp4"
-    colors = [part for name in ("red", "blue") for part in ("-f", "lavfi", "-i", f"color={name}:d=0.4:r=25:s=320x180")]
+    colors = [part for name in ("red", "blue") for part in ("-f", "lavfi", "-i", f"color={name}:d=0.4:r=25:s=320x192")]
     ffmpeg(*colors, "-filter_complex", "[0:v][1:v]concat=n=2,format=yuv420p", *X264, path)
     return path
 

@@ -8,12 +8,13 @@ from infinitetalk.errors import InvalidInput
 from infinitetalk.generation.masks import person_masks
 from infinitetalk.planning.framing import Box, around, best_crop, share, shown_part
 from infinitetalk.planning.places import Placed, place_speakers
-from infinitetalk.shapes import CENTRE
+from infinitetalk.shapes import CENTRE, PADDED
 
 WIDE, TALL = (1600, 900), (480, 848)
 URL = "https://example.com/a"
 # Faces of 160x180 pixels in a picture of 1600x900: at the left, in the middle, at the right.
 LEFT, MIDDLE, RIGHT = ((x, 0.2, x + 0.1, 0.4) for x in (0.1, 0.45, 0.8))
+KEEP_ALL = "fit pad or whole keeps all of it, and an aspect_ratio nearer to its shape more."
 ONE_CHOICE = "To choose, give each of the speakers a face or a box (a dry_run lists the faces as people)."
 
 
@@ -97,6 +98,7 @@ def test_where_faces_and_voices_do_not_match_the_default_stays_and_says_how_to_c
     assert placed.warnings == (
         "10 faces were found in image_url (0 to 9 from left to right), and one voice was given: any of them may be "
         f"seen to speak. {ONE_CHOICE}",
+        f"The part of image_url that the video shows cuts into face 0: {KEEP_ALL}",
     )
     (warning,) = place({}, faces=()).warnings
     assert warning.startswith("Nobody was found in image_url, and one voice was given: ")
@@ -208,8 +210,9 @@ def test_the_older_fields_are_made_as_ever_and_told_what_was_found() -> None:
     assert "one voice was given: any of them may be seen to speak. To choose, use the field speakers" in warning
     (warning,) = place(faces=(LEFT, MIDDLE, RIGHT), **two).warnings
     assert "in the left and the right half, of which the video shows 1 and 2 of the faces." in warning
-    (warning,) = place(faces=(LEFT, RIGHT), target=TALL, **two).warnings  # no part of that shape shows both
-    assert "in the left and the right half, of which the video shows 0 and 0 of the faces." in warning
+    default, cut = place(faces=(LEFT, RIGHT), target=TALL, **two).warnings  # no part of that shape shows both
+    assert "in the left and the right half, of which the video shows 0 and 0 of the faces." in default
+    assert cut == f"The part of image_url that the video shows leaves out face 0 and face 1: {KEEP_ALL}"
 
 
 def test_faces_take_the_place_of_a_default_that_would_lose_somebody() -> None:
@@ -262,8 +265,12 @@ def test_speakers_who_do_not_fit_into_one_video_are_refused() -> None:
         InvalidInput, match=r"too far apart in image_url to be shown together: choose aspect_ratio 16:9,"
     ):
         place({}, {}, faces=(LEFT, RIGHT), target=TALL)
-    with pytest.raises(InvalidInput, match="too far apart in image_url to be shown together: send a picture"):
+    with pytest.raises(InvalidInput, match="too far apart in image_url to be shown together: set fit to pad"):
         place({}, {}, faces=(LEFT, RIGHT), source=(3000, 500))
+    for fit in ("pad", "whole"):
+        padded = place({}, {}, faces=(LEFT, RIGHT), source=(3000, 500), fit=fit)
+        assert padded.places.crop is PADDED
+        assert padded.warnings == ()
     assert place({}, {}, faces=(LEFT, RIGHT)).places.crop == CENTRE
     with pytest.raises(InvalidInput, match=r"speakers\[1\]\.box lies outside the part of image_url"):
         place({"face": 0}, {"box": [0.8, 0, 1, 1]}, faces=(LEFT, MIDDLE), target=TALL)

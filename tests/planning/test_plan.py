@@ -18,7 +18,7 @@ MULTI = IMAGE | {"person_count": "multi", "wav_url_2": "https://example.com/voic
 
 def plan_of(job, n_frames=200, seed=7):
     request = Request.parse(job)
-    return make_plan(request, PROFILE, load_mode(request.speed_mode), n_frames, seed)
+    return make_plan(request, PROFILE, load_mode(request.speed_mode), n_frames, seed, source=(1600, 900))
 
 
 # These change what is fetched, how long the clip is, how it is computed or handed over; the plan does not see them.
@@ -30,6 +30,8 @@ CHANGES = [
     ("person_count", IMAGE, MULTI, {"speakers"}),
     ("prompt", IMAGE, "A man sings.", {"prompt"}),
     ("aspect_ratio", IMAGE, "16:9", {"size"}),
+    ("aspect_ratio", IMAGE, "source", {"size"}),
+    ("fit", IMAGE, "whole", {"inner"}),
     ("resolution", IMAGE, "720p", {"size"}),
     ("negative_prompt", IMAGE | {"text_guidance": 2}, "blurred", {"negative_prompt"}),
     ("text_guidance", IMAGE, 2, {"text_guidance", "negative_prompt"}),
