@@ -48,7 +48,9 @@ class ResolvedSettings(_Reply):
     extend: Extend | None = Field(None, description="How a source video shorter than the sound goes on.")
     keep: Keep | None = Field(None, description="Given where only the speakers come from the model.")
     generated: str | None = Field(
-        None, description="With keep speakers, the size in pixels at which the model works, 25 times a second."
+        None,
+        description="The size in pixels at which the model works, 25 times a second, where that is not the result's own: "
+        "with keep speakers, and with fit whole.",
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from infinitetalk.contract.presets import load_profile
 from infinitetalk.errors import InvalidInput
 from infinitetalk.generation.masks import person_masks
+from infinitetalk.shapes import PADDED
 from tests.support.golden import info, tensors
 from tests.support.reference_masks import default_rectangles, latent_masks, token_masks
 
@@ -128,3 +129,14 @@ def test_a_tiny_box_marks_one_token_and_one_outside_the_crop_is_refused() -> Non
     assert first.sum() == 1
     with pytest.raises(InvalidInput, match="box 2"):
         person_masks(((0.4, 0.1, 0.6, 0.9), (0.9, 0.1, 1.0, 0.9)), (1000, 1000), (480, 848))
+
+
+def test_boxes_of_a_padded_picture_mark_no_border() -> None:
+    """A wide picture of 640x320 in a video of 320x480: it is 320x160 there, between rows 160 and 320."""
+    left, right, background = grid(
+        person_masks(((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)), (640, 320), (320, 480), PADDED), 320, 480
+    )
+    assert left[10:20, :10].all()
+    assert right[10:20, 10:].all()
+    assert left.sum() == right.sum() == 100
+    assert torch.equal(background, 1 - left - right)
