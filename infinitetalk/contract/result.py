@@ -49,7 +49,7 @@ class ResolvedSettings(_Reply):
     keep: Keep | None = Field(None, description="Given where only the speakers come from the model.")
     generated: str | None = Field(
         None,
-        description="The size in pixels at which the model works, 25 times a second, where that is not the result's own: "
+        description="The size in pixels at which the model works, 25 times a second, where the result has another: "
         "with keep speakers, and with fit whole.",
     )
 

@@ -16,9 +16,7 @@ SHAPES = [((300, 500), (848, 480)), ((500, 300), (480, 848)), ((3000, 500), (640
 
 
 @pytest.mark.parametrize(("source", "target"), SHAPES)
-def test_a_whole_source_lies_in_the_middle_as_large_as_it_can(
-    source: tuple[int, int], target: tuple[int, int]
-) -> None:
+def test_a_whole_source_lies_in_the_middle_as_large_as_it_can(source: tuple[int, int], target: tuple[int, int]) -> None:
     x0, y0, x1, y1 = within_border(source, target)
     width, height = x1 - x0, y1 - y0
     assert width % 2 == height % 2 == 0
