@@ -81,6 +81,7 @@ class Person(_Reply):
     )
     width: int = Field(description="Of the face, in pixels of the result.")
     height: int = Field(description="Likewise.")
+    is_shown: bool = Field(description="Whether the result shows most of it.")
     voice: str | None = Field(None, description="The voice that the person has, by its field, if one is known.")
 
 

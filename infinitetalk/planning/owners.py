@@ -95,12 +95,14 @@ def unchosen(speakers: Sequence[Speaker], faces: Sequence[Box], shown: Box, pict
     if not faces:
         return [f"{found}: if somebody is in it all the same, nothing is wrong; otherwise send another picture."]
     if len(speakers) == 1:
-        if len(faces) > 1:
-            return [f"{found}, and one voice was given: {_anyone(len(faces))} {_how(speakers)}."]
-        if share(faces[0], shown) < MIN_SHOWN:
+        seen = sum(share(face, shown) >= MIN_SHOWN for face in faces)
+        if seen > 1:
+            some = "" if seen == len(faces) else f", of which the video shows {seen}"
+            return [f"{found}{some}, and one voice was given: {_anyone(seen)} {_how(speakers)}."]
+        if seen == 0:
             return [
-                f"The face in {picture} lies outside the part that the video shows, its centre: with the field "
-                "speakers the shown part moves to the face; or choose another aspect_ratio."
+                f"{found}, outside the part that the video shows, its centre: with the field speakers the shown part "
+                "moves to the speaker's face; or choose another aspect_ratio, or fit pad."
             ]
         return []
     held = _in_halves(faces, shown)

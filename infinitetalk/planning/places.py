@@ -129,11 +129,12 @@ def place_speakers(
     is_chosen = chooses and have_places and (one_box or len(found) > len(speakers) or any(alone))
     if not chooses and faces is not None:
         notes += unchosen(speakers, faces, shown, picture)
-    notes += _small(speakers, owners, found, partial(pixels, source=source, target=target, crop=crop))
+    size_of = partial(pixels, source=source, target=target, crop=crop)
+    notes += _small(speakers, owners, found, size_of, request.resolution == "480p")
     notes += _cut_off(speakers, owners, found, shown, picture)
     people = None
     if faces is not None:
-        people = tuple(_people(faces, owners, speakers, partial(pixels, source=source, target=target, crop=crop)))
+        people = tuple(_people(faces, owners, speakers, shown, size_of))
     return Placed(
         Places(crop, boxes, is_chosen), people, tuple(notes), have_places, order, chooses and faces is not None
     )
@@ -206,7 +207,11 @@ def _boxes(
 
 
 def _small(
-    speakers: Sequence[Speaker], owners: Mapping[int, int], faces: Sequence[Box], size_of: Callable[[Box], Size]
+    speakers: Sequence[Speaker],
+    owners: Mapping[int, int],
+    faces: Sequence[Box],
+    size_of: Callable[[Box], Size],
+    can_grow: bool,
 ) -> list[str]:
     """Warnings for speakers whose faces are too small to be seen to speak."""
     notes = []
@@ -215,7 +220,8 @@ def _small(
         if side < MIN_FACE_PX:
             notes.append(
                 f"The face of {speakers[number].name} (face {index}) is {side} pixels high in the video; below "
-                f"{MIN_FACE_PX} a mouth is hardly seen to speak: choose resolution 720p, or a picture cut closer."
+                f"{MIN_FACE_PX} a mouth is hardly seen to speak: choose {'resolution 720p, or ' * can_grow}a picture "
+                "cut closer."
             )
     return notes
 
@@ -244,6 +250,7 @@ def _people(
     faces: Sequence[Box],
     owners: Mapping[int, int],
     speakers: Sequence[Speaker],
+    shown: Box,
     size_of: Callable[[Box], Size],
 ) -> list[Person]:
     voices = {index: speakers[number].name for number, index in owners.items()}
@@ -251,5 +258,13 @@ def _people(
     for index, face in enumerate(faces):
         width, height = size_of(face)
         x0, y0, x1, y1 = (round(min(max(edge, 0.0), 1.0), _DIGITS) for edge in face)
-        people.append(Person(index=index, box=(x0, y0, x1, y1), width=width, height=height, voice=voices.get(index)))
+        person = Person(
+            index=index,
+            box=(x0, y0, x1, y1),
+            width=width,
+            height=height,
+            is_shown=share(face, shown) >= MIN_SHOWN,
+            voice=voices.get(index),
+        )
+        people.append(person)
     return people

@@ -181,6 +181,15 @@ def test_boxes_without_a_face_or_with_several_are_warned_of() -> None:
     assert warning.startswith("speaker_boxes[1] holds no face")
 
 
+def test_one_voice_counts_the_faces_that_are_shown() -> None:
+    one = {"wav_url": URL, "target": TALL}
+    (cut,) = place(faces=(LEFT, MIDDLE, RIGHT), **one).warnings
+    assert "leaves out face 0 and face 2" in cut, "nobody but the middle one can be seen to speak"
+    assert [person.is_shown for person in place(faces=(LEFT, MIDDLE, RIGHT), **one).people or ()] == [False, True, False]
+    lost, _ = place(faces=(LEFT, RIGHT), **one).warnings
+    assert "outside the part that the video shows, its centre" in lost
+
+
 def test_small_faces_are_warned_of_with_their_size() -> None:
     tiny = (0.5, 0.5, 0.52, 0.54)  # 17x19 pixels at 848x480
     (warning,) = place({}, faces=(tiny,)).warnings
