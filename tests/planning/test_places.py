@@ -185,7 +185,11 @@ def test_one_voice_counts_the_faces_that_are_shown() -> None:
     one = {"wav_url": URL, "target": TALL}
     (cut,) = place(faces=(LEFT, MIDDLE, RIGHT), **one).warnings
     assert "leaves out face 0 and face 2" in cut, "nobody but the middle one can be seen to speak"
-    assert [person.is_shown for person in place(faces=(LEFT, MIDDLE, RIGHT), **one).people or ()] == [False, True, False]
+    assert [person.is_shown for person in place(faces=(LEFT, MIDDLE, RIGHT), **one).people or ()] == [
+        False,
+        True,
+        False,
+    ]
     lost, _ = place(faces=(LEFT, RIGHT), **one).warnings
     assert "outside the part that the video shows, its centre" in lost
 
