@@ -2,9 +2,9 @@
 
     python -m benchmarks.rank_share [--ranks 2 4 8] [--lane sdpa] [--layers 8]
 
-This process is rank 0 of a group in which nothing is sent (torch's "fake" backend), so it computes its own part of
-every pass and waits for nobody. What the transfers cost, `benchmarks.ranks` shows on a machine that has the GPUs. The
-results are meaningless; the times are not.
+This process is rank 0 of a group in which each rank is taken to send what this one does. So it computes its own part
+of every pass, on numbers like the real ones (a GPU multiplies zeros faster), and waits for nobody. What transfers cost,
+`benchmarks.ranks` shows on a machine that has the GPUs. The results are meaningless; the times are not.
 
 Prints a table; --json FILE also writes JSON.
 """
@@ -14,17 +14,20 @@ import copy
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.distributed as distributed
 from diffusers import AutoencoderKLWan
+from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from benchmarks import reporting
 from benchmarks.random_models import random_module, random_transformer
 from benchmarks.ranks import DEFAULT_SIZES, timed
 from benchmarks.transformer import LANES, LANES_MINIATURE, MINIATURE, SIZES_MINIATURE, Lane, enter, inputs
+from infinitetalk.models import context_parallel
 from infinitetalk.models.context_parallel import Shards
 from infinitetalk.models.fast_vae import optimise_vae
 from infinitetalk.models.split_vae import SplitDecoder
@@ -33,6 +36,28 @@ from infinitetalk.shapes import latent_frames
 
 Json = dict[str, Any]
 Size = tuple[int, ...]  # width, height, frames
+
+
+@torch.library.custom_op("benchmarks::echo", mutates_args=())
+def echo(given: Tensor, received: list[int], _sent: list[int], _group: str) -> Tensor:
+    """What an exchange would bring if every rank sent what this one sends: as many rows, filled with its own."""
+    output = given.new_empty(sum(received), *given.shape[1:])
+    flat, own = output.view(-1), given.reshape(-1)
+    for start in range(0, flat.numel(), own.numel()):
+        part = flat[start : start + own.numel()]
+        part.copy_(own[: part.numel()])
+    return output
+
+
+@echo.register_fake
+def _(given: Tensor, received: list[int], _sent: list[int], _group: str) -> Tensor:
+    return given.new_empty(sum(received), *given.shape[1:])
+
+
+def _with_echo() -> SimpleNamespace:
+    """torch's operators between ranks, with exchanges that stay here."""
+    real = torch.ops._c10d_functional
+    return SimpleNamespace(all_to_all_single=echo, wait_tensor=real.wait_tensor, all_reduce=real.all_reduce)
 
 
 def shards_of(count: int) -> Shards:
@@ -80,6 +105,7 @@ def decodings(
 
 @torch.inference_mode()
 def main() -> None:
+    context_parallel._OPERATORS = _with_echo()  # type: ignore[assignment]
     parser = reporting.options(__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--lane", choices=list(LANES), default="sdpa")
