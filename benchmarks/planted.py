@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from infinitetalk.checking.expected import Expected, Voice
+from infinitetalk.checking.expected import WHOLE, Expected, Voice
 from infinitetalk.contract.result import CheckName
 from infinitetalk.media.encode import VideoWriter
 from infinitetalk.media.ffmpeg import run
@@ -22,6 +22,7 @@ from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ
 Frames = NDArray[np.uint8]
 Wave = NDArray[np.float32]
 
+FACE_BLURRED = "a kept face blurred"
 LATE_FRAMES, DRIFT_LEVELS, SECOND = 3, 8, FPS
 
 
@@ -31,7 +32,7 @@ class Clip:
 
     Args:
         frames: (T, height, width, 3) RGB.
-        sound: mono, 16 kHz; None: as it is in the file.
+        sound: mono, 16 kHz; None: as it is in the file; of no samples: the file has none.
     """
 
     frames: Frames
@@ -42,6 +43,12 @@ class Clip:
         """The frames of a window."""
         window = self.expected.windows[number]
         return slice(window.first, window.stop)
+
+    @property
+    def inside(self) -> int:
+        """A frame in the middle of the longest window."""
+        longest = max(self.expected.windows, key=lambda window: window.stop - window.first)
+        return (longest.first + longest.stop) // 2
 
     @property
     def middle(self) -> int:
@@ -92,6 +99,58 @@ def _voices_swapped(clip: Clip) -> Clip:
 def _window_frozen(clip: Clip) -> Clip:
     where = clip.window(_spoken_window(clip.expected))
     return clip.changed(where, np.broadcast_to(clip.frames[where.start], clip.frames[where].shape))
+
+
+def _second_frozen(clip: Clip) -> Clip:
+    first = _spoken_second(clip.expected)
+    where = slice(first, first + SECOND)
+    return clip.changed(where, np.broadcast_to(clip.frames[first], clip.frames[where].shape))
+
+
+def _noise_frames(count: int) -> Callable[[Clip], Clip]:
+    def plant(clip: Clip) -> Clip:
+        where = slice(clip.inside, clip.inside + count)
+        return clip.changed(where, np.random.default_rng(0).integers(0, 256, clip.frames[where].shape, np.uint8))
+
+    return plant
+
+
+def _upside_down(clip: Clip) -> Clip:
+    where = slice(clip.inside, clip.inside + 1)
+    return clip.changed(where, clip.frames[where, ::-1])
+
+
+def _aside(clip: Clip) -> Clip:
+    """Eight frames are moved sideways by a twentieth of their width."""
+    where = slice(clip.inside, clip.inside + 8)
+    return clip.changed(where, np.roll(clip.frames[where], clip.frames.shape[2] // 20, axis=2))
+
+
+def _mirrored(clip: Clip) -> Clip:
+    where = slice(clip.inside, None)
+    return clip.changed(where, clip.frames[where, :, ::-1])
+
+
+def _no_sound(clip: Clip) -> Clip:
+    return replace(clip, sound=np.zeros(0, np.float32))
+
+
+def _narrower(clip: Clip) -> Clip:
+    width, height = clip.expected.size
+    return replace(clip, expected=replace(clip.expected, size=(width + 2, height)))
+
+
+def _face_blurred(clip: Clip) -> Clip:
+    """The first speaker's face is blurred, by a twentieth of what is measured of it."""
+    frames = clip.frames.copy()
+    for index, frame in enumerate(frames):
+        box = np.array(clip.expected.made(index)[0]) * (frame.shape[1::-1] * 2)
+        if np.isfinite(box).all():
+            left, top, right, bottom = np.round(box).astype(int).clip(0).tolist()
+            sigma = max(right - left, bottom - top) / 20
+            part = frame[top:bottom, left:right].astype(np.float32)
+            frame[top:bottom, left:right] = gaussian_filter(part, (sigma, sigma, 0))
+    return replace(clip, frames=frames)
 
 
 def _jump(clip: Clip) -> Clip:
@@ -172,6 +231,19 @@ def _spoken_window(expected: Expected) -> int:
     return max(range(len(expected.windows)), key=lambda number: _heard(expected, number))
 
 
+def _spoken_second(expected: Expected) -> int:
+    """The first frame of a second within a window in which somebody is heard most; its first frame stays."""
+    firsts = [
+        first for window in expected.windows for first in range(window.first + 1, window.stop - SECOND, SECOND // 5)
+    ]
+    return max(firsts, key=lambda first: expected.moving[first : first + SECOND].sum(), default=-1)
+
+
+def _speaks_for_a_second(expected: Expected) -> bool:
+    first = _spoken_second(expected)
+    return first >= 0 and not expected.is_source and bool(expected.moving[first : first + SECOND].mean() >= 0.6)
+
+
 def _two_spoken_windows(expected: Expected) -> tuple[int, int]:
     spoken = [
         number
@@ -187,6 +259,10 @@ def _has_joins(expected: Expected) -> bool:
 
 def _two_speak(expected: Expected) -> bool:
     return _is_long(expected) and len(expected.voices) == 2
+
+
+def _keeps_face(expected: Expected) -> bool:
+    return WHOLE not in expected.made(0)
 
 
 def _is_long(expected: Expected) -> bool:
@@ -219,19 +295,28 @@ def _pauses(expected: Expected) -> bool:
 FAULTS: Mapping[str, Fault] = {
     f"sound late by {LATE_FRAMES} frames": Fault(_sound_late, ("sound",)),
     "another sound": Fault(_other_sound, ("sound",)),
+    "no sound": Fault(_no_sound, ("sound_length",)),
+    "2 pixels narrower than planned": Fault(_narrower, ("size",)),
     "sound ends 0.2 s early": Fault(_sound_end_missing, ("sound_length",)),
     "the last 10 frames missing": Fault(_end_missing, ("frames",)),
     "two voices swapped": Fault(_voices_swapped, ("lip_sync", "other_voice"), _two_speak, needs_faces=True),
     "mouths two seconds late": Fault(_lips_elsewhere, ("lip_sync",), _is_long, needs_faces=True),
     "talks in silence": Fault(_talks_in_silence, ("silence",), _pauses, needs_faces=True),
     "a window frozen": Fault(_window_frozen, ("frozen",), lambda known: not known.is_source),
+    "a second frozen in a window": Fault(_second_frozen, ("frozen",), _speaks_for_a_second),
     "a window again": Fault(_window_repeated, ("repeated",), _repeats),
     "a jump of 1 % at a join": Fault(_jump, ("joins",), _has_joins),
     "6 levels brighter at a join": Fault(_flash, ("joins",), _has_joins),
+    "a frame of noise": Fault(_noise_frames(1), ("jumps",)),
+    "three frames of noise": Fault(_noise_frames(3), ("jumps",)),
+    "a frame upside down": Fault(_upside_down, ("jumps",)),
+    "8 frames moved by 5 %": Fault(_aside, ("jumps",)),
+    "mirrored within a window": Fault(_mirrored, ("jumps",)),
     f"colours drift by {DRIFT_LEVELS} levels": Fault(_drift, ("color",)),
     "a black second": Fault(_tone_second(0), ("blank",)),
     "a grey second": Fault(_tone_second(128), ("blank",)),
     "blurred": Fault(_blurred, ("sharpness",)),
+    FACE_BLURRED: Fault(_face_blurred, ("sharpness",), _keeps_face),
     "noise": Fault(_noisy, ("sharpness",)),
 }
 
@@ -244,19 +329,23 @@ def read_clip(video: Path, expected: Expected) -> Clip:
 def write_clip(clip: Clip, video: Path, target: Path) -> None:
     """Write a clip as the worker's encoder does, with its own sound or that of the file it came from."""
     target.unlink(missing_ok=True)
-    sound = target.with_suffix(".m4a")
+    sound: Path | None = target.with_suffix(".m4a")
     if clip.sound is None:
         run("-i", f"file:{video}", "-map", "0:a:0", "-c", "copy", "-f", "mp4", f"file:{sound}")
+    elif not len(clip.sound):
+        sound = None
     else:
         raw = target.with_suffix(".f32")
         raw.write_bytes(clip.sound.astype(np.float32).tobytes())
         source = ["-f", "f32le", "-ar", str(SAMPLE_RATE_HZ), "-ac", "1", "-i", f"file:{raw}"]
         run(*source, "-c:a", "aac", "-b:a", "192k", "-f", "mp4", f"file:{sound}")
         raw.unlink()
-    with VideoWriter(target, *clip.expected.size, clip.expected.rate, sound) as writer:
+    height, width = clip.frames.shape[1:3]
+    with VideoWriter(target, width, height, clip.expected.rate, sound) as writer:
         writer.append(writer.pack(clip.frames))
         writer.finish(len(clip.frames))
-    sound.unlink()
+    if sound is not None:
+        sound.unlink()
 
 
 def planted(name: str, video: Path, expected: Expected, target: Path) -> Iterator[Expected]:

@@ -15,20 +15,22 @@ from infinitetalk.checking.findings import (
     look_checks,
     not_measured,
     picture_checks,
+    size_check,
     sound_checks,
 )
 from infinitetalk.checking.frames import Frame
 from infinitetalk.checking.mouths import Follower, lips
 from infinitetalk.checking.pictures import Look, Seen, looks
-from infinitetalk.checking.thresholds import load_thresholds
+from infinitetalk.checking.thresholds import Thresholds, load_thresholds
 from infinitetalk.contract.result import LOOK_AT_IT, Check, CheckName, Checks
 from infinitetalk.errors import Cancelled, TimedOut
 from infinitetalk.faces.finder import FaceFinder
 from infinitetalk.faces.networks import MISSING
 from infinitetalk.logs import log_event, places
 from infinitetalk.media.audio import heard_in
+from infinitetalk.media.child import TooSlow
 from infinitetalk.media.ffmpeg import FfmpegError
-from infinitetalk.media.finished import read_frames
+from infinitetalk.media.finished import read_frames, read_shape
 from infinitetalk.shapes import whole_size
 
 LONGEST_PX = 640  # of the frames that are looked at
@@ -36,6 +38,8 @@ LONGEST_PX = 640  # of the frames that are looked at
 # what is measured then.
 _FOR_FACES, _FOR_FRAMES = 0.82, 0.85
 _WARM_UP = 12  # frames
+_OF_PICTURES: tuple[CheckName, ...] = ("blank", "frozen", "repeated", "joins", "jumps")
+_OF_LOOKS: tuple[CheckName, ...] = ("color", "sharpness")
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +92,9 @@ class _Timed:
 def check_video(video: Path, expected: Expected, finder: FaceFinder | None, limit_s: float) -> Checks:
     """Look at a finished file. What cannot be measured, or not in time, says so.
 
+    What the decoder cannot read of the file is a finding. An error of the worker's own says nothing of the file: it is
+    logged, and the check is not measured.
+
     Args:
         finder: what finds faces; None where that is not installed.
         limit_s: how long it may take.
@@ -98,16 +105,17 @@ def check_video(video: Path, expected: Expected, finder: FaceFinder | None, limi
     limits, clock = load_thresholds(), _Clock(limit_s)
     seen, size = Seen(), whole_size(expected.size, LONGEST_PX)
     follower = None if finder is None else Follower(expected, finder)
-    details = _guarded(
-        ("sound_length", "sound"), lambda: sound_checks(heard_in(video, expected.sound_channel), expected, limits)
-    )
+    details = _guarded(("size",), lambda: [_size(video, expected)])
+    details += _guarded(("sound_length", "sound"), lambda: _sound(video, expected, limits))
     frames = read_frames(video, size, expected.colors)
     details += _guarded(("frames",), lambda: [_frames(frames, seen, follower, expected, clock)])
-    if seen.changes:
+    if not seen.changes:
+        details += [not_measured(name, "no frame can be decoded") for name in (*_OF_PICTURES, *_OF_LOOKS)]
+    else:
         pictures = lambda: picture_checks(seen, expected, limits, lambda: clock.taken_s <= clock.limit_s)  # noqa: E731
-        details += _guarded(("blank", "frozen", "repeated", "joins"), pictures)
+        details += _guarded(_OF_PICTURES, pictures)
         measured = lambda: look_checks(_looks(seen, expected, size, clock), expected, limits)  # noqa: E731
-        details += _guarded(("color", "sharpness"), measured)
+        details += _guarded(_OF_LOOKS, measured)
     details += _guarded(lip_names(expected), lambda: _lips(follower, seen, expected))
     return _summary(details, expected, clock)
 
@@ -115,6 +123,25 @@ def check_video(video: Path, expected: Expected, finder: FaceFinder | None, limi
 def nothing_measured(why: str) -> Checks:
     """The answer where nothing could be looked at."""
     return Checks(verdict="ok", details=[not_measured(name, why) for name in get_args(CheckName)], seconds=0.0)
+
+
+def _size(video: Path, expected: Expected) -> Check:
+    try:
+        return size_check(read_shape(video, expected.duration_s / 2), expected)
+    except FfmpegError as error:  # the frames are counted by themselves
+        logger.warning("The finished video's size cannot be read: %s", error)
+        return not_measured("size", "no frame can be decoded in the middle of the file")
+
+
+def _sound(video: Path, expected: Expected, limits: Thresholds) -> Iterable[Check]:
+    try:
+        heard = heard_in(video, expected.sound_channel)
+    except FfmpegError as error:
+        if isinstance(error.__cause__, TooSlow):
+            raise
+        logger.warning("The finished video's sound cannot be decoded: %s", error)
+        heard = None
+    return sound_checks(heard, expected, limits)
 
 
 def _frames(frames: Iterator[Frame], seen: Seen, follower: Follower | None, expected: Expected, clock: _Clock) -> Check:
@@ -219,6 +246,7 @@ _HELPS: dict[CheckName, tuple[str, ...]] = {
     "frozen": ("seed", "audio_guidance"),
     "repeated": ("seed",),
     "joins": ("seed",),
+    "jumps": ("seed",),
     "color": ("color_correction", "seed"),
     "sharpness": ("seed",),
     "lip_sync": ("audio_guidance", "isolate_vocals", "seed"),

@@ -14,6 +14,8 @@ from infinitetalk.media.encode import Colors
 from infinitetalk.shapes import FPS
 
 Floats = NDArray[np.float32]
+Box = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Expected:
         is_source: whether the frames outside the faces are those of a source video.
         compared: stretches whose colours and sharpness are compared with the `reference` of their first frame.
         reference: the picture that a frame was to look like, of any size. It may take a second.
+        made: the parts of a frame of the file that are generated and are as sharp as its reference's: boxes x0, y0, x1,
+            y1 in fractions. A speaker who is not seen has a box of NaN.
         choose: the speakers among faces that are found, as `tracks.Choose`.
         suggested: values of the request's fields that would make another video.
     """
@@ -71,6 +75,7 @@ class Expected:
     is_source: bool
     compared: Sequence[Stretch]
     reference: Callable[[int], Frame]
+    made: Callable[[int], Sequence[Box]]
     choose: Choose
     suggested: Mapping[str, int | float | bool] = field(default_factory=dict)
 

@@ -1,19 +1,22 @@
 """What was measured, in words: an outcome for each check, and what to look at where."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from infinitetalk.checking.expected import Expected, Stretch
-from infinitetalk.checking.frames import Floats, thumbnail
+from infinitetalk.checking.expected import WHOLE, Expected, Stretch
+from infinitetalk.checking.frames import Floats, change, thumbnail
 from infinitetalk.checking.mouths import Lips
-from infinitetalk.checking.pictures import Look, Seen, blank, contrast, frozen, joins, most_alike, runs
+from infinitetalk.checking.pictures import Look, Seen, blank, contrast, frozen, joins, jumps, most_alike, runs
 from infinitetalk.checking.sound import is_silent, pieces
 from infinitetalk.checking.thresholds import Threshold, Thresholds
 from infinitetalk.contract.result import LOOK_AT_IT, Check, CheckName
+from infinitetalk.media.finished import Shape
 from infinitetalk.shapes import SAMPLE_RATE_HZ
 
+_SOURCES = 0.5  # of a change that is the source's own
 _MOST_TOLD = 3  # places that a sentence names
 NO_TIME = "there was no time left for it"
 
@@ -44,6 +47,19 @@ def _check(
     )
 
 
+def size_check(shape: Shape, expected: Expected) -> Check:
+    """Whether the file is shown at its size, and upright."""
+    (width, height), (wanted_width, wanted_height) = shape.size, expected.size
+    off = max(abs(width - wanted_width), abs(height - wanted_height))
+    found: str | None = None
+    if shape.is_turned:
+        found = "Second 0.00: the file says that its frames are to be turned or mirrored."
+    if off:
+        found = f"Second 0.00: the video is shown at {width}x{height} instead of {wanted_width}x{wanted_height}."
+    outcome = LOOK_AT_IT if found else "ok"
+    return Check(name="size", outcome=outcome, value=off, limit=0, unit="pixels of a side", note=found)
+
+
 def frames_check(n_frames: int, expected: Expected) -> Check:
     """Whether the file has its frames, and all of them can be decoded."""
     found = None
@@ -59,8 +75,18 @@ def frames_check(n_frames: int, expected: Expected) -> Check:
     )
 
 
-def sound_checks(heard: Floats, expected: Expected, limits: Thresholds) -> Iterator[Check]:
-    """Whether the file's sound is as long as it should be, and the one that it should be."""
+def sound_checks(heard: Floats | None, expected: Expected, limits: Thresholds) -> Iterator[Check]:
+    """Whether the file's sound is as long as it should be, and the one that it should be.
+
+    Args:
+        heard: the file's sound, mono, 16 kHz; None where it has none that can be decoded.
+    """
+    if heard is None or not len(heard):
+        length_ms = 1000 * len(expected.sound) / SAMPLE_RATE_HZ
+        missing = "Second 0.00: the video has no sound that can be decoded."
+        yield _check("sound_length", length_ms, limits.sound_length, missing)
+        yield not_measured("sound", "the video has no sound that can be decoded")
+        return
     off_ms = 1000 * (len(heard) - len(expected.sound)) / SAMPLE_RATE_HZ
     found = None
     if abs(off_ms) > limits.sound_length.limit:
@@ -106,6 +132,7 @@ def picture_checks(
     else:
         yield _repeated(seen, expected, limits)
     yield _joins(seen, expected, limits)
+    yield _jumps(seen, expected, limits, has_time)
 
 
 def _blank(seen: Seen, expected: Expected, limits: Thresholds, has_time: Callable[[], bool]) -> Check:
@@ -128,7 +155,8 @@ def _frozen(seen: Seen, expected: Expected, limits: Thresholds, has_time: Callab
     least = limits.frozen_speech.limit
     moving = np.zeros(len(seen), np.bool_)  # what is beyond the plan need not move
     moving[: len(expected.moving)] = expected.moving[: len(seen)]
-    found = frozen(seen, moving & ~blank(seen, limits.blank.limit), limits.frozen_stir.limit)
+    empty, frames = blank(seen, limits.blank.limit), expected.frames(least)
+    found = frozen(seen, moving & ~empty, limits.frozen_stir.limit, frames)
     short = [one for one in found if expected.seconds(one[1]) < least]
     long = found[: len(found) - len(short)]
     if expected.is_source:  # a film may stand still by itself
@@ -158,7 +186,7 @@ def _repeated(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
         return not_measured("repeated", "there is one window")
     most = most_alike(seen, expected)
     if most is None:
-        return Check(name="repeated", outcome="ok", limit=limits.repeated.limit, unit=limits.repeated.unit)
+        return not_measured("repeated", "no two windows with different speech are long enough and move enough for it")
     share, before, after = most
     found = None
     if share < limits.repeated.limit:
@@ -180,6 +208,37 @@ def _joins(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
     return _check("joins", measured[0][0], limits.joins, sentence)
 
 
+def _jumps(seen: Seen, expected: Expected, limits: Thresholds, has_time: Callable[[], bool]) -> Check:
+    measured = jumps(seen, expected, limits.blank.limit)
+    if not measured:
+        return not_measured("jumps", "there is nothing but joins and cuts")
+    found: list[tuple[float, int]] = []
+    ordinary = [times for times, _ in measured if times <= limits.jumps.limit]
+    for times, frame in measured[: len(measured) - len(ordinary)]:
+        if expected.is_source:  # a film may jump by itself
+            if not has_time():
+                if not found:
+                    return not_measured("jumps", NO_TIME)
+                break
+            if _source_jumps(frame, seen.changes[frame], expected):
+                continue
+        found.append((times, frame))
+    in_order = sorted(found, key=lambda one: one[1])
+    places = [f"second {expected.seconds(frame):.2f} (by {times:.1f} times)" for times, frame in in_order]
+    sentence = (
+        f"{_list(places)}: the picture changes more than is ordinary, and not because of a cut." if found else None
+    )
+    worst = found[0][0] if found else max(ordinary, default=0.0)
+    return _check("jumps", worst, limits.jumps, sentence and sentence[0].upper() + sentence[1:])
+
+
+def _source_jumps(frame: int, jump: float, expected: Expected) -> bool:
+    """Whether the source changes about as much between the frames around one; its frames are found at 25 a second."""
+    near = range(max(0, frame - 2), min(frame + 2, expected.n_frames))
+    pictures = [expected.reference(at) for at in near]
+    return any(change(*pair) > _SOURCES * jump for pair in pairwise(pictures))
+
+
 def look_checks(looks: Sequence[Look], expected: Expected, limits: Thresholds) -> Iterator[Check]:
     """Colours and sharpness against the references, by their worst seconds."""
     worst = max(looks, key=lambda look: look.color)
@@ -187,18 +246,26 @@ def look_checks(looks: Sequence[Look], expected: Expected, limits: Thresholds) -
     if worst.color > limits.color.limit:
         found = f"Second {expected.seconds(worst.start):.0f}: the colours are {worst.color:.1f} levels off."
     yield _check("color", worst.color, limits.color, found)
-    least, most = (choose(looks, key=lambda look: look.sharpness) for choose in (min, max))
-    if most.sharpness > limits.sharpness_most.limit:
-        found = f"Second {expected.seconds(most.start):.0f}: the picture is {most.sharpness:.2f} times as sharp as what"
-        yield _check("sharpness", most.sharpness, limits.sharpness_most, f"{found} was sent: noise, or a pattern.")
-        return
-    found = None
-    if least.sharpness < limits.sharpness_least.limit:
+    yield _sharpness(looks, expected, limits)
+
+
+def _sharpness(looks: Sequence[Look], expected: Expected, limits: Thresholds) -> Check:
+    measured = [(look.least_sharp, look.most_sharp, look.start) for look in looks if look.least_sharp is not None]
+    if not measured:
+        return not_measured("sharpness", "where the video is compared, no speaker's face is seen that is large enough")
+    (least, _, blurred), (_, most, noisy) = (
+        choose(measured, key=lambda one: one[at]) for choose, at in ((min, 0), (max, 1))
+    )
+    what = "picture" if WHOLE in expected.made(blurred) else "generated face"
+    if most > limits.sharpness_most.limit:
         found = (
-            f"Second {expected.seconds(least.start):.0f}: the picture is blurred: {least.sharpness:.2f} times as sharp"
+            f"Second {expected.seconds(noisy):.0f}: the {what} is {most:.2f} times as sharp as what was sent: noise, or"
         )
-        found += " as what was sent."
-    yield _check("sharpness", least.sharpness, limits.sharpness_least, found)
+        return _check("sharpness", most, limits.sharpness_most, f"{found} a pattern.")
+    found = (
+        f"Second {expected.seconds(blurred):.0f}: the {what} is blurred: {least:.2f} times as sharp as what was sent."
+    )
+    return _check("sharpness", least, limits.sharpness_least, found if least < limits.sharpness_least.limit else None)
 
 
 def lip_checks(lips: Sequence[Lips], expected: Expected, limits: Thresholds) -> Iterator[Check]:

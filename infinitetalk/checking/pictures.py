@@ -10,10 +10,11 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from infinitetalk.checking.expected import Expected, Stretch
+from infinitetalk.checking.expected import Box, Expected, Stretch
 from infinitetalk.checking.frames import Floats, Frame, change, color_and_sharpness, scaled, thumbnail
 from infinitetalk.shapes import FPS
 
+_LEAST_PART_PX = 12  # of a generated part's shorter side; there is little sharpness in smaller ones
 _LOOKS_PER_S = 3  # at colours and sharpness
 _STRONGEST = 0.1  # the share of a thumbnail's pixels, those that move most, by which windows are compared
 _STEP = 2  # frames from one to the next that is compared in two windows
@@ -31,14 +32,12 @@ class Seen:
 
     Args:
         changes: to the frame before, see `frames.change`; 0 for the first.
-        stirs: the largest change of a thumbnail's pixel since the frame before, of 255.
-        looks: mean colour and sharpness of some frames, by their numbers.
+        looks: of some frames, by their numbers: mean colour, and the sharpness of each generated part.
     """
 
     changes: list[float] = field(default_factory=list)
-    stirs: list[float] = field(default_factory=list)
     thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
-    looks: dict[int, tuple[NDArray[np.float64], float]] = field(default_factory=dict)
+    looks: dict[int, tuple[NDArray[np.float64], list[float]]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.changes)
@@ -46,17 +45,26 @@ class Seen:
     def passing(self, frames: Iterable[Frame], expected: Expected) -> Iterator[Frame]:
         """The same frames, looked at as they pass."""
         last: Frame | None = None
-        last_small: Floats | None = None
         every = max(1, expected.frames(1 / _LOOKS_PER_S))
         for index, frame in enumerate(frames):
-            small = thumbnail(frame)
             self.changes.append(0.0 if last is None else change(last, frame))
-            self.stirs.append(255.0 if last_small is None else float(np.abs(small - last_small).max()))
-            self.thumbnails.append(small.round().astype(np.uint8))
+            self.thumbnails.append(thumbnail(frame).round().astype(np.uint8))
             if any(part.first <= index < part.stop and (index - part.first) % every == 0 for part in expected.compared):
-                self.looks[index] = color_and_sharpness(frame[None])
-            last, last_small = frame, small
+                self.looks[index] = _look_at(frame, expected.made(index))
+            last = frame
             yield frame
+
+
+def _look_at(frame: Frame, parts: Sequence[Box]) -> tuple[NDArray[np.float64], list[float]]:
+    """Mean colour of a frame (height, width, 3), and the sharpness of its parts; NaN of those that are too small."""
+    sides = np.array(frame.shape[1::-1] * 2)
+    sharp = []
+    for part in parts:
+        left, top, right, bottom = np.nan_to_num(np.round(part * sides)).astype(int).clip(0, sides).tolist()
+        inside = frame[top:bottom, left:right]
+        is_large = min(inside.shape[:2]) >= _LEAST_PART_PX
+        sharp.append(color_and_sharpness(inside[None])[1] if is_large else np.nan)
+    return frame.mean((0, 1)), sharp
 
 
 def runs(marked: Sequence[bool] | NDArray[np.bool_]) -> list[Stretch]:
@@ -75,21 +83,38 @@ def blank(seen: Seen, least: float) -> NDArray[np.bool_]:
     return np.array([contrast(small) < least for small in seen.thumbnails], np.bool_)
 
 
-def frozen(seen: Seen, moving: NDArray[np.bool_], most: float) -> list[tuple[Stretch, int]]:
-    """Where nothing stirs by more than `most`, and in how many of the frames somebody should be seen to move.
+def frozen(seen: Seen, moving: NDArray[np.bool_], most: float, least: int) -> list[tuple[Stretch, int]]:
+    """Where nothing moves, and in how many of the frames somebody should be seen to.
 
-    The longest first; only where there is such a frame.
+    Each stretch is compared with its own first frame: an encoder goes on refining a picture that stands still, by some
+    levels, but nothing gets away from where it was.
+
+    Args:
+        most: by which a pixel of the thumbnail may differ from it.
+        least: frames in which somebody should move; of stretches with fewer, any of which may overlap, only the
+            longest is given.
+
+    Returns the longest first; only those with such a frame.
     """
-    found = []
-    for run in runs(np.array(seen.stirs) <= most):
-        heard = int(moving[run.first : run.stop].sum())
-        if heard:
-            found.append((Stretch(run.first - 1, run.stop), heard))  # the frame before is the one that stands
-    return sorted(found, key=lambda one: -one[1])
+    small = np.stack(seen.thumbnails).astype(np.int16)
+    found, longest = [], (Stretch(0, 0), 0)
+    first = 0
+    while first < len(small):
+        stop = first + 1
+        while stop < len(small) and np.abs(small[stop] - small[first]).max() <= most:
+            stop += 1
+        heard = int(moving[first + 1 : stop].sum())
+        if heard >= least:
+            found.append((Stretch(first, stop), heard))
+        elif heard > longest[1]:
+            longest = Stretch(first, stop), heard
+        first = stop if heard >= least else max(first + 1, stop - least)
+    found.sort(key=lambda one: -one[1])
+    return [*found, longest] if longest[1] else found
 
 
 def most_alike(seen: Seen, expected: Expected) -> tuple[float, Stretch, Stretch] | None:
-    """The two windows that are most alike, by how alike they are; None where no two come near to it.
+    """The two windows that are most alike, by how alike they are; None where no two can be compared.
 
     How much two windows differ, frame by frame, is divided by how much they do when one of them is shifted in time: 0
     if they are equal, about 1 if they have nothing to do with each other. Only what moves most counts, and only
@@ -110,7 +135,7 @@ def most_alike(seen: Seen, expected: Expected) -> tuple[float, Stretch, Stretch]
     best: tuple[float, Stretch, Stretch] | None = None
     for before, after in combinations(windows, 2):
         if not _sound_alike(before, after, expected):
-            share = _apart(frames, before, after, expected, _ORDINARY * unrelated)
+            share = _apart(frames, before, after, expected, unrelated)
             if share is not None and (best is None or share < best[0]):
                 best = share, before, after
     return best
@@ -128,13 +153,18 @@ def _sound_alike(before: Stretch, after: Stretch, expected: Expected) -> bool:
     return True
 
 
-def _apart(frames: Floats, before: Stretch, after: Stretch, expected: Expected, most: float) -> float | None:
+def _apart(frames: Floats, before: Stretch, after: Stretch, expected: Expected, unrelated: float) -> float | None:
+    """How much two windows differ; None where they move too little for it.
+
+    Args:
+        unrelated: what two unrelated windows differ by. Those that differ by about as much are not shifted.
+    """
     length = min(window.stop - window.first for window in (before, after))
     length = min(length, len(frames) - after.first)
     one = frames[before.first : before.first + length : _STEP]
     together = float(np.abs(one - frames[after.first : after.first + length : _STEP]).mean())
-    if together > most:
-        return None
+    if together > _ORDINARY * unrelated:
+        return together / unrelated
     shifted = []
     for shift in map(expected.frames, _SHIFTS_S):
         # both parts stay within their windows
@@ -155,16 +185,39 @@ def joins(seen: Seen, expected: Expected) -> list[tuple[float, int]]:
     number of its window. Empty where no window joins another.
     """
     numbers = {window.first: number for number, window in enumerate(expected.windows) if window.is_join}
-    at = [first for first in numbers if first < len(seen)]
-    not_ordinary = [0, *at, *(first for first in expected.scenes if first < len(seen))]
-    if not at or len(not_ordinary) >= len(seen):
-        return []
+    times = _times_ordinary(seen, expected)
+    return sorted(
+        ((float(times[first]), number) for first, number in numbers.items() if first < len(times)), reverse=True
+    )
+
+
+def jumps(seen: Seen, expected: Expected, least: float) -> list[tuple[float, int]]:
+    """The same of all other frames, with their numbers. Cuts to another scene, and to and from blank frames, are left
+    out; blank ones have a contrast below `least`.
+    """
+    times, empty = _times_ordinary(seen, expected), blank(seen, least)
+    known = {0, *expected.joins, *expected.scenes}
+    return sorted(
+        (
+            (float(one), frame)
+            for frame, one in enumerate(times)
+            if frame not in known and not empty[frame - 1 : frame + 1].any()
+        ),
+        reverse=True,
+    )
+
+
+def _times_ordinary(seen: Seen, expected: Expected) -> NDArray[np.float64]:
+    """(frames,) how many times the ordinary change each one's is; empty where nothing is ordinary."""
+    known = [first for first in {0, *expected.joins, *expected.scenes} if first < len(seen)]
+    if len(known) >= len(seen):
+        return np.zeros(0)
     tones = np.array([small.mean(dtype=np.float64) for small in seen.thumbnails])
-    times = np.zeros(len(at))
+    times = np.zeros(len(seen))
     for changes, least in ((np.array(seen.changes), _LEAST_CHANGE), (np.abs(np.diff(tones, prepend=0)), _LEAST_TONE)):
-        usual = max(float(np.percentile(np.delete(changes, not_ordinary), 95)), least)
-        times = np.maximum(times, changes[at] / usual)
-    return sorted(((float(one), numbers[first]) for one, first in zip(times, at, strict=True)), reverse=True)
+        usual = max(float(np.percentile(np.delete(changes, known), 95)), least)
+        times = np.maximum(times, changes / usual)
+    return times
 
 
 @dataclass(frozen=True)
@@ -173,12 +226,15 @@ class Look:
 
     Args:
         color: mean absolute difference of the three mean colours, of 255.
-        sharpness: divided by the reference's.
+        least_sharp: the sharpness of the least sharp generated part, divided by the reference's; None where none is
+            seen that is large enough.
+        most_sharp: likewise of the sharpest one; 0 where none is.
     """
 
     start: int
     color: float
-    sharpness: float
+    least_sharp: float | None
+    most_sharp: float
 
 
 def looks(seen: Seen, expected: Expected, size: tuple[int, int], least: float) -> Iterator[Look]:
@@ -190,11 +246,14 @@ def looks(seen: Seen, expected: Expected, size: tuple[int, int], least: float) -
     for part in expected.compared:
         if part.first not in seen.looks:
             continue
-        wanted, sharp = color_and_sharpness(scaled(expected.reference(part.first), size)[None])
+        wanted, sharp = _look_at(scaled(expected.reference(part.first), size), expected.made(part.first))
         for start in range(part.first, part.stop, second):
             inside = range(start, min(start + second, part.stop))
             taken = [seen.looks[at] for at in inside if at in seen.looks and not empty[at]]
             if taken:
                 color = float(np.abs(np.mean([one for one, _ in taken], axis=0) - wanted).mean())
-                sharpness = float(np.mean([one for _, one in taken])) / max(sharp, 1e-6)
-                yield Look(start, color, sharpness)
+                shares = [
+                    one / max(other, 1e-6) for one, other in zip(np.mean([s for _, s in taken], 0), sharp, strict=True)
+                ]
+                known = [float(share) for share in shares if np.isfinite(share)]
+                yield Look(start, color, min(known, default=None), max(known, default=0.0))

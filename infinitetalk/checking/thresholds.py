@@ -33,6 +33,7 @@ class Thresholds(Preset):
     frozen_speech: Threshold
     repeated: Threshold
     joins: Threshold
+    jumps: Threshold
     color: Threshold
     sharpness_least: Threshold
     sharpness_most: Threshold

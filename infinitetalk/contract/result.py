@@ -107,6 +107,7 @@ class Marking(_Reply):
 
 
 CheckName = Literal[
+    "size",
     "frames",
     "sound_length",
     "sound",
@@ -114,6 +115,7 @@ CheckName = Literal[
     "frozen",
     "repeated",
     "joins",
+    "jumps",
     "color",
     "sharpness",
     "lip_sync",

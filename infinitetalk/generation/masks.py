@@ -28,7 +28,13 @@ _BORDER_PIXEL = -1.0  # of a token in the border around a padded source
 _DIGITS = 6  # of a pixel that count: 0.29 of 100 pixels are 29 of them, and not 28.999999999999996
 
 
-def person_masks(boxes: Sequence[Box | None], source_size: Size, target_size: Size, crop: Crop = CENTRE) -> Tensor:
+def person_masks(
+    boxes: Sequence[Box | None],
+    source_size: Size,
+    target_size: Size,
+    crop: Crop = CENTRE,
+    names: Sequence[str] | None = None,
+) -> Tensor:
     """Masks (1, P + 1, S) float32: the tokens of each of P people, and of the background.
 
     Args:
@@ -37,14 +43,16 @@ def person_masks(boxes: Sequence[Box | None], source_size: Size, target_size: Si
         source_size: (width, height) of the picture that the boxes refer to.
         target_size: (width, height) of the video, which shows a part of the source that has its shape.
         crop: where that part lies, as in `shapes.cover_crop`.
+        names: what messages call each place; "box 1" and so on if not given.
 
     Raises:
-        InvalidInput: a box lies outside that part.
+        InvalidInput: a place lies outside that part.
     """
     masks = []
-    for index, box in enumerate(boxes):
+    names = names or [f"box {number}" for number in range(1, len(boxes) + 1)]
+    for index, (box, name) in enumerate(zip(boxes, names, strict=True)):
         spans = _box_spans(box, source_size) if box else _column(index, len(boxes), source_size)
-        masks.append(_mask(spans, index, source_size, target_size, crop))
+        masks.append(_mask(spans, name, source_size, target_size, crop))
     background = 1 - reduce(torch.maximum, masks)
     return torch.stack((*masks, background)).flatten(1).unsqueeze(0)
 
@@ -76,7 +84,7 @@ def _column(index: int, people: int, source_size: Size) -> tuple[Span, Span]:
     return (index * width + x[0], index * width + x[1]), (y[0], y[1])
 
 
-def _mask(spans: tuple[Span, Span], index: int, source_size: Size, target_size: Size, crop: Crop) -> Tensor:
+def _mask(spans: tuple[Span, Span], name: str, source_size: Size, target_size: Size, crop: Crop) -> Tensor:
     part = cover_crop(source_size, target_size, crop)
     sides = []
     for axis, (start, stop) in enumerate(spans):
@@ -84,8 +92,8 @@ def _mask(spans: tuple[Span, Span], index: int, source_size: Size, target_size: 
         shown = max(start, low), min(stop, high)
         if shown[0] >= shown[1]:
             raise InvalidInput(
-                f"speaker_boxes: box {index + 1} lies outside the part of the picture that the video shows "
-                "(its centre, cropped to the aspect_ratio); choose another box or aspect_ratio."
+                f"{name} lies outside the part of the picture that the video shows; give a box that lies in it, or "
+                "choose another aspect_ratio."
             )
         pixels = _token_pixels(axis, source_size, target_size, crop)
         inside = (pixels >= floor(round(start, _DIGITS))) & (pixels < floor(round(stop, _DIGITS)))

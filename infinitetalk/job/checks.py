@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infinitetalk.checking.check import check_video, nothing_measured
-from infinitetalk.checking.expected import Expected, Stretch, Voice
+from infinitetalk.checking.expected import WHOLE, Box, Expected, Stretch, Voice
 from infinitetalk.checking.frames import Frame
 from infinitetalk.contract.request import MAX_SEED, Request
 from infinitetalk.contract.result import Checks
@@ -31,6 +31,7 @@ from infinitetalk.shapes import FPS, cover_crop
 LEAST_S, SHARE = 10.0, 0.02  # how long it may take: so long, or that share of the job's time if that is more
 _TOO_LITTLE_S = 1.0
 _COMPARED = 3  # windows of a film whose colours are compared: each looks for a frame of the source
+_MIDDLE = 0.7  # of a face's height and width: no more than what lies within its oval
 _GUIDANCE, _MORE_GUIDANCE, _MOST_GUIDANCE = 2.0, 1.0, 20.0
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ def expected_of(job: Job, voices: Sequence[Wave], request: Request, has_separato
         is_source=original is not None,
         compared=_compared(job, windows),
         reference=_reference(job, windows),
+        made=_made(job),
         choose=_choose(job),
         suggested=_suggested(job, has_separator),
     )
@@ -154,6 +156,22 @@ def _reference(job: Job, windows: Sequence[Stretch]) -> Callable[[int], Frame]:
             max(original.size), max(original.clip_frame(frame), window_of(frame).keep_start)
         )
     return lambda frame: job.plan.shown(footage.frame(window_of(frame).start))
+
+
+def _made(job: Job) -> Callable[[int], Sequence[Box]]:
+    """What is generated of a frame of the file: all of it, or with `keep` the middle of each speaker's face."""
+    keeping = job.keeping
+    if keeping is None:
+        return lambda _: (WHOLE,)
+    sides = np.array(keeping.source.canvas.size)
+
+    def faces(frame: int) -> list[Box]:
+        points = keeping.tracks.points[keeping.source.stored_index(frame)] / sides
+        low, high = points.min(1), points.max(1)  # NaN where a face is not seen
+        border = (1 - _MIDDLE) / 2 * (high - low)
+        return [(x0, y0, x1, y1) for x0, y0, x1, y1 in np.hstack((low + border, high - border)).tolist()]
+
+    return faces
 
 
 def _choose(job: Job) -> Callable[[int, Sequence[Face], tuple[int, int]], list[Face | None]]:

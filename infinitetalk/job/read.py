@@ -28,6 +28,7 @@ from infinitetalk.media.video import SourceVideo
 from infinitetalk.models.device import choose_device
 from infinitetalk.models.voices import VoiceModels
 from infinitetalk.planning.framing import Box
+from infinitetalk.planning.owners import place_names
 from infinitetalk.planning.places import Placed, Places, place_speakers
 from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.planning.speakers import speaker_starts
@@ -143,7 +144,12 @@ def read_job(
     masks = None
     if places.are_bound:
         distinct = boxes if len(set(boxes)) > 1 else boxes[:1]
-        masks = torch.cat([person_masks(here, footage.source_size, size, places.crop) for here in distinct])
+        masks = torch.cat(
+            [
+                person_masks(here, footage.source_size, size, places.crop, place_names(request.all_speakers, here))
+                for here in distinct
+            ]
+        )
     keeping = None
     if request.keep == "speakers":
         assert faces is not None  # check_keep refuses the job otherwise

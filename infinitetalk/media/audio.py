@@ -206,7 +206,7 @@ def _warnings(field: str, facts: dict[str, Any], wave: Wave) -> list[str]:
             f"{facts['cancelling_channel'] + 1} alone, and a listener with one loudspeaker hears little."
         )
     if _loudness(wave) is None:
-        told.append(f"{field} is silent: nobody will be seen to speak.")
+        told.append(f"{field} is silent: the mouth of the one who has this voice stays still.")
     return told
 
 

@@ -1,7 +1,8 @@
-"""A finished video of our own, read back from its file: frame after frame, and its sound."""
+"""A finished video of our own, read back from its file: its size, and frame after frame."""
 
 import subprocess
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from infinitetalk.media.child import check_ended, limit
 from infinitetalk.media.encode import BT709, Colors
-from infinitetalk.media.ffmpeg import FfmpegError, command
+from infinitetalk.media.ffmpeg import FfmpegError, command, run
 from infinitetalk.media.pipe import Pipe
 
 TIME_LIMIT_S = 60.0  # for one frame
@@ -58,6 +59,49 @@ def read_frames(
                 raise _failure(False)
         finally:
             process.kill()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a player shows a file.
+
+    Args:
+        size: (width, height) in square pixels.
+        is_turned: whether the file says that its frames are to be turned or mirrored.
+    """
+
+    size: tuple[int, int]
+    is_turned: bool
+
+
+def read_shape(video: Path, at_s: float) -> Shape:
+    """How a player shows a file, by its key frame before a time.
+
+    Raises:
+        FfmpegError: the file cannot be decoded there.
+    """
+    seek = ["-skip_frame", "nokey", "-noaccurate_seek", "-ss", f"{at_s:.3f}", "-i", f"file:{video}"]
+    one = [
+        "-map",
+        "0:v:0",
+        "-frames:v",
+        "1",
+        "-fps_mode",
+        "passthrough",
+        "-pix_fmt",
+        "yuv444p",
+        "-f",
+        "yuv4mpegpipe",
+        "-",
+    ]
+    header, _, shown = run(*seek, *one).partition(b"\n")
+    if not shown:
+        raise FfmpegError("the file holds no frame there")
+    said = {word[:1]: word[1:] for word in header.decode().split()[1:]}  # W96 H64 A1:1
+    across, down = map(int, said.get("A", "1:1").split(":"))
+    width = round(int(said["W"]) * across / down) if across and down else int(said["W"])
+    stored = run("-noautorotate", *seek, *one).partition(b"\n")[2]
+    return Shape((width, int(said["H"])), stored != shown)
 
 
 def _failure(is_slow: bool) -> FfmpegError:

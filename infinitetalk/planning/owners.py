@@ -139,6 +139,26 @@ def box_name(speaker: Speaker, number: int) -> str:
     return f"{_entry(speaker)}.box" if "." in speaker.voice else f"speaker_boxes[{number}]"
 
 
+def place_names(speakers: Sequence[Speaker], boxes: Sequence[Box | None]) -> list[str]:
+    """What messages call the speakers' places: the field of a box, a face, or the column that no field names.
+
+    Args:
+        boxes: of the speakers, as they were placed; None: a column.
+    """
+    names = []
+    for number, (speaker, box) in enumerate(zip(speakers, boxes, strict=True)):
+        if speaker.box is not None:
+            names.append(box_name(speaker, number))
+        elif box is not None:
+            names.append(f"The face of {speaker.name}")
+        else:
+            side = (
+                f"column {number + 1} of {len(speakers)}" if len(speakers) != 2 else ("left half", "right half")[number]
+            )
+            names.append(f"The place of {speaker.name} (the picture's {side}, since no box is given)")
+    return names
+
+
 def _count(faces: int) -> str:
     return {0: "nobody was", 1: "1 face was"}.get(faces, f"{faces} faces were")
 

@@ -6,18 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.planted import FAULTS, Clip, write_clip
+from benchmarks.planted import FACE_BLURRED, FAULTS, Clip, write_clip
 from infinitetalk.checking.check import check_video
+from infinitetalk.checking.expected import Stretch
+from infinitetalk.checking.findings import picture_checks
+from infinitetalk.checking.pictures import Seen, most_alike
 from infinitetalk.checking.sound import pieces
+from infinitetalk.checking.thresholds import load_thresholds
 from infinitetalk.contract.result import Checks
 from infinitetalk.media.audio import Track, heard_in, heard_of, load_audio, write_soundtrack
 from infinitetalk.media.encode import count_frames
 from infinitetalk.shapes import SAMPLE_RATE_HZ
 from tests.support.finished import make_clip, speech, write
+from tests.support.media_samples import ffmpeg
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
-PLANTED = [name for name, fault in FAULTS.items() if not fault.needs_faces]
+PLANTED = [name for name, fault in FAULTS.items() if not fault.needs_faces and name != FACE_BLURRED]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,19 @@ def test_nothing_is_found_where_nothing_is_wrong(clip: Clip, tmp_path: Path) -> 
     checks = look(clip, tmp_path / "clean.mp4")
     assert (checks.verdict, checks.look_at, checks.retryable_with) == ("ok", [], None)
     measured = {name for name, outcome in outcomes(checks).items() if outcome == "ok"}
-    assert measured == {"frames", "sound_length", "sound", "blank", "frozen", "repeated", "joins", "color", "sharpness"}
+    assert measured == {
+        "size",
+        "frames",
+        "sound_length",
+        "sound",
+        "blank",
+        "frozen",
+        "repeated",
+        "joins",
+        "jumps",
+        "color",
+        "sharpness",
+    }
     lips = [check for check in checks.details if check.voice == "wav_url"]
     assert [(check.name, check.outcome) for check in lips] == [
         ("lip_sync", "not measured"),
@@ -58,7 +75,7 @@ def test_each_fault_is_found(name: str, clip: Clip, tmp_path: Path) -> None:
     assert len(checks.look_at) == len(found)
     assert all(sentence.startswith(("Second ", "The picture jumps at join ")) for sentence in checks.look_at)
     helps = {"seed", "audio_guidance", "color_correction"}
-    is_files = fault.found_by[0] in ("sound", "sound_length", "frames")
+    is_files = fault.found_by[0] in ("sound", "sound_length", "size", "frames")
     assert (checks.retryable_with is None) == is_files
     assert set(checks.retryable_with or {}) <= helps
 
@@ -114,6 +131,76 @@ def test_frames_beyond_the_plan_leave_the_others_measured(clip: Clip, tmp_path: 
     found = outcomes(look(replace(clip, frames=longer), tmp_path / "longer.mp4"))
     assert found["frames"] == "look at it"
     assert (found["blank"], found["frozen"], found["joins"]) == ("ok", "ok", "ok")
+
+
+def test_a_file_without_frames_or_sound_says_so_everywhere(clip: Clip, tmp_path: Path) -> None:
+    path = write(clip, tmp_path / "whole.mp4")
+    ffmpeg("-i", path, "-map", "0:a", "-c", "copy", tmp_path / "sound.mp4")
+    checks = check_video(tmp_path / "sound.mp4", clip.expected, None, 60)
+    assert set(outcomes(checks)) == {"size", *outcomes(check_video(path, clip.expected, None, 60))}
+    assert checks.look_at == ["Second 0.00: the video ends early: 0 of 96 frames can be decoded."]
+    path.write_bytes(b"nothing")
+    checks = check_video(path, clip.expected, None, 60)
+    assert "Second 0.00: the video has no sound that can be decoded." in checks.look_at
+    assert not any("itself failed" in (one.note or "") for one in checks.details)
+
+
+@pytest.mark.parametrize("how", [("-display_rotation", "90"), ("-display_rotation", "180"), ("-display_hflip",)])
+def test_a_file_that_is_turned_when_it_is_shown_is_found(how: tuple[str, ...], clip: Clip, tmp_path: Path) -> None:
+    ffmpeg(*how, "-i", write(clip, tmp_path / "one.mp4"), "-c", "copy", tmp_path / "turned.mp4")
+    assert outcomes(check_video(tmp_path / "turned.mp4", clip.expected, None, 60))["size"] == "look at it"
+
+
+def test_pixels_that_are_not_square_are_another_size(clip: Clip, tmp_path: Path) -> None:
+    wide = ("-c", "copy", "-bsf:v", "h264_metadata=sample_aspect_ratio=2/1")
+    ffmpeg("-i", write(clip, tmp_path / "one.mp4"), *wide, tmp_path / "wide.mp4")
+    checks = check_video(tmp_path / "wide.mp4", clip.expected, None, 60)
+    assert checks.look_at == ["Second 0.00: the video is shown at 192x64 instead of 96x64."]
+
+
+def test_a_frozen_second_is_found_behind_a_coarser_encoder(clip: Clip, tmp_path: Path) -> None:
+    """It goes on refining a picture that stands still."""
+    path = write(FAULTS["a second frozen in a window"].plant(clip), tmp_path / "frozen.mp4")
+    for crf in ("23", "28"):
+        ffmpeg("-i", path, "-c:v", "libx264", "-crf", crf, "-c:a", "copy", tmp_path / f"{crf}.mp4")
+        assert outcomes(check_video(tmp_path / f"{crf}.mp4", clip.expected, None, 60))["frozen"] == "look at it"
+
+
+def kept(clip: Clip, tmp_path: Path) -> Clip:
+    """The same as a film of which a face is generated."""
+    face = (0.37, 0.25, 0.63, 0.7)
+    film = replace(clip.expected, is_source=True, reference=lambda frame: clip.frames[frame], made=lambda _: (face,))
+    return replace(clip, expected=replace(film, compared=tuple(Stretch(at, at + 1) for at in (0, 48, 95))))
+
+
+def test_a_smeared_face_in_a_film_that_is_kept_is_found(clip: Clip, tmp_path: Path) -> None:
+    film = kept(clip, tmp_path)
+    assert outcomes(look(film, tmp_path / "clean.mp4"))["sharpness"] == "ok"
+    assert FAULTS[FACE_BLURRED].fits(film.expected)
+    (sentence,) = look(FAULTS[FACE_BLURRED].plant(film), tmp_path / "smeared.mp4").look_at
+    assert "the generated face is blurred" in sentence
+    unseen = replace(film.expected, made=lambda _: ((np.nan,) * 4,))
+    checks = look(replace(film, expected=unseen), tmp_path / "unseen.mp4")
+    (sharpness,) = (one for one in checks.details if one.name == "sharpness")
+    assert (sharpness.outcome, sharpness.value) == ("not measured", None)
+    assert "no speaker's face is seen" in (sharpness.note or "")
+
+
+def test_a_film_that_jumps_by_itself_is_no_fault(clip: Clip, tmp_path: Path) -> None:
+    jumping = FAULTS["8 frames moved by 5 %"].plant(kept(clip, tmp_path))
+    assert outcomes(look(jumping, tmp_path / "made.mp4"))["jumps"] == "look at it"
+    film = replace(jumping.expected, reference=lambda frame: jumping.frames[frame])
+    assert outcomes(look(replace(jumping, expected=film), tmp_path / "film.mp4"))["jumps"] == "ok"
+
+
+def test_what_repeats_has_a_value_or_a_reason(clip: Clip) -> None:
+    seen = Seen()
+    for _ in seen.passing(clip.frames, clip.expected):
+        pass
+    assert most_alike(seen, clip.expected) is not None
+    silent = replace(clip.expected, moving=np.zeros(96, np.bool_))
+    (repeated,) = (one for one in picture_checks(seen, silent, load_thresholds()) if one.name == "repeated")
+    assert repeated.outcome == "not measured"
 
 
 def test_stillness_in_silence_is_no_fault(clip: Clip, tmp_path: Path) -> None:

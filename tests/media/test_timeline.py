@@ -399,7 +399,7 @@ def test_channels_that_cancel_for_a_while_are_heard_throughout(tmp_path):
 @pytest.mark.parametrize("level", [0.0, 1e-5])
 def test_a_silent_voice_is_told(level, tmp_path):
     voice = read(write(tmp_path / "a.wav", level * noise(1.0), subtype="FLOAT"))
-    assert voice.warnings == ("wav_url is silent: nobody will be seen to speak.",)
+    assert voice.warnings == ("wav_url is silent: the mouth of the one who has this voice stays still.",)
 
 
 def test_64_channels_are_averaged(tmp_path):

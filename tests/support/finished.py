@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from benchmarks.planted import Clip, write_clip
-from infinitetalk.checking.expected import Expected, Stretch, Voice
+from infinitetalk.checking.expected import WHOLE, Expected, Stretch, Voice
 from infinitetalk.media.encode import BT709
 from infinitetalk.media.speech import SILENT, loudness
 from infinitetalk.shapes import FPS, SAMPLES_PER_FRAME
@@ -64,6 +64,7 @@ def expected_of(wave: np.ndarray, loud: np.ndarray, reference: np.ndarray, windo
         is_source=False,
         compared=(Stretch(0, len(loud)),),
         reference=lambda _: reference,
+        made=lambda _: (WHOLE,),
         choose=lambda _scene, found, _size: [found[0] if found else None],
         suggested={"seed": 8, "audio_guidance": 2.0, "color_correction": 1.0},
     )
