@@ -20,9 +20,9 @@ from infinitetalk.media.speech import SILENT
 from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ
 
 Frames = NDArray[np.uint8]
-Wave = NDArray[np.float32]
+Wave = Floats = NDArray[np.float32]
 
-FACE_BLURRED = "a kept face blurred"
+FACE_BLURRED, FACE_NOISY = "faces blurred in a kept source", "noise on faces in a kept source"
 LATE_FRAMES, DRIFT_LEVELS, SECOND = 3, 8, FPS
 
 
@@ -140,17 +140,31 @@ def _narrower(clip: Clip) -> Clip:
     return replace(clip, expected=replace(clip.expected, size=(width + 2, height)))
 
 
-def _face_blurred(clip: Clip) -> Clip:
-    """The first speaker's face is blurred, by a twentieth of what is measured of it."""
-    frames = clip.frames.copy()
-    for index, frame in enumerate(frames):
-        box = np.array(clip.expected.made(index)[0]) * (frame.shape[1::-1] * 2)
-        if np.isfinite(box).all():
-            left, top, right, bottom = np.round(box).astype(int).clip(0).tolist()
-            sigma = max(right - left, bottom - top) / 20
-            part = frame[top:bottom, left:right].astype(np.float32)
-            frame[top:bottom, left:right] = gaussian_filter(part, (sigma, sigma, 0))
-    return replace(clip, frames=frames)
+def _faces_changed(change: Callable[[Floats], Floats]) -> Callable[[Clip], Clip]:
+    """What is measured of the speakers' faces is changed in all frames."""
+
+    def plant(clip: Clip) -> Clip:
+        frames = clip.frames.copy()
+        for index, frame in enumerate(frames):
+            for face in clip.expected.made(index):
+                box = np.array(face) * (frame.shape[1::-1] * 2)
+                if np.isfinite(box).all():
+                    left, top, right, bottom = np.round(box).astype(int).clip(0).tolist()
+                    part = frame[top:bottom, left:right]
+                    part[:] = np.clip(change(part.astype(np.float32)), 0, 255)
+        return replace(clip, frames=frames)
+
+    return plant
+
+
+def _smeared(face: Floats) -> Floats:
+    """Blurred by a twentieth of its longer side."""
+    sigma = max(face.shape[:2]) / 20
+    return np.asarray(gaussian_filter(face, (sigma, sigma, 0)), np.float32)
+
+
+def _speckled(face: Floats) -> Floats:
+    return np.asarray(face + np.random.default_rng(0).normal(0, 12, face.shape), np.float32)
 
 
 def _jump(clip: Clip) -> Clip:
@@ -316,7 +330,8 @@ FAULTS: Mapping[str, Fault] = {
     "a black second": Fault(_tone_second(0), ("blank",)),
     "a grey second": Fault(_tone_second(128), ("blank",)),
     "blurred": Fault(_blurred, ("sharpness",)),
-    FACE_BLURRED: Fault(_face_blurred, ("sharpness",), _keeps_face),
+    FACE_BLURRED: Fault(_faces_changed(_smeared), ("sharpness",), _keeps_face),
+    FACE_NOISY: Fault(_faces_changed(_speckled), ("sharpness",), _keeps_face),
     "noise": Fault(_noisy, ("sharpness",)),
 }
 

@@ -198,7 +198,8 @@ def _repeated(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
 def _joins(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
     measured = joins(seen, expected)
     if not measured:
-        return not_measured("joins", "no window joins another")
+        ends = "the video ends before the first join" if expected.joins else "no window joins another"
+        return not_measured("joins", ends)
     told = [
         f"join {number} (second {expected.seconds(expected.windows[number].first):.2f}) by {times:.1f} times"
         for times, number in measured
@@ -256,16 +257,18 @@ def _sharpness(looks: Sequence[Look], expected: Expected, limits: Thresholds) ->
     (least, _, blurred), (_, most, noisy) = (
         choose(measured, key=lambda one: one[at]) for choose, at in ((min, 0), (max, 1))
     )
-    what = "picture" if WHOLE in expected.made(blurred) else "generated face"
-    if most > limits.sharpness_most.limit:
+    what, lower, upper = "generated face", limits.face_sharpness_least, limits.face_sharpness_most
+    if WHOLE in expected.made(blurred):
+        what, lower, upper = "picture", limits.sharpness_least, limits.sharpness_most
+    if most > upper.limit:
         found = (
             f"Second {expected.seconds(noisy):.0f}: the {what} is {most:.2f} times as sharp as what was sent: noise, or"
         )
-        return _check("sharpness", most, limits.sharpness_most, f"{found} a pattern.")
+        return _check("sharpness", most, upper, f"{found} a pattern.")
     found = (
         f"Second {expected.seconds(blurred):.0f}: the {what} is blurred: {least:.2f} times as sharp as what was sent."
     )
-    return _check("sharpness", least, limits.sharpness_least, found if least < limits.sharpness_least.limit else None)
+    return _check("sharpness", least, lower, found if least < lower.limit else None)
 
 
 def lip_checks(lips: Sequence[Lips], expected: Expected, limits: Thresholds) -> Iterator[Check]:

@@ -37,6 +37,8 @@ class Thresholds(Preset):
     color: Threshold
     sharpness_least: Threshold
     sharpness_most: Threshold
+    face_sharpness_least: Threshold
+    face_sharpness_most: Threshold
     follows: Threshold
     does_not_follow: Threshold
     moves_enough: Threshold

@@ -215,3 +215,17 @@ def test_people_are_left_out_where_nothing_finds_faces(models: Models, media: di
     job = {"image_url": media["image_url"], "wav_url": media["b"], "dry_run": True}
     result = run_job(Request.parse(job, LOCAL_FILES), models, SETTINGS, local_exchange(tmp_path / "out.mp4"))
     assert "people" not in result.to_json()
+
+
+def test_a_place_that_is_not_shown_is_called_as_the_job_calls_it(
+    read: Callable[..., Job], media: dict[str, str], tmp_path: Path
+) -> None:
+    wide = {"image_url": write_picture(tmp_path / "wide.png", width=1280, height=96).as_uri(), "aspect_ratio": "9:16"}
+    two = {"wav_url": media["a"], "wav_url_2": media["b"], "person_count": "multi"}
+    column = r"The place of {} \(the picture's left half, since no box is given\) lies outside the part of the picture"
+    with pytest.raises(InvalidInput, match=f"{column.format('wav_url')} that the video shows; give a box"):
+        read(**two, **wide)
+    with pytest.raises(InvalidInput, match=column.format(r"speakers\[0\].wav_url")):
+        read({"wav_url": "a"}, {"wav_url": "b"}, **wide)
+    with pytest.raises(InvalidInput, match=r"^speaker_boxes\[1\] lies outside"):
+        read(**two, **wide, speaker_boxes=[[0.48, 0, 0.52, 1], [0.9, 0, 1, 1]])
