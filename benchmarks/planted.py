@@ -11,12 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from infinitetalk.checking.expected import WHOLE, Expected, Voice
+from benchmarks.fitting import (
+    has_joins,
+    is_long,
+    keeps_face,
+    pause,
+    pauses,
+    repeats,
+    speaks_for_a_second,
+    spoken_second,
+    spoken_window,
+    two_speak,
+    two_spoken_windows,
+)
+from infinitetalk.checking.expected import Expected, Voice
 from infinitetalk.contract.result import CheckName
 from infinitetalk.media.encode import VideoWriter
 from infinitetalk.media.ffmpeg import run
 from infinitetalk.media.finished import read_frames
-from infinitetalk.media.speech import SILENT
 from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ
 
 Frames = NDArray[np.uint8]
@@ -97,12 +109,12 @@ def _voices_swapped(clip: Clip) -> Clip:
 
 
 def _window_frozen(clip: Clip) -> Clip:
-    where = clip.window(_spoken_window(clip.expected))
+    where = clip.window(spoken_window(clip.expected))
     return clip.changed(where, np.broadcast_to(clip.frames[where.start], clip.frames[where].shape))
 
 
 def _second_frozen(clip: Clip) -> Clip:
-    first = _spoken_second(clip.expected)
+    first = spoken_second(clip.expected)
     where = slice(first, first + SECOND)
     return clip.changed(where, np.broadcast_to(clip.frames[first], clip.frames[where].shape))
 
@@ -203,7 +215,7 @@ def _sound_end_missing(clip: Clip) -> Clip:
 
 
 def _window_repeated(clip: Clip) -> Clip:
-    first, second = _two_spoken_windows(clip.expected)
+    first, second = two_spoken_windows(clip.expected)
     one, other = clip.window(first), clip.window(second)
     length = min(one.stop - one.start, other.stop - other.start)
     return clip.changed(
@@ -231,79 +243,9 @@ def _lips_elsewhere(clip: Clip) -> Clip:
 
 def _talks_in_silence(clip: Clip) -> Clip:
     """In the pause the frames before it come again."""
-    start, stop = _pause(clip.expected)
+    start, stop = pause(clip.expected)
     where = slice(start + 3, stop - 1)
     return clip.changed(where, clip.frames[start - (where.stop - where.start) : start])
-
-
-def _heard(expected: Expected, number: int) -> float:
-    window = expected.windows[number]
-    return float(expected.moving[window.first : window.stop].mean()) if window.stop > window.first else 0.0
-
-
-def _spoken_window(expected: Expected) -> int:
-    return max(range(len(expected.windows)), key=lambda number: _heard(expected, number))
-
-
-def _spoken_second(expected: Expected) -> int:
-    """The first frame of a second within a window in which somebody is heard most; its first frame stays."""
-    firsts = [
-        first for window in expected.windows for first in range(window.first + 1, window.stop - SECOND, SECOND // 5)
-    ]
-    return max(firsts, key=lambda first: expected.moving[first : first + SECOND].sum(), default=-1)
-
-
-def _speaks_for_a_second(expected: Expected) -> bool:
-    first = _spoken_second(expected)
-    return first >= 0 and not expected.is_source and bool(expected.moving[first : first + SECOND].mean() >= 0.6)
-
-
-def _two_spoken_windows(expected: Expected) -> tuple[int, int]:
-    spoken = [
-        number
-        for number, window in enumerate(expected.windows)
-        if _heard(expected, number) > 0.6 and window.stop - window.first >= FPS
-    ]
-    return spoken[0], spoken[-1]
-
-
-def _has_joins(expected: Expected) -> bool:
-    return bool(expected.joins)
-
-
-def _two_speak(expected: Expected) -> bool:
-    return _is_long(expected) and len(expected.voices) == 2
-
-
-def _keeps_face(expected: Expected) -> bool:
-    return WHOLE not in expected.made(0)
-
-
-def _is_long(expected: Expected) -> bool:
-    return all((voice.loud >= SILENT).sum() >= 8.5 * FPS for voice in expected.voices)
-
-
-def _repeats(expected: Expected) -> bool:
-    if expected.is_source or len(expected.windows) < 2:
-        return False
-    try:
-        first, second = _two_spoken_windows(expected)
-    except IndexError:
-        return False
-    return first != second
-
-
-def _pause(expected: Expected) -> tuple[int, int]:
-    """The longest silence of the first voice: its first frame and the one after its last."""
-    quiet = np.flatnonzero(expected.voices[0].loud < SILENT)
-    longest = max(np.split(quiet, np.flatnonzero(np.diff(quiet) > 1) + 1), key=len)
-    return (int(longest[0]), int(longest[-1]) + 1) if len(longest) else (0, 0)
-
-
-def _pauses(expected: Expected) -> bool:
-    """Whether one person is silent for long, after having spoken for as long."""
-    start, stop = _pause(expected)
-    return len(expected.voices) == 1 and not expected.is_source and 1.5 * FPS < stop - start <= start
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -313,14 +255,14 @@ FAULTS: Mapping[str, Fault] = {
     "2 pixels narrower than planned": Fault(_narrower, ("size",)),
     "sound ends 0.2 s early": Fault(_sound_end_missing, ("sound_length",)),
     "the last 10 frames missing": Fault(_end_missing, ("frames",)),
-    "two voices swapped": Fault(_voices_swapped, ("lip_sync", "other_voice"), _two_speak, needs_faces=True),
-    "mouths two seconds late": Fault(_lips_elsewhere, ("lip_sync",), _is_long, needs_faces=True),
-    "talks in silence": Fault(_talks_in_silence, ("silence",), _pauses, needs_faces=True),
+    "two voices swapped": Fault(_voices_swapped, ("lip_sync", "other_voice"), two_speak, needs_faces=True),
+    "mouths two seconds late": Fault(_lips_elsewhere, ("lip_sync",), is_long, needs_faces=True),
+    "talks in silence": Fault(_talks_in_silence, ("silence",), pauses, needs_faces=True),
     "a window frozen": Fault(_window_frozen, ("frozen",), lambda known: not known.is_source),
-    "a second frozen in a window": Fault(_second_frozen, ("frozen",), _speaks_for_a_second),
-    "a window again": Fault(_window_repeated, ("repeated",), _repeats),
-    "a jump of 1 % at a join": Fault(_jump, ("joins",), _has_joins),
-    "6 levels brighter at a join": Fault(_flash, ("joins",), _has_joins),
+    "a second frozen in a window": Fault(_second_frozen, ("frozen",), speaks_for_a_second),
+    "a window again": Fault(_window_repeated, ("repeated",), repeats),
+    "a jump of 1 % at a join": Fault(_jump, ("joins",), has_joins),
+    "6 levels brighter at a join": Fault(_flash, ("joins",), has_joins),
     "a frame of noise": Fault(_noise_frames(1), ("jumps",)),
     "three frames of noise": Fault(_noise_frames(3), ("jumps",)),
     "a frame upside down": Fault(_upside_down, ("jumps",)),
@@ -330,8 +272,8 @@ FAULTS: Mapping[str, Fault] = {
     "a black second": Fault(_tone_second(0), ("blank",)),
     "a grey second": Fault(_tone_second(128), ("blank",)),
     "blurred": Fault(_blurred, ("sharpness",)),
-    FACE_BLURRED: Fault(_faces_changed(_smeared), ("sharpness",), _keeps_face),
-    FACE_NOISY: Fault(_faces_changed(_speckled), ("sharpness",), _keeps_face),
+    FACE_BLURRED: Fault(_faces_changed(_smeared), ("sharpness",), keeps_face),
+    FACE_NOISY: Fault(_faces_changed(_speckled), ("sharpness",), keeps_face),
     "noise": Fault(_noisy, ("sharpness",)),
 }
 

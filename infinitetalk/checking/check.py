@@ -10,8 +10,6 @@ from infinitetalk.checking.expected import Expected
 from infinitetalk.checking.findings import (
     NO_TIME,
     frames_check,
-    lip_checks,
-    lip_names,
     look_checks,
     not_measured,
     picture_checks,
@@ -19,6 +17,7 @@ from infinitetalk.checking.findings import (
     sound_checks,
 )
 from infinitetalk.checking.frames import Frame
+from infinitetalk.checking.lip_findings import lip_checks, lip_names
 from infinitetalk.checking.mouths import Follower, lips
 from infinitetalk.checking.pictures import Look, Seen, looks
 from infinitetalk.checking.thresholds import Thresholds, load_thresholds

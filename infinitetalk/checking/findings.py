@@ -8,7 +8,6 @@ import numpy as np
 
 from infinitetalk.checking.expected import WHOLE, Expected, Stretch
 from infinitetalk.checking.frames import Floats, change, thumbnail
-from infinitetalk.checking.mouths import Lips
 from infinitetalk.checking.pictures import Look, Seen, blank, contrast, frozen, joins, jumps, most_alike, runs
 from infinitetalk.checking.sound import is_silent, pieces
 from infinitetalk.checking.thresholds import Threshold, Thresholds
@@ -26,7 +25,7 @@ def not_measured(name: CheckName, why: str, voice: str | None = None) -> Check:
     return Check(name=name, voice=voice, outcome="not measured", note=f"{why[:1].upper()}{why[1:]}.")
 
 
-def _check(
+def with_value(
     name: CheckName,
     value: float,
     against: Threshold,
@@ -84,7 +83,7 @@ def sound_checks(heard: Floats | None, expected: Expected, limits: Thresholds) -
     if heard is None or not len(heard):
         length_ms = 1000 * len(expected.sound) / SAMPLE_RATE_HZ
         missing = "Second 0.00: the video has no sound that can be decoded."
-        yield _check("sound_length", length_ms, limits.sound_length, missing)
+        yield with_value("sound_length", length_ms, limits.sound_length, missing)
         yield not_measured("sound", "the video has no sound that can be decoded")
         return
     off_ms = 1000 * (len(heard) - len(expected.sound)) / SAMPLE_RATE_HZ
@@ -93,7 +92,7 @@ def sound_checks(heard: Floats | None, expected: Expected, limits: Thresholds) -
         what = "shorter" if off_ms < 0 else "longer"
         end_s = min(len(heard), len(expected.sound)) / SAMPLE_RATE_HZ
         found = f"Second {end_s:.2f}: the sound is {abs(off_ms):.0f} ms {what} than it should be."
-    yield _check("sound_length", abs(off_ms), limits.sound_length, found)
+    yield with_value("sound_length", abs(off_ms), limits.sound_length, found)
     if is_silent(expected.sound):
         if is_silent(heard):
             yield not_measured("sound", "the sound that was sent is silent, and so is the video's")
@@ -108,13 +107,13 @@ def sound_checks(heard: Floats | None, expected: Expected, limits: Thresholds) -
             f"Second {unlike.start_s:.0f}: what is heard is not the sound that was sent (correlation "
             f"{unlike.likeness:.2f})."
         )
-        yield _check("sound", unlike.likeness, limits.sound_likeness, found)
+        yield with_value("sound", unlike.likeness, limits.sound_likeness, found)
         return
     found = None
     if 1000 * abs(late.offset_s) > limits.sound_offset.limit:
         when = "late" if late.offset_s > 0 else "early"
         found = f"Second {late.start_s:.0f}: the sound comes {1000 * abs(late.offset_s):.0f} ms {when}."
-    yield _check("sound", 1000 * abs(late.offset_s), limits.sound_offset, found)
+    yield with_value("sound", 1000 * abs(late.offset_s), limits.sound_offset, found)
 
 
 def picture_checks(
@@ -148,7 +147,7 @@ def _blank(seen: Seen, expected: Expected, limits: Thresholds, has_time: Callabl
     tones = ["black" if seen.thumbnails[part.first].mean() < 32 else "grey" for part in found]
     told = [f"{_span(part, expected)} is {tone}" for part, tone in zip(found, tones, strict=True)]
     lowest = min(map(contrast, seen.thumbnails), default=0.0)
-    return _check("blank", lowest, limits.blank, f"{_list(told)}." if told else None)
+    return with_value("blank", lowest, limits.blank, f"{_list(told)}." if told else None)
 
 
 def _frozen(seen: Seen, expected: Expected, limits: Thresholds, has_time: Callable[[], bool]) -> Check:
@@ -172,7 +171,7 @@ def _frozen(seen: Seen, expected: Expected, limits: Thresholds, has_time: Callab
     longest_s = expected.seconds((long or short)[0][1]) if long or short else 0.0
     told = [_span(part, expected) for part, _ in long]
     sentence = f"{_list(told)}: the picture stands still while somebody speaks." if told else None
-    return _check("frozen", longest_s, limits.frozen_speech, sentence)
+    return with_value("frozen", longest_s, limits.frozen_speech, sentence)
 
 
 def _stands(part: Stretch, expected: Expected, limits: Thresholds) -> bool:
@@ -192,7 +191,7 @@ def _repeated(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
     if share < limits.repeated.limit:
         numbers = [1 + list(expected.windows).index(window) for window in (before, after)]
         found = f"{_span(after, expected)} (window {numbers[1]}) shows window {numbers[0]} again."
-    return _check("repeated", share, limits.repeated, found)
+    return with_value("repeated", share, limits.repeated, found)
 
 
 def _joins(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
@@ -206,7 +205,7 @@ def _joins(seen: Seen, expected: Expected, limits: Thresholds) -> Check:
         if times > limits.joins.limit
     ]
     sentence = f"The picture jumps at {_list(told)} what is ordinary." if told else None
-    return _check("joins", measured[0][0], limits.joins, sentence)
+    return with_value("joins", measured[0][0], limits.joins, sentence)
 
 
 def _jumps(seen: Seen, expected: Expected, limits: Thresholds, has_time: Callable[[], bool]) -> Check:
@@ -230,7 +229,7 @@ def _jumps(seen: Seen, expected: Expected, limits: Thresholds, has_time: Callabl
         f"{_list(places)}: the picture changes more than is ordinary, and not because of a cut." if found else None
     )
     worst = found[0][0] if found else max(ordinary, default=0.0)
-    return _check("jumps", worst, limits.jumps, sentence and sentence[0].upper() + sentence[1:])
+    return with_value("jumps", worst, limits.jumps, sentence and sentence[0].upper() + sentence[1:])
 
 
 def _source_jumps(frame: int, jump: float, expected: Expected) -> bool:
@@ -246,7 +245,7 @@ def look_checks(looks: Sequence[Look], expected: Expected, limits: Thresholds) -
     found = None
     if worst.color > limits.color.limit:
         found = f"Second {expected.seconds(worst.start):.0f}: the colours are {worst.color:.1f} levels off."
-    yield _check("color", worst.color, limits.color, found)
+    yield with_value("color", worst.color, limits.color, found)
     yield _sharpness(looks, expected, limits)
 
 
@@ -264,76 +263,11 @@ def _sharpness(looks: Sequence[Look], expected: Expected, limits: Thresholds) ->
         found = (
             f"Second {expected.seconds(noisy):.0f}: the {what} is {most:.2f} times as sharp as what was sent: noise, or"
         )
-        return _check("sharpness", most, upper, f"{found} a pattern.")
+        return with_value("sharpness", most, upper, f"{found} a pattern.")
     found = (
         f"Second {expected.seconds(blurred):.0f}: the {what} is blurred: {least:.2f} times as sharp as what was sent."
     )
-    return _check("sharpness", least, lower, found if least < lower.limit else None)
-
-
-def lip_checks(lips: Sequence[Lips], expected: Expected, limits: Thresholds) -> Iterator[Check]:
-    """Each mouth with its voice, with the others', and in silence."""
-    for voice, one in zip(expected.voices, lips, strict=True):
-        if one.reason is not None:
-            for name in lip_names(expected):
-                yield not_measured(name, one.reason, voice.name)
-            continue
-        yield _lip_sync(voice.name, one, limits)
-        if len(lips) > 1:
-            yield _other_voice(voice.name, one, [other.name for other in expected.voices], limits)
-        yield _silence(voice.name, one, limits)
-
-
-def lip_names(expected: Expected) -> tuple[CheckName, ...]:
-    """The checks of one mouth."""
-    return ("lip_sync", "other_voice", "silence") if len(expected.voices) > 1 else ("lip_sync", "silence")
-
-
-def _lip_sync(name: str, lips: Lips, limits: Thresholds) -> Check:
-    if lips.speech_s < limits.speech.limit or lips.movement is None:
-        why = f"{lips.speech_s:.1f} s of speech; {limits.speech.limit:g} s are needed"
-        return not_measured("lip_sync", why, name)
-    if lips.movement < limits.does_not_move.limit:
-        found = f"The mouth of {name} does not move while this voice is heard."
-        return _check("lip_sync", lips.movement, limits.does_not_move, found, name)
-    if lips.z is None:
-        return not_measured("lip_sync", "the voice is as loud all the time", name)
-    value, against = lips.z, limits.follows
-    if value < limits.does_not_follow.limit:
-        return _check("lip_sync", value, against, f"The mouth of {name} does not follow its voice.", name)
-    if value < against.limit or lips.movement < limits.moves_enough.limit:
-        return Check(
-            name="lip_sync",
-            voice=name,
-            outcome="undecided",
-            value=round(value, 3),
-            limit=against.limit,
-            unit=against.unit,
-            note="The mouth moves too little, or too seldom with the voice, for this to be told.",
-        )
-    return _check("lip_sync", value, against, None, name)
-
-
-def _other_voice(name: str, lips: Lips, names: Sequence[str], limits: Thresholds) -> Check:
-    known = [(z, other) for z, other in zip(lips.others, names, strict=True) if z is not None]
-    if lips.speech_s < limits.speech.limit or not known or lips.z is None:
-        return not_measured("other_voice", "too little speech, or voices that are too much alike", name)
-    z, other = max(known)
-    is_other = z >= limits.follows.limit and z > lips.z
-    return _check(
-        "other_voice", z, limits.follows, f"The mouth of {name} moves with {other}." if is_other else None, name
-    )
-
-
-def _silence(name: str, lips: Lips, limits: Thresholds) -> Check:
-    if lips.silence is None or lips.movement is None:
-        return not_measured("silence", "less than a second of silence, or of speech", name)
-    if lips.movement < limits.moves_enough.limit:
-        return not_measured("silence", "the mouth moves too little in speech to be compared", name)
-    found = None
-    if lips.silence > limits.silence.limit:
-        found = f"Second {lips.restless_s:.0f}: the mouth of {name} moves while this voice is silent."
-    return _check("silence", lips.silence, limits.silence, found, name)
+    return with_value("sharpness", least, lower, found if least < lower.limit else None)
 
 
 def _span(part: Stretch, expected: Expected) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from infinitetalk.checking.expected import Expected, Stretch, Voice
-from infinitetalk.checking.findings import lip_checks
+from infinitetalk.checking.lip_findings import lip_checks
 from infinitetalk.checking.mouths import Follower, Mouth, lips
 from infinitetalk.checking.thresholds import load_thresholds
 from tests.support.faces import FixedFinder
