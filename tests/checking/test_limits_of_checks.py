@@ -1,7 +1,9 @@
 """Checks keep to their time, end with their job, and never fail it."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,13 +11,32 @@ import pytest
 from benchmarks.planted import Clip
 from infinitetalk.checking import check
 from infinitetalk.checking.check import check_video
-from infinitetalk.checking.thresholds import load_thresholds
+from infinitetalk.checking.thresholds import Threshold, load_thresholds
+from infinitetalk.contract.result import CheckName
 from infinitetalk.errors import Cancelled, TimedOut
 from infinitetalk.job.checks import time_for_checks
-from infinitetalk.media.child import ended_by
+from infinitetalk.media.child import TooSlow, ended_by
+from infinitetalk.media.ffmpeg import FfmpegError
 from infinitetalk.progress import TimeLimit
 from tests.support.faces import FixedFinder
 from tests.support.finished import make_clip, write
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "quality.md"
+_CHECK_OF = {
+    "sound_offset": "sound",
+    "sound_likeness": "sound",
+    "frozen_stir": "frozen",
+    "frozen_speech": "frozen",
+    "sharpness_least": "sharpness",
+    "sharpness_most": "sharpness",
+    "face_sharpness_least": "sharpness",
+    "face_sharpness_most": "sharpness",
+    "follows": "lip_sync",
+    "does_not_follow": "lip_sync",
+    "moves_enough": "lip_sync",
+    "does_not_move": "lip_sync",
+    "speech": "lip_sync",
+}
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +181,23 @@ def test_a_check_that_crashes_is_not_measured_and_logged(
     assert "a secret" not in caplog.text
 
 
+def test_a_program_that_is_too_slow_says_nothing_of_the_sound(
+    finished: tuple[Clip, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, path = finished
+
+    def fail(cause: Exception | None) -> None:
+        raise FfmpegError("not done") from cause
+
+    monkeypatch.setattr(check, "heard_in", lambda *_: fail(TooSlow("")))
+    checks = check_video(path, clip.expected, None, 60)
+    assert checks.verdict == "ok"
+    assert [one.outcome for one in checks.details if one.name.startswith("sound")] == ["not measured"] * 2
+    monkeypatch.setattr(check, "heard_in", lambda *_: fail(None))
+    checks = check_video(path, clip.expected, None, 60)
+    assert checks.look_at == ["Second 0.00: the video has no sound that can be decoded."]
+
+
 def test_a_finder_that_fails_leaves_the_pictures_measured(finished: tuple[Clip, Path]) -> None:
     clip, path = finished
 
@@ -199,3 +237,17 @@ def test_each_threshold_says_where_it_comes_from() -> None:
             source = getattr(limits, name).source
             assert "TODO" not in source
             assert len(source) > 30, name
+
+
+def test_the_documents_limits_are_those_of_the_file() -> None:
+    limits = load_thresholds()
+    section = DOCUMENT.read_text("utf-8").partition("## What is checked in every result")[2].partition("\n## ")[0]
+    described = {row.split("`")[1]: row for row in section.splitlines()[::-1] if row.startswith("| `")}
+    assert set(described) == set(get_args(CheckName))
+    for name, limit in ((name, getattr(limits, name)) for name in type(limits).model_fields):
+        if not isinstance(limit, Threshold):
+            continue
+        check = _CHECK_OF.get(name, name)
+        assert re.search(rf"(?<![\d.]){re.escape(f'{limit.limit:g}')}(?![\d.]*\d)", described[check]), (name, check)
+    for name in ("silence", "joins", "jumps"):
+        assert f"| `{name}` | {getattr(limits, name).limit:g} |" in section

@@ -88,6 +88,8 @@ def test_a_film_whose_speakers_alone_are_made_is_looked_at_in_its_own_frames(
     (frames,) = (one for one in result.checks.details if one.name == "frames")
     assert (frames.outcome, frames.value) == ("ok", 20)
     assert (found["sound"], found["repeated"], found["color"]) == ("ok", "not measured", "ok")
+    (sharpness,) = (one for one in result.checks.details if one.name == "sharpness")
+    assert sharpness.unit == "times the source's", "it is that of the generated face alone"
     # The film ends after 0.4 s and its last frame is held; that is no fault of the result.
     assert found["frozen"] == "ok"
 
