@@ -128,7 +128,7 @@ def _size(video: Path, expected: Expected) -> Check:
     try:
         return size_check(read_shape(video, expected.duration_s / 2), expected)
     except FfmpegError as error:  # the frames are counted by themselves
-        logger.warning("The finished video's size cannot be read: %s", error)
+        log_event(logger, logging.WARNING, "the finished video's size cannot be read", cause=places(error))
         return not_measured("size", "no frame can be decoded in the middle of the file")
 
 
@@ -138,7 +138,7 @@ def _sound(video: Path, expected: Expected, limits: Thresholds) -> Iterable[Chec
     except FfmpegError as error:
         if isinstance(error.__cause__, TooSlow):
             raise
-        logger.warning("The finished video's sound cannot be decoded: %s", error)
+        log_event(logger, logging.WARNING, "the finished video's sound cannot be decoded", cause=places(error))
         heard = None
     return sound_checks(heard, expected, limits)
 
