@@ -134,16 +134,17 @@ def tables(out: Path) -> str:
 
 
 def _by_check(clean: Sequence[Row]) -> Iterator[str]:
-    names = dict.fromkeys(detail["name"] for row in clean for detail in row["details"])
-    for name in names:
-        of_it = [detail for row in clean for detail in row["details"] if detail["name"] == name]
-        values = sorted(d["value"] for d in of_it if d["value"] is not None)
-        limits = {d["limit"] for d in of_it if d["limit"] is not None}
+    details = [detail for row in clean for detail in row["details"]]
+    not_measured = Counter(d["name"] for d in details if d["outcome"] == "not measured")
+    for name, unit in dict.fromkeys((d["name"], d["unit"]) for d in details if d["value"] is not None):
+        of_it = [d for d in details if (d["name"], d["unit"]) == (name, unit) and d["value"] is not None]
+        values = sorted(d["value"] for d in of_it)
+        limit = ", ".join(f"{value:g}" for value in sorted({d["limit"] for d in of_it}))
         outcomes = Counter(d["outcome"] for d in of_it)
-        span = f"{values[0]:g} to {values[-1]:g}" if values else "-"
-        limit = ", ".join(f"{value:g}" for value in sorted(limits)) or "-"
         measured = outcomes["ok"] + outcomes[LOOK_AT_IT]
-        yield f"| {name} | {limit} | {measured} | {span} | {outcomes['undecided']} | {outcomes['not measured']} |"
+        span = f"{values[0]:g} to {values[-1]:g}"
+        numbers = f"{measured} | {span} | {outcomes['undecided']} | {not_measured[name]}"
+        yield f"| {name}, {unit} | {limit} | {numbers} |"
 
 
 def long_video(folder: Path, target: Path, faces: FaceFinder | None) -> Expected:

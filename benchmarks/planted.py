@@ -34,7 +34,7 @@ from infinitetalk.shapes import FPS, SAMPLE_RATE_HZ
 Frames = NDArray[np.uint8]
 Wave = Floats = NDArray[np.float32]
 
-FACE_BLURRED, FACE_NOISY = "faces blurred in a kept source", "noise on faces in a kept source"
+FACE_BLURRED, FACE_NOISY = "faces blurred in a kept source", "noise instead of faces in a kept source"
 LATE_FRAMES, DRIFT_LEVELS, SECOND = 3, 8, FPS
 
 
@@ -175,8 +175,8 @@ def _smeared(face: Floats) -> Floats:
     return np.asarray(gaussian_filter(face, (sigma, sigma, 0)), np.float32)
 
 
-def _speckled(face: Floats) -> Floats:
-    return np.asarray(face + np.random.default_rng(0).normal(0, 12, face.shape), np.float32)
+def _garbage(face: Floats) -> Floats:
+    return np.random.default_rng(0).integers(0, 256, face.shape).astype(np.float32)
 
 
 def _jump(clip: Clip) -> Clip:
@@ -273,7 +273,7 @@ FAULTS: Mapping[str, Fault] = {
     "a grey second": Fault(_tone_second(128), ("blank",)),
     "blurred": Fault(_blurred, ("sharpness",)),
     FACE_BLURRED: Fault(_faces_changed(_smeared), ("sharpness",), keeps_face),
-    FACE_NOISY: Fault(_faces_changed(_speckled), ("sharpness",), keeps_face),
+    FACE_NOISY: Fault(_faces_changed(_garbage), ("sharpness",), keeps_face),
     "noise": Fault(_noisy, ("sharpness",)),
 }
 
