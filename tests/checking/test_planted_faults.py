@@ -181,8 +181,8 @@ def test_a_smeared_face_in_a_film_that_is_kept_is_found(clip: Clip, tmp_path: Pa
     assert outcomes(look(film, tmp_path / "clean.mp4"))["sharpness"] == "ok"
     for name, words in ((FACE_BLURRED, "the generated face is blurred"), (FACE_NOISY, "noise, or a pattern")):
         assert FAULTS[name].fits(film.expected)
-        (sentence,) = look(FAULTS[name].plant(film), tmp_path / "planted.mp4").look_at
-        assert words in sentence
+        told = look(FAULTS[name].plant(film), tmp_path / "planted.mp4").look_at
+        assert any(words in sentence for sentence in told)
     unseen = replace(film.expected, made=lambda _: ((np.nan,) * 4,))
     checks = look(replace(film, expected=unseen), tmp_path / "unseen.mp4")
     (sharpness,) = (one for one in checks.details if one.name == "sharpness")
