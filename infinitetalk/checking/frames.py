@@ -23,8 +23,13 @@ def change(before: Frame, after: Frame) -> float:
 
 def color_and_sharpness(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float64], float]:
     """Mean colour (3,) and mean gradient magnitude of the luminance, of 255, of frames (T, height, width, 3)."""
+    return frames.mean((0, 1, 2)), sharpness(frames)
+
+
+def sharpness(frames: NDArray[np.uint8]) -> float:
+    """Mean gradient magnitude of the luminance, of 255, of frames (T, height, width, 3)."""
     down, across = np.gradient(frames.astype(np.float32) @ _LUMA, axis=(1, 2))
-    return frames.mean((0, 1, 2)), float(np.hypot(down, across).mean())
+    return float(np.hypot(down, across).mean())
 
 
 def thumbnail(frame: Frame) -> Floats:

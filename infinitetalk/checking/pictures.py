@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infinitetalk.checking.expected import Box, Expected, Stretch
-from infinitetalk.checking.frames import Floats, Frame, change, color_and_sharpness, scaled, thumbnail
+from infinitetalk.checking.frames import Floats, Frame, change, scaled, sharpness, thumbnail
 from infinitetalk.shapes import FPS
 
 _LEAST_PART_PX = 12  # of a generated part's shorter side; there is little sharpness in smaller ones
@@ -63,7 +63,7 @@ def _look_at(frame: Frame, parts: Sequence[Box]) -> tuple[NDArray[np.float64], l
         left, top, right, bottom = np.nan_to_num(np.round(part * sides)).astype(int).clip(0, sides).tolist()
         inside = frame[top:bottom, left:right]
         is_large = min(inside.shape[:2]) >= _LEAST_PART_PX
-        sharp.append(color_and_sharpness(inside[None])[1] if is_large else np.nan)
+        sharp.append(sharpness(inside[None]) if is_large else np.nan)
     return frame.mean((0, 1)), sharp
 
 
