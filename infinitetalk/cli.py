@@ -29,6 +29,7 @@ COMMANDS = {
     "plan": "infinitetalk.cli_machine:plan",
     "submit": "infinitetalk.cli_submit:submit",
     "batch": "infinitetalk.cli_batch:batch",
+    "page": "infinitetalk.cli_page:page",
     "schema": "infinitetalk.cli:schema",
     "fetch": "infinitetalk.cli_machine:fetch",
     "check": "infinitetalk.cli_machine:check",

@@ -8,7 +8,6 @@ import json
 import logging
 import sys
 import threading
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -21,29 +20,25 @@ from infinitetalk.client.batch import Report, Stopped
 from infinitetalk.client.files import check_files
 from infinitetalk.client.journal import Entry, Journal
 from infinitetalk.client.lines import Line
-from infinitetalk.contract.presets import load_mode, profile_of
+from infinitetalk.contract.presets import profile_of
 from infinitetalk.contract.request import SpeedModeName
-from infinitetalk.contract.result import DryRun, Result
+from infinitetalk.contract.result import Result
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import InvalidInput, JobError
 from infinitetalk.job.control import Control
 from infinitetalk.job.faults import classify_failure
-from infinitetalk.job.folder import job_folder
-from infinitetalk.job.forecast import dry_run, forecast
-from infinitetalk.job.read import read_job
-from infinitetalk.job.resume import KeptWindows
+from infinitetalk.job.modes import plan_modes
 from infinitetalk.job.run import run_job
 from infinitetalk.logs import configure_logging, log_event, places
 from infinitetalk.marking.marker import Marker
-from infinitetalk.models.device import choose_device, gpu_name
+from infinitetalk.models.device import gpu_name
 from infinitetalk.planning.comparison import comparison
-from infinitetalk.planning.plan import Plan, make_plan
 from infinitetalk.startup.calibration import calibrated, to_toml
 from infinitetalk.startup.calibration import measure as measure_trials
 from infinitetalk.startup.fitness import check_fits, check_shapes, worker_checks
 from infinitetalk.startup.opening import open_faces, open_models
 from infinitetalk.startup.weights import fetch_weights, volume_folder
-from infinitetalk.transfer.exchange import check_local_output, local_exchange, local_files
+from infinitetalk.transfer.exchange import check_local_output, local_exchange
 from infinitetalk.transfer.output_file import check_name, check_place
 
 Json = dict[str, Any]
@@ -117,24 +112,11 @@ class OnMachine:
 def plan(options: argparse.Namespace) -> None:
     """`infinitetalk plan`."""
     settings, request = settings_of(options), request_of(options)
-    profile, device = profile_of(settings), choose_device(settings.device)
-    arithmetic = settings.arithmetic_of(request.lane)
-    n_gpus = options.gpus or (1 if settings.gpus == "auto" else settings.gpus)
-    with job_folder(settings.work_dir, "plan") as folder:
-        files, seed = local_files(request, folder), KeptWindows().seed(request.seed)
-        job = read_job(request, files, profile, settings, load_mode(request.speed_mode), seed, open_faces(settings))
-    runs: dict[str, DryRun] = {}
-    plans: dict[str, Plan] = {}
-    for mode in [options.speed_mode] if options.speed_mode else get_args(SpeedModeName):
-        read = job.plan
-        media = (read.n_frames, seed, read.separated_chunks, job.turns, read.conversation, read.cuts)
-        plan = replace(make_plan(request, profile, load_mode(mode), *media, job.footage.source_size), kept=read.kept)
-        expected = forecast(plan, profile, device, settings, arithmetic, n_gpus)
-        runs[mode] = dry_run(plan, mode, profile, expected, arithmetic, job.warnings(plan), n_gpus, job.people)
-        plans[mode] = plan
+    modes = [options.speed_mode] if options.speed_mode else get_args(SpeedModeName)
+    runs, plans = plan_modes(request, settings, modes, open_faces(settings), options.gpus)
     print_plans(runs)
     if options.compare:
-        print(comparison(plans, profile.timing))
+        print(comparison(plans, profile_of(settings).timing))
 
 
 def fetch(options: argparse.Namespace) -> None:

@@ -66,15 +66,18 @@ def make_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     batch = add("batch", help="make many videos, on an endpoint or on this machine; a second run makes what is missing")
     _add_batch_options(batch)
     batch.set_defaults(run=commands["batch"])
+    page = add("page", help="open a page in this machine's browser, over local models or an endpoint")
+    _add_page_options(page)
+    page.set_defaults(run=commands["page"])
     for command in (generate, plan, submit):
         _add_job_options(command)
-    for command in (generate, plan, batch, check, fetch, calibrate):
+    for command in (generate, plan, batch, check, fetch, calibrate, page):
         command.add_argument("--profile", metavar="NAME", help="the model profile, instead of MODEL_PROFILE")
-    for command in (generate, plan, batch, check, calibrate):
+    for command in (generate, plan, batch, check, calibrate, page):
         command.add_argument(
             "--models-dir", type=Path, metavar="FOLDER", help="where the weights are, instead of MODELS_DIR"
         )
-    for command in (generate, plan, batch, check, calibrate, faces):
+    for command in (generate, plan, batch, check, calibrate, faces, page):
         command.add_argument(
             "--device", choices=("auto", "cuda", "cpu"), help="where the model runs, instead of DEVICE"
         )
@@ -101,6 +104,19 @@ def _add_batch_options(command: argparse.ArgumentParser) -> None:
         "--resend", action="store_true", help="send jobs again that may have been made, but whose videos cannot be had"
     )
     _add_plain_options(command)
+
+
+def _add_page_options(command: argparse.ArgumentParser) -> None:
+    _add_endpoint_options(command)
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("out"),
+        metavar="FOLDER",
+        help="where finished videos stay; out if not given",
+    )
+    command.add_argument("--port", type=_port, help="of 127.0.0.1; the first free one from 7860 on if not given")
 
 
 def _add_endpoint_options(command: argparse.ArgumentParser) -> None:
@@ -192,6 +208,13 @@ def _count(text: str) -> int:
     if count < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {count}")
     return count
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"must be 1 to 65535, not {port}")
+    return port
 
 
 def _frame_numbers(text: str) -> tuple[int, ...]:

@@ -60,6 +60,7 @@ def pip_installs(notes):
 
 
 NETWORKS = "--no-deps --require-hashes --only-binary=:all: -r requirements-networks.lock"
+PAGE = "--no-deps --require-hashes --only-binary=:all: -r requirements-page.lock"
 
 
 def test_demo_and_test_install_once_and_run(make):
@@ -68,9 +69,15 @@ def test_demo_and_test_install_once_and_run(make):
     assert first[-1] == "venv-python scripts/demo.py"
     assert make("demo") == ["venv-python scripts/demo.py"]
     second = make("test")
-    assert pip_installs(second)[-2:] == ["-e .[dev]", NETWORKS]
+    assert pip_installs(second)[-3:] == ["-e .[dev,page]", NETWORKS, PAGE]
     assert second[-1].startswith("venv-python -m pytest ")
     assert make("test") == second[-1:]
+
+
+def test_the_page_is_installed_beside_what_is_there(make):
+    make("demo")
+    notes = make("page")
+    assert pip_installs(notes) == ["-e .[page]", PAGE]
 
 
 def test_torch_that_is_there_is_used_and_not_replaced(make):
@@ -111,6 +118,7 @@ COMES_WITH = {
     "botocore": "boto3",
     "fastapi": "runpod",  # serves its local API
     "pydantic_core": "pydantic",
+    "starlette": "runpod",  # with fastapi
     "triton": "torch",  # the one for CUDA
 }
 
@@ -134,8 +142,10 @@ def test_what_the_package_imports_is_asked_for() -> None:
     for path in [*(ROOT / "infinitetalk").rglob("*.py"), ROOT / "handler.py"]:
         lines = [*project["dependencies"], *(extras["quality"] if path.parent.name == "quality" else ())]
         asked = {canonicalize_name(Requirement(line).name) for line in lines}
+        if path.parent.name == "page":
+            asked |= {"gradio"}  # requirements-page.lock
         for name in imported_packages(path):
-            found = {canonicalize_name(one) for one in distributions[COMES_WITH.get(name, name)]}
+            found = {canonicalize_name(one) for one in distributions.get(COMES_WITH.get(name, name), [name])}
             assert found & asked, f"{path.name} imports {name}"
 
 
