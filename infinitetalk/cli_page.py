@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import threading
 
@@ -32,6 +33,7 @@ def page(options: argparse.Namespace) -> None:
     else:
         caller = CallerSettings.from_env(os.environ, options.bucket)
         runner = RemoteRunner(endpoint_of(options, caller), caller_bucket(caller), settings)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: jobs are cancelled
     with served(runner, faces, settings, options.output, options.port) as address:
         print(f"The page is at {address} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()

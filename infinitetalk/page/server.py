@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from starlette.middleware import Middleware
 
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import InvalidInput
 from infinitetalk.faces.finder import FaceFinder
+from infinitetalk.job.folder import job_folder
 from infinitetalk.page.door import Door
 from infinitetalk.page.runner import Runner
 
@@ -38,13 +38,12 @@ def served(
             "The page needs Gradio: `make page` installs it, or pip install -e '.[page]' and then "
             "pip install --no-deps -r requirements-page.lock"
         )
-    settings.work_dir.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="infinitetalk-page-", dir=settings.work_dir) as folder:
-        _close_gradios_doors(folder)
+    with job_folder(settings.work_dir, "page") as folder:
+        _close_gradios_doors(str(folder))
         from infinitetalk.page.actions import Page
         from infinitetalk.page.layout import CSS, theme
 
-        page = Page(runner, faces, settings, videos, Path(folder))
+        page = Page(runner, faces, settings, videos, folder)
         blocks = page.blocks()
         try:
             _, address, _ = blocks.launch(

@@ -278,7 +278,7 @@ def test_uploads_stay_in_the_pages_folder(address, folder):
     for name in ("../../escaped.png", "/tmp/escaped.png", "..\\escaped.png", ".."):
         sent = requests.post(f"{address}/gradio_api/upload", files={"files": (name, b"x")}, timeout=10)
         if sent.status_code == 200:
-            assert f"{folder}/infinitetalk-page-" in sent.json()[0]
+            assert f"{folder}/infinitetalk-job-page-" in sent.json()[0]
             assert ".." not in sent.json()[0].split("/")
     assert not list(folder.glob("escaped*"))
 

@@ -63,7 +63,7 @@ def page_command(folder: Path, *options: str, **env: str):
         try:
             yield _address(process, log)
         finally:
-            process.send_signal(2)
+            process.terminate()
             process.wait(60)
 
 
