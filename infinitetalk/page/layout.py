@@ -45,6 +45,7 @@ CSS = """
 .it-sheet { width: 100%; border-radius: 8px; }
 .it-plan table { width: 100%; border: 0 !important; border-collapse: collapse; margin: 6px 0;
   font-variant-numeric: tabular-nums; }
+.it-plan thead, .it-plan tbody, .it-plan tr { border: 0 !important; }
 .it-plan th, .it-plan td { padding: 5px 8px; text-align: right; font-size: .92rem; white-space: nowrap;
   border: 0 !important; border-bottom: 1px solid #e2e8f0 !important; }
 .it-plan tbody th, .it-plan thead th:first-child { text-align: left; font-weight: 500; }

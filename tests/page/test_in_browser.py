@@ -31,6 +31,7 @@ def address(folder):
     secret = {"RUNPOD_API_KEY": KEY, "GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/"}
     with page_command(folder, **secret) as address:
         yield address
+    assert not list(folder.glob("infinitetalk-job-*"))
 
 
 @pytest.fixture(scope="module")
