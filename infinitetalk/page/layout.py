@@ -15,6 +15,7 @@ from infinitetalk.page.words import mode_name
 MORE = {
     "aspect_ratio": "Shape, width to height",
     "resolution": "Size",
+    "fit": "An input of another shape",
     "prompt": "What the video should show",
     "text_guidance": "Guidance by the text",
     "negative_prompt": "What it should not show",
