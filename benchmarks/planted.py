@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.fitting import (
+from benchmarks.fault_places import (
     has_joins,
     is_long,
     keeps_face,
