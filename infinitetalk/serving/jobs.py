@@ -66,6 +66,7 @@ def answer(
         updates = ProgressUpdates(job, send_progress)
         try:
             request = Request.parse(job.get("input"))
+            settings.arithmetic_of(request.lane)  # a lane that is not there is told before models are waited for
             log_event(logger, logging.INFO, "job started", speed_mode=request.speed_mode, dry_run=request.dry_run)
             if answers is not None and (kept := answers.find(job)) is not None:
                 log_event(logger, logging.INFO, "job answered from what an earlier run has kept")
