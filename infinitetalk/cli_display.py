@@ -158,7 +158,7 @@ def view_fields(view: JobView) -> dict[str, Any]:
 
 
 def _position(progress: JobProgress) -> dict[str, Any]:
-    where: str = progress.stage
+    where = progress.stage.replace("_", " ")
     if progress.window:
         where = f"window {progress.window}/{progress.windows} step {progress.step}/{progress.steps}"
     left = "" if progress.seconds_left is None else f"{timedelta(seconds=round(progress.seconds_left))} left"

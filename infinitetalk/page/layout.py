@@ -28,6 +28,7 @@ MORE = {
     "video_strength": "How far the video is made anew",
     "color_correction": "Colour correction",
 }
+DEFAULTS = {"aspect_ratio": "source"}  # where the page begins with another value than a job: it knows the picture
 _PAIRS = (("aspect_ratio", "resolution"), ("text_guidance", "audio_guidance"), ("seed", "max_duration_s"))
 
 CSS = """
@@ -52,7 +53,7 @@ CSS = """
 .it-plan tbody th, .it-plan thead th:first-child { text-align: left; font-weight: 500; }
 .it-plan .it-chosen { background: #e0f2fe; color: #0c4a6e; } .it-plan small { opacity: .7; }
 #it-voice-1 .upload-container, #it-voice-2 .upload-container,
-#it-voice-1 .upload-container .wrap, #it-voice-2 .upload-container .wrap { min-height: 110px; height: 110px; }
+#it-voice-1 .upload-container .wrap, #it-voice-2 .upload-container .wrap { min-height: 140px; height: 140px; }
 .block:has(> .html-container > .prose:empty) { display: none; }
 footer { display: none !important; }
 """
@@ -119,13 +120,13 @@ def lay_out(about: str) -> Parts:
                 info=" ".join(f"{mode_name(mode)}: {load_mode(mode).description}" for mode in get_args(SpeedModeName)),
                 elem_id="it-mode",
             )
-            with gr.Accordion("More: size, guidance, text, seed", open=False, elem_id="it-more"):
-                more = _more()
-                split = gr.Checkbox(label="The first voice is one recording of two people who speak in turn")
             with gr.Row():
                 plan = gr.Button("Plan and price", elem_id="it-plan")
                 start = gr.Button("Make the video", variant="primary", elem_id="it-start")
                 cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="it-cancel")
+            with gr.Accordion("More: size, guidance, text, seed", open=False, elem_id="it-more"):
+                more = _more()
+                split = gr.Checkbox(label="The first voice is one recording of two people who speak in turn")
         with gr.Column(scale=6, min_width=420):
             with gr.Column(visible=False) as place:
                 gr.Markdown(
@@ -202,7 +203,7 @@ def _more() -> dict[str, Any]:
 def _field(name: str) -> Any:  # noqa: ANN401
     """A component for a job's field, by its schema."""
     schema = Request.json_schema()["properties"][name]
-    default = Request.model_fields[name].default
+    default = DEFAULTS.get(name, Request.model_fields[name].default)
     schema |= next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), {})
     common = {"label": MORE[name], "info": schema["description"], "value": default, "elem_id": f"it-{name}"}
     if "enum" in schema:

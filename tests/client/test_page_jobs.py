@@ -27,13 +27,15 @@ def runner(api):
     return RemoteRunner(RemoteEndpoint.at(api), None, Settings())
 
 
-def test_a_job_is_sent_shown_and_brought_here(runner, request_, tmp_path):
+def test_a_job_is_sent_shown_and_brought_here(runner, face, tmp_path):
+    voice = write_tone(tmp_path / "three_windows.wav", seconds=5, frequency_hz=180)
+    request = Request.of_files(image=face, audio=voice, speed_mode="turbo")
     views = []
-    made = runner.make(request_, tmp_path / "out.mp4", views.append, lambda: False)
+    made = runner.make(request, tmp_path / "out.mp4", views.append, lambda: False)
     assert made.file == tmp_path / "out.mp4"
     assert probe(made.file, "video").has_audio
     assert "video" not in made.result
-    assert any("it-bar" in words.progress(view) and "window 1/1" in words.progress(view) for view in views)
+    assert any("it-bar" in words.progress(view) and "window 3/3" in words.progress(view) for view in views)
     assert str(made.file) in words.result(made.result, str(made.file), made.notes)
     assert [view for view in views if words.sheet(view)]  # the contact sheet: this worker has no bucket
     assert GrowingPreview(tmp_path, is_here=False).update(views[-1]) is None
