@@ -13,7 +13,7 @@ from rich.console import Console
 
 from infinitetalk.cli_display import look_at, print_plans, tell, watch_bar
 from infinitetalk.cli_options import request_of
-from infinitetalk.client.endpoint import EndpointFailed, JobGone, RemoteEndpoint
+from infinitetalk.client.endpoint import EndpointFailed, JobGone, NotAnswered, RemoteEndpoint
 from infinitetalk.client.files import caller_bucket, check_files, unload
 from infinitetalk.client.following import JobFailed, JobView, follow, outcome
 from infinitetalk.client.notes import note_path, read_note, remove_note, write_note
@@ -23,7 +23,7 @@ from infinitetalk.contract.caller import CallerSettings
 from infinitetalk.contract.request import Request
 from infinitetalk.contract.result import DryRun
 from infinitetalk.contract.settings import Settings
-from infinitetalk.errors import InvalidInput
+from infinitetalk.errors import InvalidInput, JobError
 from infinitetalk.transfer.bucket import Bucket
 from infinitetalk.transfer.exchange import check_local_output
 from infinitetalk.transfer.output_file import check_name, check_place
@@ -81,6 +81,11 @@ def _sent(options: argparse.Namespace, endpoint: RemoteEndpoint, bucket: Bucket 
     """The job of the options, sent and noted."""
     output: Path = options.output
     waiting = read_note(output)
+    if waiting is not None and not waiting.job_id:
+        raise InvalidInput(
+            f"It is not known whether {' '.join(waiting.place)} took the job that was being sent for {output}: look at "
+            f"its requests; --resume JOB_ID comes back to the job, and without {note_path(output)} another is sent"
+        )
     if waiting is not None:
         raise InvalidInput(
             f"The job {waiting.job_id} was sent for {output} before: come back to it with "
@@ -88,7 +93,16 @@ def _sent(options: argparse.Namespace, endpoint: RemoteEndpoint, bucket: Bucket 
         )
     request = _checked(options)
     fields = {} if options.deliver is None else {"output": options.deliver}
-    job = send_job(request, endpoint, bucket, **fields)
+
+    def begun(uploads: tuple[str, ...]) -> None:
+        write_note(output, SentJob(job_id="", place=endpoint.place, uploads=uploads))
+
+    try:
+        job = send_job(request, endpoint, bucket, on_loaded=begun, **fields)
+    except (JobError, EndpointFailed) as error:
+        if not isinstance(error, NotAnswered) or not error.was_sent:
+            remove_note(output)
+        raise
     tell(f"Job {job.job_id} is sent.")
     write_note(output, job)
     return job
@@ -100,14 +114,20 @@ def _found(options: argparse.Namespace, caller: CallerSettings) -> tuple[SentJob
     check_name(output, ".mp4", {})
     check_place(output)
     note = read_note(output)
-    if note is not None and note.job_id != options.resume:
+    if note is not None and note.job_id not in ("", options.resume):
         raise InvalidInput(f"{note_path(output)} is of another job, {note.job_id}: name that one, or another -o")
     if options.url is None and options.endpoint is None and note is not None:
         option, value = note.place
         endpoint = RemoteEndpoint.at(value) if option == "--url" else _on_runpod(value, caller)
     else:
         endpoint = endpoint_of(options, caller)
-    return note or SentJob(job_id=options.resume, place=endpoint.place), endpoint
+    if note is None:
+        return SentJob(job_id=options.resume, place=endpoint.place), endpoint
+    if endpoint.place != note.place:
+        raise InvalidInput(
+            f"The job of {note_path(output)} was sent to {' '.join(note.place)}: name that, or another -o"
+        )
+    return note.model_copy(update={"job_id": options.resume}), endpoint
 
 
 def _bring(job: SentJob, endpoint: RemoteEndpoint, bucket: Bucket | None, output: Path) -> None:

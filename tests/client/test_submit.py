@@ -10,7 +10,9 @@ import pytest
 from infinitetalk import cli_submit
 from infinitetalk.cli import main
 from infinitetalk.client import following
-from infinitetalk.client.notes import note_path, read_note
+from infinitetalk.client.endpoint import RemoteEndpoint
+from infinitetalk.client.notes import note_path, read_note, write_note
+from infinitetalk.client.sending import SentJob
 from infinitetalk.media.probe import probe
 from tests.support.caller_platform import CALLER_KEY
 
@@ -143,6 +145,42 @@ def test_a_job_left_behind_is_found_again(api, submit, tmp_path, monkeypatch):
     output.unlink()
     main(["submit", "--resume", job.job_id, "--url", api, "-o", str(output)])  # results are kept
     assert output.is_file()
+
+
+def test_a_wrong_place_does_not_cost_the_note_of_a_running_job(api, tmp_path):
+    output, job = tmp_path / "out.mp4", SentJob(job_id="test-runs", place=("--url", "http://localhost:1"))
+    write_note(output, job)
+    with pytest.raises(SystemExit, match="was sent to --url http://localhost:1"):
+        main(["submit", "--resume", "test-runs", "--url", api, "-o", str(output)])
+    assert read_note(output) == job
+
+
+def test_a_kill_while_a_job_is_sent_leaves_a_note(api, submit, tmp_path, monkeypatch):
+    """The endpoint has the job, and its id never came: the same command must not pay again."""
+
+    class Killed(BaseException):
+        pass
+
+    def sent(endpoint, job):
+        send(endpoint, job)
+        raise Killed
+
+    send, output = RemoteEndpoint.send, tmp_path / "out.mp4"
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(RemoteEndpoint, "send", sent)
+        submit("--url", api)
+    with pytest.raises(SystemExit, match="It is not known whether"):
+        submit("--url", api)
+    with pytest.raises(SystemExit, match="knows no such job"):
+        main(["submit", "--resume", "test-1", "-o", str(output)])
+
+
+def test_a_job_that_was_not_sent_leaves_no_note(platform, submit, tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNPOD_API_KEY", "wrong")
+    monkeypatch.setattr("runpod.endpoint_url_base", platform.base)
+    with pytest.raises(SystemExit, match="refuses the key"):
+        submit("--endpoint", "endpoint")
+    assert not note_path(tmp_path / "out.mp4").exists()
 
 
 def test_a_result_that_is_no_longer_kept_is_told(api, tmp_path):
