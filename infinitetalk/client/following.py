@@ -16,6 +16,7 @@ POLL_S = 1.0  # the worker tells its progress as often
 HEALTH_S = 5.0  # between two questions for the queue
 UNREACHABLE_LIMIT_S = 900.0  # half of the time for which RunPod keeps a result
 LONGEST_PAUSE_S = 15.0
+_MOST = 1e9  # of a worker's seconds, dollars or steps
 GONE_TRIES = 3  # a job that was just sent may not be known everywhere yet
 
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
@@ -140,15 +141,20 @@ def read_progress(report: Mapping[str, Any]) -> Progress | None:
     """A worker's report as Progress; None where it is none. What only another version knows is left out."""
     known = {entry.name: report[entry.name] for entry in fields(Progress) if entry.name in report}
     numbers = ("window", "windows", "step", "steps", "percent")
-    if not isinstance(known.get("stage"), str) or not all(isinstance(known.get(n), int | float) for n in numbers):
+    if not isinstance(known.get("stage"), str) or not all(_is_number(known.get(name)) for name in numbers):
         return None
     optional = {
-        name: value if isinstance(value := known.get(name), int | float) else None
+        name: value if _is_number(value := known.get(name)) else None
         for name in ("seconds_left", "cost_usd", "estimated_cost_usd")
     }
     warnings = known.get("warnings")
     told = tuple(map(str, warnings)) if isinstance(warnings, list) else ()
     return Progress(**{**known, **optional, "warnings": told})
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that can be shown; JSON has others, such as NaN."""
+    return isinstance(value, int | float) and abs(value) < _MOST
 
 
 def _view(status: Json, before: JobView) -> JobView:
