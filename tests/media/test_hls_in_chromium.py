@@ -65,11 +65,11 @@ def test_hls_js_plays_a_preview_that_grows(tmp_path: Path) -> None:
     with served(tmp_path) as address, browser() as chromium:
         page = chromium.new_page()
         page.goto(address)
-        page.wait_for_function("video.currentTime > 1")
+        page.wait_for_function("video.currentTime > 1", timeout=120_000)
         assert page.evaluate("video.duration") == pytest.approx(COUNTS[0] / 25, abs=0.1), "only a window is there"
         grow()
         grow()
-        page.wait_for_function("video.ended", timeout=60_000)
+        page.wait_for_function("video.ended", timeout=240_000)
         assert page.evaluate("video.duration") == pytest.approx(seconds, abs=0.1)
         assert page.evaluate("[video.buffered.length, video.videoWidth, video.videoHeight]") == [1, 96, 64]
         for frame in (0, 80, 81, 156, 157, 232):  # the first and the last of each window
