@@ -119,7 +119,10 @@ class RemoteEndpoint:
                 time.sleep(pause_s)
         job_id = answer.get("id")
         if not isinstance(job_id, str) or not job_id:
-            raise EndpointFailed("The endpoint's answer names no job; is it a queue endpoint of this worker?")
+            raise NotAnswered(
+                "The endpoint's answer names no job, so it is not known whether it took the job; is it a queue "
+                "endpoint of this worker?"
+            )
         return job_id
 
     def status(self, job_id: str) -> Json:

@@ -6,7 +6,7 @@ import pytest
 
 from infinitetalk.client import endpoint as endpoint_module
 from infinitetalk.client import following
-from infinitetalk.client.endpoint import EndpointFailed, JobGone, RemoteEndpoint
+from infinitetalk.client.endpoint import EndpointFailed, JobGone, NotAnswered, RemoteEndpoint
 from infinitetalk.client.following import JobFailed, JobView, follow, outcome, read_progress
 from tests.support.runpod_platform import small_job
 
@@ -63,6 +63,14 @@ def test_a_job_is_sent_again_only_if_it_certainly_was_not_taken(endpoint, platfo
         with pytest.raises(EndpointFailed, match="not known whether the endpoint took the job"):
             endpoint.send({"input": {}})
     assert len(platform.asked) == 1
+
+
+@pytest.mark.parametrize("answer", [{}, {"id": ""}, {"id": 7}, {"status": "IN_QUEUE"}])
+def test_an_answer_without_a_job_may_mean_that_there_is_one(endpoint, monkeypatch, answer):
+    monkeypatch.setattr(RemoteEndpoint, "_ask", lambda *_: answer)
+    with pytest.raises(NotAnswered, match="not known whether it took the job") as raised:
+        endpoint.send({"input": {}})
+    assert raised.value.was_sent
 
 
 @pytest.mark.parametrize(("status", "sentence"), [(404, "There is no endpoint"), (403, "HTTP 403"), (400, "HTTP 400")])
