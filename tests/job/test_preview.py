@@ -132,11 +132,17 @@ def warnings(result: Result) -> list[str]:
     return [warning for warning in result.warnings if "preview" in warning.lower()]
 
 
-def test_a_job_that_wants_no_preview_has_none(run: Callable[..., tuple[Result, str]]) -> None:
+def test_a_job_that_wants_no_preview_has_none(run: Callable[..., tuple[Result, str]], place: Path) -> None:
     reports: list[Preview] = []
     run(preview=False, on_progress=lambda progress: reports.append(progress.preview))
     assert set(reports) == {Preview()}
-    run(on_progress=lambda progress: reports.append(progress.preview))
+
+    def watch(progress: Progress) -> None:
+        reports.append(progress.preview)
+        if progress.window == 3:
+            wait_until((place / "preview.m3u8").exists)
+
+    run(on_progress=watch)
     assert any(report.preview_path for report in reports)
 
 
