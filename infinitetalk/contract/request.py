@@ -231,7 +231,7 @@ class Request(BaseModel):
             n_too_large = sum(problem["type"] == TOO_LARGE for problem in error.errors(include_url=False))
         if problems:
             kind = TooLarge if n_too_large == len(problems) else InvalidInput
-            raise kind(f"{'; '.join(problems)}.".replace("?.", "?"))
+            raise kind(f"{'; '.join(problems)}.")
         return request
 
     @classmethod

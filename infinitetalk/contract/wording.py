@@ -33,10 +33,8 @@ _ADVICE = {
     "num_frames": _LENGTH_ADVICE,
     "max_frames": _LENGTH_ADVICE,
     "duration": _LENGTH_ADVICE,
-    "audio": "did you mean wav_url?",
-    "audio_url": "did you mean wav_url?",
-    "audio_url_2": "did you mean wav_url_2?",
 }
+_MEANT = {"audio": "wav_url", "audio_url": "wav_url", "audio_url_2": "wav_url_2"}
 _MAX_UNKNOWN_LISTED = 10
 _MAX_SHOWN_CHARS = 60
 
@@ -47,11 +45,11 @@ def unknown_fields(job_input: Mapping[object, object], n_unknown: int, fields: M
     lost = False
     for name in islice(unknown, _MAX_UNKNOWN_LISTED):
         key = name.lower() if isinstance(name, str) and len(name) <= 64 else ""
-        nearest = get_close_matches(key, fields, n=1, cutoff=0.5)
+        nearest = [_MEANT[key]] if key in _MEANT else get_close_matches(key, fields, n=1, cutoff=0.5)
         if key in _ADVICE:
             yield f"{show(name)} is not a field: {_ADVICE[key]}"
         elif nearest:
-            yield f"{show(name)} is not a field: did you mean {nearest[0]}?"
+            yield f"{show(name)} is not a field (did you mean {nearest[0]}?)"
         else:
             yield f"{show(name)} is not a field"
             lost = True

@@ -108,7 +108,7 @@ JOB = '{"image_url": "face.png", "wav_url": "voice.wav"%s}'
         ("a.jsonl", '{"image_url": "%s", "wav_url": "voice.wav"}' % ("a" * 300), "line 1: image_url: "),
         ("a.jsonl", '{"image_url": ".", "wav_url": "voice.wav"}', "line 1: image_url: there is no file"),
         ("a.csv", "image_url;wav_url\nface.png;voice.wav", "line 1: must have commas between the names"),
-        ("a.csv", "image_url,wav,wav_url\n,,", 'line 1: "wav" is not a field: did you mean wav_url?'),
+        ("a.csv", "image_url,wav,wav_url\n,,", 'line 1: "wav" is not a field (did you mean wav_url?)'),
         ("a.csv", "image_url,wav_url,image_url\n,,", 'line 1: names "image_url" twice'),
         ("a.csv", "image_url,,wav_url\n,,", "line 1: names no field for column 2"),
         ("a.csv", 'image_url,wav_url\nface.png,"voice.wav\n', "line 2: is not valid CSV (unexpected end of data)"),

@@ -71,7 +71,7 @@ def test_the_older_fields_stand_for_speakers_as_before():
         ([entry(start_s=float("nan"))], "speakers[0].start_s is NaN: must be "),
         ([entry(start_s=None)], "speakers[0].start_s is null: must be "),
         ([entry(box=[0, 0, 1, 1], face=0)], "box and face both say where the speaker is: give one of them."),
-        ([entry(start=3)], '"start" is not a field: did you mean start_s?'),
+        ([entry(start=3)], '"start" is not a field (did you mean start_s?)'),
         ([entry(face=1), entry(face=1)], "speakers[0].face and speakers[1].face are both 1: each face can have one"),
         (
             [entry(), entry(box=[0, 0, 0.6, 1]), entry(box=[0.5, 0, 1, 1])],
