@@ -17,7 +17,7 @@ from infinitetalk.client.endpoint import EndpointFailed, JobGone, NotAnswered, R
 from infinitetalk.client.files import caller_bucket, check_files, unload
 from infinitetalk.client.following import JobFailed, JobView, follow, outcome
 from infinitetalk.client.notes import note_path, read_note, remove_note, write_note
-from infinitetalk.client.receiving import receive
+from infinitetalk.client.receiving import receive, without_video
 from infinitetalk.client.sending import SentJob, send_job
 from infinitetalk.contract.caller import CallerSettings
 from infinitetalk.contract.request import Request
@@ -158,7 +158,7 @@ def _bring(job: SentJob, endpoint: RemoteEndpoint, bucket: Bucket | None, output
     remove_note(output)
     if received.volume_path is not None:
         tell(f"The video is on the worker's volume: {received.volume_path}. Nothing is written to {output}.")
-    shown = {name: value for name, value in result.items() if name != "video"}
+    shown = without_video(result)
     place = {} if received.file is None else {"file": str(received.file)}
     print(json.dumps(place | shown, indent=2))
     for sentence in look_at(result):

@@ -11,7 +11,7 @@ from infinitetalk.client.files import check_files, check_size, unload
 from infinitetalk.client.following import FINAL, JobFailed, follow, outcome
 from infinitetalk.client.journal import Entry, Journal
 from infinitetalk.client.lines import Line
-from infinitetalk.client.receiving import receive
+from infinitetalk.client.receiving import receive, without_video
 from infinitetalk.client.sending import SentJob, send_job
 from infinitetalk.contract.settings import Settings
 from infinitetalk.errors import Cancelled
@@ -138,7 +138,7 @@ class OnEndpoint:
             self._unload(job)
             job = job.model_copy(update={"uploads": ()})
             result = outcome(view)
-            told = {name: value for name, value in result.items() if name != "video"}
+            told = without_video(result)
             self._journal.add(Entry(event="sent", name=line.name, digest=line.digest, job=job, result=told))
         try:
             received = receive(result, target, self._stop.is_set)
@@ -148,7 +148,7 @@ class OnEndpoint:
             raise Lost(f"{error}; the same command fetches it again, {again}.") from error
         if received.volume_path is not None:
             self._note(f"{line.name}: the video is on the worker's volume: {received.volume_path}")
-        return {name: value for name, value in result.items() if name != "video"}
+        return without_video(result)
 
     def _runs(self, job: SentJob) -> bool:
         try:

@@ -55,6 +55,11 @@ def receive(output: Mapping[str, Any], target: Path, should_stop: Callable[[], b
     return Received(file=target)
 
 
+def without_video(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result without the video itself, which may be megabytes of base64."""
+    return {name: value for name, value in result.items() if name != "video"}
+
+
 @contextmanager
 def _folder_beside(target: Path) -> Iterator[Path]:
     """A folder for a file that is not whole yet. What a kill has left there goes with the next try."""

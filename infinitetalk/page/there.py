@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from infinitetalk.client.endpoint import EndpointFailed, RemoteEndpoint
 from infinitetalk.client.files import check_files, unload
 from infinitetalk.client.following import follow, outcome
-from infinitetalk.client.receiving import receive
+from infinitetalk.client.receiving import receive, without_video
 from infinitetalk.client.sending import SentJob, send_job
 from infinitetalk.contract.request import Request, SpeedModeName
 from infinitetalk.contract.result import DryRun
@@ -52,7 +52,7 @@ class RemoteRunner:
     def address(self) -> str:
         """See `Runner`."""
         option, name = self._endpoint.place
-        return f"{RUNPOD}/{name}" if option == "--endpoint" else name.rstrip("/")
+        return f"{RUNPOD}/{name}" if option == "--endpoint" else name
 
     def plans(self, request: Request, show: Show, should_stop: ShouldStop) -> dict[str, DryRun]:
         """See `Runner.plans`: a dry run of each mode, all of them in the queue at once."""
@@ -81,7 +81,7 @@ class RemoteRunner:
         finally:
             notes = self._clean(job)
         received = receive(result, output)
-        return Made({name: value for name, value in result.items() if name != "video"}, received.file, notes)
+        return Made(without_video(result), received.file, notes)
 
     def _ended(self, job: SentJob, show: Show, should_stop: ShouldStop) -> dict[str, Any]:
         """What a job gave."""
