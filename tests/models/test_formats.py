@@ -143,7 +143,7 @@ def test_a_gguf_that_is_cut_off_or_garbled_is_named(tmp_path: Path) -> None:
         file.read("a.weight")
 
 
-def test_a_quantised_model_is_never_in_memory_twice(tmp_path: Path) -> None:
+def test_a_quantised_model_is_never_in_memory_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read and dequantised tensor by tensor: what is in memory besides the model is a few tensors."""
     sizes = {"num_attention_heads": 8, "attention_head_dim": 128, "ffn_dim": 2048, "num_layers": 8}
     sizes |= {"text_dim": 64, "image_dim": 64, "freq_dim": 64}
@@ -157,13 +157,13 @@ def test_a_quantised_model_is_never_in_memory_twice(tmp_path: Path) -> None:
     for adapter, part in parts.items():
         kind_of = lambda _, shape: Kind.Q4_K if len(shape) == 2 and shape[1] % 256 == 0 else Kind.F32  # noqa: E731
         write_hollow_gguf(tmp_path / f"{adapter}.gguf", part, kind_of)
+    monkeypatch.setattr(loading, "READERS", 1)  # how many tensors several have at once is chance
     adapters = {name: tmp_path / f"{name}.gguf" for name in ("single", "multi")}
     with watch_anonymous_memory() as growth_bytes:
         transformer = loading.load_transformer(tmp_path / "base.gguf", adapters, (), 12, CPU, torch.float32)
     model_bytes = sum(parameter.nbytes for parameter in transformer.parameters())
     assert model_bytes > 6e8
-    # A seventh is the file itself; the rest is what one tensor needs, and what the rest of the process does meanwhile.
-    assert max(growth_bytes) < 1.5 * model_bytes
+    assert max(growth_bytes) < 1.3 * model_bytes  # a seventh is the file itself; the rest is what one tensor needs
 
 
 # --- fp8 -----------------------------------------------------------------------------------------------------------
