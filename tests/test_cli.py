@@ -75,6 +75,9 @@ def test_plan_shows_one_mode_or_all_of_them_without_weights(
     one = capsys.readouterr().out
     assert "480x848" in one
     assert "balanced" not in one
+    shape = ["--aspect-ratio", "1:1", "--fit", "whole", "--speed-mode", "fast"]
+    main(["plan", "--image", face, "--audio", voice, "--profile", "infinitetalk-14b", *shape])
+    assert "640x426" in capsys.readouterr().out, "a picture of 3:2 without its border"
     main(["plan", "--image", face, "--audio", voice])
     every = capsys.readouterr().out
     for word in ("maximum_quality", "balanced", "fast", "turbo", "windows", "forwards", "estimated price"):

@@ -17,6 +17,7 @@ from infinitetalk.job.run import run_job
 from infinitetalk.models.opening import Models
 from infinitetalk.quality.report import read_frames
 from infinitetalk.transfer.exchange import local_exchange
+from tests.support.faces import FixedFinder
 from tests.support.media_samples import X264, ffmpeg
 from tests.support.small_jobs import MODE, N_FRAMES, small_media
 
@@ -35,7 +36,7 @@ def run(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     ffmpeg("-f", "lavfi", "-i", "testsrc2=d=0.7:r=25:s=160x160", "-frames:v", "1", tmp_path / "square.png")
     ffmpeg("-f", "lavfi", "-i", "testsrc2=d=0.7:r=25:s=160x160", *X264, tmp_path / "square.mp4")
 
-    def run(**fields: Any) -> tuple[Result, np.ndarray]:
+    def run(faces: FixedFinder | None = None, **fields: Any) -> tuple[Result, np.ndarray]:
         wanted = {"wav_url": media["wav_url"], "seed": 1, "speed_mode": "turbo"} | fields
         if "input_type" in fields:
             wanted["video_url"] = (tmp_path / "square.mp4").as_uri()
@@ -43,7 +44,8 @@ def run(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
             wanted["image_url"] = (tmp_path / "square.png").as_uri()
         exchange = local_exchange(tmp_path / "out.mp4", tmp_path)
         settings = Settings(work_dir=tmp_path)
-        result = run_job(Request.parse(wanted, LOCAL_FILES), models, settings, exchange, Control("job-1"))
+        request, control = Request.parse(wanted, LOCAL_FILES), Control("job-1")
+        result = run_job(request, models, settings, exchange, control, faces=faces)  # type: ignore[arg-type]
         assert isinstance(result, Result)
         return result, read_frames(tmp_path / "out.mp4", "video")[0]
 
@@ -65,6 +67,16 @@ def test_the_border_is_taken_off_again(run: Callable[..., tuple[Result, np.ndarr
         assert result.checks is not None
         values[name] = {check.name: check.value for check in result.checks.details}
     assert values["whole"]["color"] == pytest.approx(values["padded"]["color"], abs=1.5), "of the same reference"
+
+
+@pytest.mark.parametrize(("kind", "size"), [({}, (64, 64)), ({"input_type": "video"}, (160, 160))])
+def test_what_is_kept_has_no_border(
+    run: Callable[..., tuple[Result, np.ndarray]], kind: dict[str, str], size: tuple[int, int]
+) -> None:
+    """A picture's surroundings stay in the result's size, a video's in its own."""
+    result, frames = run(FixedFinder((0.5, 0.5, 0.3)), fit="whole", keep="speakers", **kind)
+    assert (result.settings.width, result.settings.height, result.settings.generated) == (*size, "64x112")
+    assert frames.shape[1:] == (size[1], size[0], 3)
 
 
 def test_the_source_chooses_the_shape(run: Callable[..., tuple[Result, np.ndarray]]) -> None:
