@@ -33,9 +33,6 @@ def main() -> None:
         for x in (0.29, 0.71):
             page.locator("#it-picture img").click(position={"x": x * box["width"], "y": 0.45 * box["height"]})
             page.wait_for_timeout(1500)
-        page.get_by_text("More: size").click()
-        page.locator("#it-aspect_ratio label", has_text="16:9").click()
-        page.get_by_text("More: size").click()
         page.locator("#it-mode label", has_text="Fast").click()
         page.locator("#it-plan").click()
         page.wait_for_selector("#it-plans table")

@@ -81,19 +81,8 @@ def read_shape(video: Path, at_s: float) -> Shape:
         FfmpegError: the file cannot be decoded there.
     """
     seek = ["-skip_frame", "nokey", "-noaccurate_seek", "-ss", f"{at_s:.3f}", "-i", f"file:{video}"]
-    one = [
-        "-map",
-        "0:v:0",
-        "-frames:v",
-        "1",
-        "-fps_mode",
-        "passthrough",
-        "-pix_fmt",
-        "yuv444p",
-        "-f",
-        "yuv4mpegpipe",
-        "-",
-    ]
+    frame = ["-map", "0:v:0", "-frames:v", "1", "-fps_mode", "passthrough"]
+    one = [*frame, "-pix_fmt", "yuv444p", "-f", "yuv4mpegpipe", "-"]
     header, _, shown = run(*seek, *one).partition(b"\n")
     if not shown:
         raise FfmpegError("the file holds no frame there")

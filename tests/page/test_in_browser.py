@@ -75,6 +75,12 @@ class Tab:
     def choose(self, mode):
         self.page.locator("#it-mode label", has_text=mode).click()
 
+    def make(self, source, voice):
+        """Start a job of two files."""
+        self.drop("it-source", source)
+        self.drop("it-voice-1", voice)
+        self.press("it-start")
+
     def press(self, part):
         self.page.locator(f"#{part}").click()
 
@@ -162,13 +168,9 @@ def test_a_bad_file_shows_the_workers_sentence(tab, tmp_path, small):
 
 def test_two_tabs_take_turns_and_cancelling_ends_only_ones_own(tab, small, folder):
     first, second = tab(), tab()
-    first.drop("it-source", SAMPLES / "portrait.png")
-    first.drop("it-voice-1", SAMPLES / "voice.wav")
-    first.press("it-start")
+    first.make(SAMPLES / "portrait.png", SAMPLES / "voice.wav")
     first.wait("#it-status .it-bar")
-    second.drop("it-source", small[0])
-    second.drop("it-voice-1", small[1])
-    second.press("it-start")
+    second.make(small[0], small[1])
     second.wait("text=jobs of this page before it: 1")
     first.press("it-cancel")
     first.wait("text=The job was cancelled.")
@@ -187,9 +189,7 @@ def test_closing_a_tab_ends_its_job(tab, small, folder):
     first.page.locator("#it-mode label", has_text="Maximum quality").click()
     first.press("it-start")
     first.wait("#it-status .it-bar")
-    second.drop("it-source", small[0])
-    second.drop("it-voice-1", small[1])
-    second.press("it-start")
+    second.make(small[0], small[1])
     second.wait("text=jobs of this page before it: 1")
     first.close()
     second.wait("#it-result .it-facts")
