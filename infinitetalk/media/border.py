@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 _LINES = 4  # of pixels at an edge, whose mean goes on into the border
 _BLUR, _REACH = 0.04, 0.05  # of the edge's length: how far it is blurred, and how soon
@@ -31,6 +30,9 @@ def add_border(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.u
 
 def _side(pixels: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     """The border (height, width, 3) beside the left edge of a picture (height, any, 3), from that edge on."""
+    # Slow to import, and few programs that read a picture or a video need it.
+    from scipy.ndimage import gaussian_filter1d
+
     edge = pixels[:, :_LINES].mean(axis=1, dtype=np.float32)
     length = len(edge)
     blurred = gaussian_filter1d(edge, _BLUR * length, axis=0, mode="nearest")

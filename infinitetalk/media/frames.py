@@ -22,9 +22,13 @@ from infinitetalk.media.program import Answer, reply
 from infinitetalk.media.scenes import THUMBNAIL, find_cuts
 from infinitetalk.media.stream import damaged, describe, first_video, open_media, tick_s, truncated
 from infinitetalk.media.tables import is_cut_off
-from infinitetalk.media.video import MAX_ASPECT, MAX_FPS, MAX_FRAMES, MIN_SIDE
 from infinitetalk.shapes import FPS, crop_of
 
+# Eleven hours at 25 frames a second; ends the listing of a file made of nothing but tiny frames.
+MAX_FRAMES = 1_000_000
+MAX_FPS = 1000  # slow motion passes; all frames of a second are decoded even if only one of them is shown
+MIN_SIDE = 16
+MAX_ASPECT = 20  # long side to short side
 _RATE_TOLERANCE = 0.005  # times stored in milliseconds
 
 

@@ -118,7 +118,7 @@ class Original:
     def _read(
         self, task: str, start: int, n_frames: int, size: tuple[int, int], shape: tuple[int, ...], check: Check
     ) -> Generator[Frame]:
-        numbers = (self.rate, start, n_frames, *size)
+        numbers = (self.rate, PHASE, start, n_frames, *size)
         program = [sys.executable, "-m", "infinitetalk.media.own_frames", task, *_place(self.video)]
         with subprocess.Popen(
             [*program, *map(str, numbers)],

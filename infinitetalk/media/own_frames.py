@@ -14,7 +14,6 @@ from av.error import FFmpegError
 from infinitetalk.errors import JobError, MediaUnreadable
 from infinitetalk.media.decoding import Shown, decoded_from, shown_one_by_one
 from infinitetalk.media.fitting import HD_HEIGHT, UNSPECIFIED, Filtered, shown_size, turns
-from infinitetalk.media.original import PHASE
 from infinitetalk.media.stream import damaged
 
 _BT709, _BT601, _RGB = 1, 6, 0  # ITU-T H.273
@@ -71,7 +70,7 @@ def describe(frame: VideoFrame, aspect: Fraction) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """The program: `describe PATH FIELD ZERO ASPECT`, or `yuv` or `rgb`, PATH, ..., RATE START FRAMES WIDTH HEIGHT.
+    """The program: `describe PATH FIELD ZERO ASPECT`, or `yuv` or `rgb`, these, RATE PHASE START FRAMES WIDTH HEIGHT.
 
     A line of JSON comes first, then the frames.
     """
@@ -85,11 +84,11 @@ def main(arguments: list[str]) -> None:
                 raise MediaUnreadable(f"{field}: the video's frames cannot be decoded; export it again.")
             out.write(json.dumps(describe(first[0], Fraction(aspect))).encode() + b"\n")
             return
-        rate = Fraction(others[0])
-        start, n_frames, width, height = map(int, others[1:])
+        rate, phase = map(Fraction, others[:2])
+        start, n_frames, width, height = map(int, others[2:])
         plain = Plain(Fraction(aspect), (width, height), task == "rgb")
-        shown = Shown(plain.fit, start, n_frames, rate, PHASE)
-        pixels = shown_one_by_one(shown, decoded_from(*place, (start + PHASE) / rate))
+        shown = Shown(plain.fit, start, n_frames, rate, phase)
+        pixels = shown_one_by_one(shown, decoded_from(*place, (start + phase) / rate))
         first_pixels = next(pixels, None)
         if first_pixels is None:
             raise MediaUnreadable(f"{field}: the video's frames cannot be decoded; export it again.")

@@ -14,11 +14,6 @@ from infinitetalk.media.program import ask
 from infinitetalk.planning.extension import Run, source_runs
 from infinitetalk.shapes import CENTRE, FPS, Crop, whole_size
 
-# Eleven hours at 25 frames a second; ends the listing of a file made of nothing but tiny frames.
-MAX_FRAMES = 1_000_000
-MAX_FPS = 1000  # slow motion passes; all frames of a second are decoded even if only one of them is shown
-MIN_SIDE = 16
-MAX_ASPECT = 20  # long side to short side
 # Pixels from one key frame to the next that are decoded for a single frame: 16 s of 1080p at 30 frames a second, which
 # two cores decode in a few seconds and the slowest formats within the time limit. Beyond, a copy is made once.
 MAX_GROUP_PIXELS = 1_000_000_000
