@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.random_models import random_transformer
+from benchmarks.transformer import MINIATURE, inputs
 from infinitetalk.arithmetic import EXACT, NATIVE, Arithmetic
 from infinitetalk.generation.pipeline import generate
 from infinitetalk.models.lanes import make_lanes
@@ -17,7 +19,7 @@ from infinitetalk.ranks.group import Ranks
 from infinitetalk.ranks.sharing import share_models
 from tests.models.test_transformer import ATOL, Case
 from tests.models.test_vae import ATOL as VAE_ATOL
-from tests.support.golden import Loop, info, load_golden_models, loop_variants, tensors, wan_folder
+from tests.support.golden import CPU, Loop, info, load_golden_models, loop_variants, tensors, wan_folder
 
 # The tiny transformer has 6 heads, and 24 or 20 tokens a latent frame: with 5 ranks neither divides.
 COUNTS = [2, pytest.param(5, marks=pytest.mark.long)]
@@ -62,6 +64,28 @@ def test_a_sparse_lane_attends_by_the_tokens_places(start_ranks: Callable[[int],
     assert not torch.allclose(alone["sparse_40"], alone[EXACT], rtol=0, atol=10 * ATOL)
     for lane in lanes:
         torch.testing.assert_close(shared[lane], alone[lane], rtol=0, atol=ATOL)
+
+
+@pytest.mark.long
+def test_eight_ranks_share_the_real_models_forty_heads(start_ranks: Callable[[int], Ranks], tmp_path: Path) -> None:
+    """Each has five heads, in turns of three and two. Eight divide neither the 90 tokens of a frame nor the 18 rows."""
+    sizes = {**MINIATURE, "num_attention_heads": 40, "attention_head_dim": 16}
+    transformer = random_transformer(CPU, torch.float32, **sizes)
+    models = replace(load_golden_models(wan_folder(tmp_path)), transformer=transformer)
+    with torch.inference_mode():
+        times = transformer.embed_timesteps(torch.tensor([900.0])).step(0)
+        cases = [inputs(transformer, 160, 144, 17, people, 17) for people in (1, 2)]
+    latents = torch.randn(1, 16, 3, 18, 20)
+
+    def results(models: Models) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            passes = [models.transformer(noisy, times, context) for noisy, context in cases]
+            return [*passes, models.to_video(latents)]
+
+    alone = results(models)
+    shared = results(share_models(models, start_ranks(8)))
+    for result, expected, atol in zip(shared, alone, (ATOL, ATOL, VAE_ATOL), strict=True):
+        torch.testing.assert_close(result, expected, rtol=0, atol=atol)
 
 
 def _check_loop(loop: Loop, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
