@@ -100,16 +100,15 @@ def test_ci_runs_the_commands_of_the_readme():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     assert "set -euo pipefail" in script
     readme = (ROOT / "README.md").read_text()
-    for command in ("make test", "make test-long"):
-        assert f"{command} VENV" in script
-    for command in ("make demo", "make test", "make test-long"):
+    assert "make test VENV" in script
+    for command in ("make demo", "make test"):
         assert f"{command}\n" in readme
 
 
 def test_ci_fails_where_a_step_fails(tmp_path):
     (tmp_path / "make").write_text('#!/bin/sh\n[ "$1" != "$FAILING" ]\n')
     (tmp_path / "make").chmod(0o755)
-    for failing, status in (("none", 0), ("test", 1), ("test-long", 1), ("lint", 1), ("check-lock", 1)):
+    for failing, status in (("none", 0), ("test", 1), ("lint", 1), ("check-lock", 1)):
         env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "FAILING": failing}
         assert subprocess.run([ROOT / ".ci" / "run"], env=env, check=False).returncode == status
 
