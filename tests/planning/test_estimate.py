@@ -251,12 +251,25 @@ FULL = Speedup(source="Measured.", passes={2: 1.9, 4: 3.6}, to_video={2: 1.8})
 
 
 def test_a_speed_up_that_was_measured_is_taken_and_another_is_computed_from_what_is_sent():
-    assert STUDY.of_passes(2) == 1.92
+    assert STUDY.of_passes(2, "exact") == 1.92
     # On 2 GPUs a rank sends half of its share, which takes 1/24 of the work. On 4 it sends 3/4, on 8 7/8.
-    assert STUDY.of_passes(4) == pytest.approx(4 / (1 + 1 / 12 * 3 / 4))
-    assert STUDY.of_passes(8) == pytest.approx(8 / (1 + 1 / 12 * 7 / 8))
-    assert (FULL.of_passes(2), FULL.of_passes(4)) == (1.9, 3.6)
-    assert FULL.of_passes(5) == pytest.approx(5 / (1 + (4 / 3.6 - 1) * 4 / 3 * 4 / 5))  # from the largest known one
+    assert STUDY.of_passes(4, "exact") == pytest.approx(4 / (1 + 1 / 12 * 3 / 4))
+    assert STUDY.of_passes(8, "exact") == pytest.approx(8 / (1 + 1 / 12 * 7 / 8))
+    assert (FULL.of_passes(2, "exact"), FULL.of_passes(4, "exact")) == (1.9, 3.6)
+    of_four = (4 / 3.6 - 1) * 4 / 3  # the largest known number
+    assert FULL.of_passes(5, "exact") == pytest.approx(5 / (1 + of_four * 4 / 5))
+
+
+def test_a_lane_may_gain_less():
+    both = FULL.model_copy(update={"passes_of_lanes": {"fp8": {2: 1.8}}})
+    assert [both.of_passes(2, lane) for lane in ("exact", "fp8")] == [1.9, 1.8]
+    assert both.of_passes(4, "fp8") == pytest.approx(4 / (1 + (2 / 1.8 - 1) * 2 * 3 / 4))
+    assert both.basis(4, "exact") == "4 GPUs: Measured."
+    assert both.basis(4, "fp8") == "4 GPUs: by arithmetic from 2. Measured."
+    hardware = load_hardware("nvidia-h100").model_copy(update={"speedup": both})
+    work, fp8 = Work(1e6, 1e10, 0, to_video=0.0, to_latents=0.0, frames=0), Arithmetic("_flash_3", fp8=True)
+    passes_s = hardware.lane(fp8).seconds(work)
+    assert hardware.seconds(work, fp8, 2) - hardware.seconds(work, fp8) == pytest.approx(passes_s / 1.8 - passes_s)
 
 
 def test_what_the_gpus_do_not_share_of_the_decoding_stays_as_long():
@@ -283,7 +296,7 @@ def test_the_basis_says_how_many_gpus_were_measured():
     assert basis_of(full, H100, n_gpus=8) == f"{h100.source} 8 GPUs: by arithmetic from 4. Measured."
     study = h100.model_copy(update={"speedup": STUDY})
     assert basis_of(study, H100, n_gpus=2).endswith(" 2 GPUs: Studied. The decoding counts as on one GPU.")
-    assert "measured for blocks alone on NVIDIA H200" in basis_of(h100, H100, n_gpus=2)
+    assert "one NVIDIA H200 was timed at one GPU's part" in basis_of(h100, H100, n_gpus=2)
     assert [full.is_measured(n) for n in (1, 2, 4, 8)] == [True, True, True, False]
     assert [h100.is_measured(n) for n in (1, 2)] == [True, False]
 

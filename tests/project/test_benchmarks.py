@@ -49,7 +49,7 @@ def test_every_benchmark_says_how_it_is_run(script: str) -> None:
     head = (BENCHMARKS / script).read_text("utf-8").split('"""')[1]
     module = script.removesuffix(".py")
     assert (
-        module in ("clean_jobs", "fault_places", "planted", "random_models", "reporting", "weight_files")
+        module in ("clean_jobs", "fault_places", "loopback", "planted", "random_models", "reporting", "weight_files")
         or f"python -m benchmarks.{module}" in head
     )
 
