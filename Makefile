@@ -1,6 +1,6 @@
 # make demo    one job on the bundled samples, run by handler.py as on RunPod; leaves out/infinitetalk-output/demo.mp4
 # make page    the page in the browser, over the miniature; installs Gradio
-# make test    the tests, in up to five processes of one thread each
+# make test    the tests but the long ones, in up to five processes of one thread each
 # make test-long    the few that kill real workers, render seconds of talking or need processes of their own
 # make check   ruff, mypy and the tests
 # make lock    the image's pins, made anew from pyproject.toml with `uv`: what is pinned stays unless it has to change;

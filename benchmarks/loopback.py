@@ -4,8 +4,7 @@ So one GPU can be timed while it computes one of several GPUs' part, on numbers 
 zeros faster). What is computed is meaningless.
 
 A transfer is made beside the work, on a stream of its own that goes before others, as NCCL's are
-(`infinitetalk.ranks.joining`). With a `Link` it takes as long as a link of that bandwidth would take, and keeps as many
-of the GPU's multiprocessors busy as NCCL's channels would. Without one, it takes what copying takes here.
+(`infinitetalk.ranks.joining`). It takes what copying takes here, and with a `Link` then what that link takes.
 """
 
 from collections.abc import Callable
@@ -30,7 +29,7 @@ class Link:
 
     Args:
         gb_per_s: 10^9 bytes that a GPU sends in a second.
-        channels: multiprocessors that are busy meanwhile.
+        channels: blocks of 16 warps that run meanwhile. They only wait; NCCL's move data and hold shared memory.
     """
 
     gb_per_s: float
@@ -54,8 +53,7 @@ class Loopback(distributed.ProcessGroup):
     def all_to_all_single(
         self, output: Tensor, given: Tensor, _received: list[int], sent: list[int], _options: object = None
     ) -> Any:  # noqa: ANN401
-        kept = sent[0] if sent else len(given) // self.world
-        return self._transfer(output, lambda: _repeat(given, output), given[kept:].nbytes)
+        return self._transfer(output, lambda: _repeat(given, output), given[sent[0] :].nbytes)
 
     alltoall_base = all_to_all_single  # its name in torch 2.11
 

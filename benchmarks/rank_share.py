@@ -1,10 +1,10 @@
-"""What one of several GPUs computes of a pass and of decoding, on a single GPU: a bound of the speed-up.
+"""What one of several GPUs computes of a pass and of decoding, on a single GPU.
 
     python -m benchmarks.rank_share [--ranks 2 4 8] [--lane sdpa] [--layers 8] [--gb-per-s 146]
 
 This process is rank 0 of a group whose other ranks are taken to send what it sends (`benchmarks.loopback`), and waits
-for nobody. With --gb-per-s every transfer takes as long as over such a link, beside the work or not, as the code has
-it. What transfers really cost, `benchmarks.ranks` shows on a machine that has the GPUs. The results are meaningless;
+for nobody. With --gb-per-s a transfer also takes the time of such a link, while the work that does not need it goes
+on. What transfers really cost, `benchmarks.ranks` shows on a machine that has the GPUs. The results are meaningless;
 the times are not.
 
 Prints a table; --json FILE also writes JSON.
@@ -93,7 +93,8 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cpu" if options.miniature else "cuda")
     options.ranks = options.ranks or ([2, 4] if options.miniature else [2, 4, 8])
-    options.lane = "eager" if options.miniature else options.lane
+    if options.miniature:
+        options.lane, options.layers = "eager", MINIATURE["num_layers"]
     link = None if options.gb_per_s is None else Link(options.gb_per_s, options.channels)
     lane = (LANES_MINIATURE if options.miniature else LANES)[options.lane]
     known = ["x".join(map(str, size)) for size in SIZES_MINIATURE] if options.miniature else DEFAULT_SIZES
@@ -111,7 +112,7 @@ def main() -> None:
             if case not in rows:
                 rows[case] = {"what": what, "size": "x".join(map(str, size)), "people": people, "seconds": {}}
                 report["rows"].append(rows[case])
-            rows[case]["seconds"][count] = round(seconds, 3)
+            rows[case]["seconds"][count] = round(seconds, 5)
             print(json.dumps(rows[case]), flush=True)
             reporting.save(report, options.json)
     print(table(report["rows"], options.ranks))
@@ -123,8 +124,8 @@ def table(rows: list[Json], ranks: list[int]) -> str:
     lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for row in rows:
         spent = row["seconds"]
-        shares = [f"{spent[count]} ({spent[1] / spent[count]:.2f})" for count in ranks]
-        cells = [row["what"], row["size"], row["people"], spent[1], *shares]
+        shares = [f"{spent[count]:.3f} ({spent[1] / spent[count]:.2f})" for count in ranks]
+        cells = [row["what"], row["size"], row["people"] or "-", f"{spent[1]:.3f}", *shares]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 

@@ -70,7 +70,9 @@ def describe(frame: VideoFrame, aspect: Fraction) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """The program: `describe PATH FIELD ZERO ASPECT`, or `yuv` or `rgb`, these, RATE PHASE START FRAMES WIDTH HEIGHT.
+    """The program.
+
+    `describe PATH FIELD ZERO ASPECT`; or `yuv` or `rgb` with these four and RATE PHASE START FRAMES WIDTH HEIGHT.
 
     A line of JSON comes first, then the frames.
     """

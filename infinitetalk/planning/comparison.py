@@ -21,15 +21,15 @@ class Offer:
     hardware: Hardware
     n_gpus: int
 
-    def alternative(self, name: str, lane: Lane, work: Work) -> Alternative:
-        """What the work takes and costs there in the lane of that name."""
-        seconds = self.hardware.seconds_in(name, lane, work, self.n_gpus)
+    def alternative(self, lane: Lane, work: Work) -> Alternative:
+        """What the work takes and costs there in a lane."""
+        seconds = self.hardware.seconds_in(lane, work, self.n_gpus)
         return Alternative(
             gpu=self.gpu.name,
             gpus=self.n_gpus,
             seconds=round(seconds, 1),
             cost_usd=round(cost_usd(seconds, self.usd_per_hour, self.n_gpus), 2),
-            is_measured=self.hardware.is_measured(self.n_gpus),
+            is_measured=self.hardware.is_measured(lane, self.n_gpus),
         )
 
 
@@ -54,7 +54,7 @@ def alternatives(plan: Plan, profile_name: str, arithmetic: Arithmetic) -> list[
     """
     work = Work.of(plan)
     return [
-        offer.alternative(arithmetic.lane, offer.hardware.lane(arithmetic), work)
+        offer.alternative(offer.hardware.lane(arithmetic), work)
         for offer in _offers(profile_name)
         if arithmetic.lane in offer.hardware.lanes
     ]
@@ -88,7 +88,7 @@ def comparison(plans: Mapping[str, Plan], profile_name: str) -> str:
 
 
 def _row(offer: Offer, name: str, lane: Lane, works: Sequence[Work]) -> list[str]:
-    found = [offer.alternative(name, lane, work) for work in works]
+    found = [offer.alternative(lane, work) for work in works]
     cells = [f"{one.seconds:.0f} s, ${one.cost_usd:.2f}" for one in found]
-    origin = "measurements" if offer.hardware.is_measured(offer.n_gpus) else "arithmetic"
+    origin = "measurements" if offer.hardware.is_measured(lane, offer.n_gpus) else "arithmetic"
     return [offer.gpu.name, str(offer.n_gpus), f"{name}, {lane.attention}", *cells, origin]

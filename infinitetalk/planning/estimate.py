@@ -21,7 +21,7 @@ _SECONDS_PER_HOUR = 3600
 
 GpuCount = Annotated[int, Field(strict=False, ge=2)]  # TOML's keys are text
 Times = Annotated[float, Field(ge=1)]  # as fast as one GPU
-Known = Annotated[dict[GpuCount, Times], Field(min_length=1)]
+TimesByGpus = Annotated[dict[GpuCount, Times], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Lane(BaseModel):
     s_per_token: float = Field(ge=0)
     s_per_token_squared: float = Field(ge=0)
     shared_s_per_token: float = Field(ge=0)  # in addition, if several people speak
+    speedup: TimesByGpus | None = None  # of the passes by several GPUs; None: Speedup.passes
 
     def seconds(self, work: Work) -> float:
         """Seconds of all passes of a job."""
@@ -89,22 +90,24 @@ class Lane(BaseModel):
 
 
 class Speedup(BaseModel):
-    """How many times as fast as one GPU several are, by how many there are. Other numbers follow from the largest."""
+    """How many times as fast as one GPU several are, by how many there are.
+
+    What is not known of a number of GPUs is computed from the largest number of which it is.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     source: str  # where the numbers come from
-    passes: Known
-    passes_of_lanes: dict[str, Known] = {}  # where a lane's own are known
+    passes: TimesByGpus  # in lanes that have none of their own
     to_video: dict[GpuCount, Times] = {}
 
-    def of_passes(self, n_gpus: int, lane: str) -> float:
+    def of_passes(self, n_gpus: int, lane: Lane) -> float:
         """How many times as fast the transformer's passes in a lane are.
 
         A rank computes 1/n of a pass and sends (n-1)/n of what it has, so that a pass takes the one-GPU time over n
         times 1 + c * (n-1)/n. For a number that is not known, c follows from the largest one that is.
         """
-        known = self._known(lane)
+        known = lane.speedup or self.passes
         if n_gpus in known:
             return known[n_gpus]
         most = max(known)
@@ -123,25 +126,18 @@ class Speedup(BaseModel):
         most = max(self.to_video)
         return 1 / (1 / n_gpus + 1 / self.to_video[most] - 1 / most)
 
-    def basis(self, n_gpus: int, lane: str) -> str:
+    def basis(self, n_gpus: int, lane: Lane) -> str:
         """Where the times of so many GPUs come from, in one or two sentences."""
-        known = self._known(lane)
+        known = lane.speedup or self.passes
         said = f"{n_gpus} GPUs: " if n_gpus in known else f"{n_gpus} GPUs: by arithmetic from {max(known)}. "
         return said + self.source + ("" if self.to_video else " The decoding counts as on one GPU.")
 
-    def _known(self, lane: str) -> dict[int, float]:
-        return self.passes_of_lanes.get(lane, self.passes)
-
 
 # Of hardware that was measured with one GPU only. benchmarks/rank_share.py on one H200 (2026-11-29), 146 GB/s between
-# GPUs: one GPU's part of a 720p pass (81 frames, two people) and of decoding. fp8_sparse_20 stands for all sparse ones.
+# GPUs assumed: one GPU's part of a 720p pass (81 frames, two people, exact cuDNN attention) and of decoding it.
 ASSUMED_SPEEDUP = Speedup(
-    source="The speed-up is computed: one NVIDIA H200 was timed at one GPU's part of the work.",
+    source="The speed-up is computed: one NVIDIA H200 was timed at one GPU's part of the work, with assumed transfers.",
     passes={2: 1.96, 4: 3.85, 8: 7.31},
-    passes_of_lanes={
-        "fp8": {2: 1.91, 4: 3.70, 8: 6.72},
-        **{lane: {2: 1.75, 4: 3.43} for lane in ("sparse_20", "fp8_sparse_20", "fp8_sparse_15")},
-    },
     to_video={2: 1.78, 4: 3.20, 8: 5.18},
 )
 
@@ -179,14 +175,14 @@ class Hardware(Preset):
 
     def seconds(self, work: Work, arithmetic: Arithmetic, n_gpus: int = 1) -> float:
         """Seconds of a whole job on so many GPUs."""
-        return self.seconds_in(self.nearest_lane(arithmetic), self.lane(arithmetic), work, n_gpus)
+        return self.seconds_in(self.lane(arithmetic), work, n_gpus)
 
-    def seconds_in(self, name: str, lane: Lane, work: Work, n_gpus: int = 1) -> float:
-        """Seconds of a whole job in the lane of that name. Several GPUs share passes and decoding, and no more."""
+    def seconds_in(self, lane: Lane, work: Work, n_gpus: int = 1) -> float:
+        """Seconds of a whole job in one of the lanes. Several GPUs share the passes and the decoding, and no more."""
         passes, to_video = 1.0, 1.0
         if n_gpus > 1:
             speedup = self.speedup or ASSUMED_SPEEDUP
-            passes, to_video = speedup.of_passes(n_gpus, name), speedup.of_to_video(n_gpus)
+            passes, to_video = speedup.of_passes(n_gpus, lane), speedup.of_to_video(n_gpus)
         return (
             lane.seconds(work) / passes
             + self.to_video_s_per_megapixel * work.to_video / to_video
@@ -196,9 +192,9 @@ class Hardware(Preset):
             + (self.separate_s_per_chunk or 0.0) * work.separated_chunks
         )
 
-    def is_measured(self, n_gpus: int) -> bool:
-        """Whether the times of so many GPUs come from measurements alone."""
-        known = self.speedup is not None and n_gpus in self.speedup.passes
+    def is_measured(self, lane: Lane, n_gpus: int) -> bool:
+        """Whether the times of so many GPUs in one of the lanes come from measurements alone."""
+        known = self.speedup is not None and n_gpus in (lane.speedup or self.speedup.passes)
         return not self.is_computed and (n_gpus == 1 or known)
 
 
@@ -277,5 +273,5 @@ def basis_of(hardware: Hardware | None, gpu_name: str | None, arithmetic: Arithm
     elif arithmetic.attention not in (AUTO, measured):
         basis += f" The attention {arithmetic.attention} was not measured: these are the times of {measured}."
     if n_gpus > 1:
-        basis += f" {(hardware.speedup or ASSUMED_SPEEDUP).basis(n_gpus, hardware.nearest_lane(arithmetic))}"
+        basis += f" {(hardware.speedup or ASSUMED_SPEEDUP).basis(n_gpus, hardware.lane(arithmetic))}"
     return basis

@@ -223,7 +223,7 @@ def to_toml(hardware: Hardware) -> str:
     blocks = [[f"{key} = {_toml(value)}" for key, value in fields.items()]]
     for name, lanes in hardware.lanes.items():
         for lane in lanes:
-            rows = [f"{key} = {_toml(value)}" for key, value in lane.model_dump().items()]
+            rows = [f"{key} = {_toml(value)}" for key, value in lane.model_dump(exclude={"speedup"}).items()]
             blocks.append([f"[[lanes.{json.dumps(name)}]]", *rows])
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
@@ -75,20 +74,25 @@ def check_frames(frames, numbers):
 
 @contextmanager
 def most_memory_of_programs():
-    """Collects the most memory, in KiB, that each program which this process starts has had, every few milliseconds.
+    """Collects, every few milliseconds, the peak memory in KiB of each program that this process has started.
 
-    A system's own account of ended children counts this process with them, as large as it was when it started them.
+    The system's account of ended children cannot be used: a child has this process's memory until it becomes another
+    program, and that counts.
     """
-    own, most_kib, done = psutil.Process(), [0], threading.Event()
-    command = own.cmdline()
+    most_kib, done = [0], threading.Event()
+    command = Path("/proc/self/cmdline").read_bytes()
+
+    def look():
+        for task in Path("/proc/self/task").iterdir():
+            for pid in (task / "children").read_text().split():
+                if Path("/proc", pid, "cmdline").read_bytes() != command:
+                    lines = Path("/proc", pid, "status").read_text().splitlines()
+                    most_kib.append(int(next(line for line in lines if "VmHWM" in line).split()[1]))
 
     def watch():
         while not done.wait(0.005):
-            for program in own.children():
-                with suppress(OSError, psutil.Error, StopIteration):
-                    status = Path(f"/proc/{program.pid}/status").read_text("utf-8")
-                    if program.cmdline() != command:  # it has become another program
-                        most_kib.append(int(next(line for line in status.splitlines() if "VmHWM" in line).split()[1]))
+            with suppress(OSError, StopIteration):  # a thread or a program has ended
+                look()
 
     thread = threading.Thread(target=watch)
     thread.start()

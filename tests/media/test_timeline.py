@@ -436,3 +436,10 @@ def test_a_full_disk_is_not_told_as_no_sound(tmp_path, monkeypatch):
 def test_readers_do_not_load_libav_into_the_worker():
     code = "import sys, infinitetalk.media.audio, infinitetalk.media.video; assert 'av' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["frames", "image", "own_frames", "sound", "stream"])
+def test_programs_that_read_files_load_nothing_slow(name):
+    """A job starts many of them."""
+    code = f"import sys, infinitetalk.media.{name}; print({{'scipy', 'pydantic', 'torch'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"set()\n"

@@ -108,7 +108,7 @@ def test_what_was_not_measured_says_that_it_is_computed():
     hardware = find_hardware("infinitetalk-14b", name)
     assert hardware.holds_for(name)
     assert "not measured" in basis_of(hardware, name)
-    assert not any(hardware.is_measured(n) for n in (1, 2, 4, 8))
+    assert not any(hardware.is_measured(hardware.lane(Arithmetic()), n) for n in (1, 2, 4, 8))
     tokens, blocks, dim = 75_600, 40, 5120
     pass_s = blocks * tokens * (2 * 351e6 / 460e12 + 4 * dim * (tokens + 512 + 257) / 362e12)
     work = Work(tokens, tokens**2, tokens, to_video=0.0, to_latents=0.0, frames=0)
@@ -248,28 +248,31 @@ def test_an_attention_kernel_has_its_own_times_and_one_that_was_not_measured_say
 
 STUDY = Speedup(source="Studied.", passes={2: 1.92})
 FULL = Speedup(source="Measured.", passes={2: 1.9, 4: 3.6}, to_video={2: 1.8})
+EXACT_LANE = load_hardware("nvidia-h100").lanes["exact"][0]
 
 
 def test_a_speed_up_that_was_measured_is_taken_and_another_is_computed_from_what_is_sent():
-    assert STUDY.of_passes(2, "exact") == 1.92
+    assert STUDY.of_passes(2, EXACT_LANE) == 1.92
     # On 2 GPUs a rank sends half of its share, which takes 1/24 of the work. On 4 it sends 3/4, on 8 7/8.
-    assert STUDY.of_passes(4, "exact") == pytest.approx(4 / (1 + 1 / 12 * 3 / 4))
-    assert STUDY.of_passes(8, "exact") == pytest.approx(8 / (1 + 1 / 12 * 7 / 8))
-    assert (FULL.of_passes(2, "exact"), FULL.of_passes(4, "exact")) == (1.9, 3.6)
+    assert STUDY.of_passes(4, EXACT_LANE) == pytest.approx(4 / (1 + 1 / 12 * 3 / 4))
+    assert STUDY.of_passes(8, EXACT_LANE) == pytest.approx(8 / (1 + 1 / 12 * 7 / 8))
+    assert (FULL.of_passes(2, EXACT_LANE), FULL.of_passes(4, EXACT_LANE)) == (1.9, 3.6)
     of_four = (4 / 3.6 - 1) * 4 / 3  # the largest known number
-    assert FULL.of_passes(5, "exact") == pytest.approx(5 / (1 + of_four * 4 / 5))
+    assert FULL.of_passes(5, EXACT_LANE) == pytest.approx(5 / (1 + of_four * 4 / 5))
 
 
 def test_a_lane_may_gain_less():
-    both = FULL.model_copy(update={"passes_of_lanes": {"fp8": {2: 1.8}}})
-    assert [both.of_passes(2, lane) for lane in ("exact", "fp8")] == [1.9, 1.8]
-    assert both.of_passes(4, "fp8") == pytest.approx(4 / (1 + (2 / 1.8 - 1) * 2 * 3 / 4))
-    assert both.basis(4, "exact") == "4 GPUs: Measured."
-    assert both.basis(4, "fp8") == "4 GPUs: by arithmetic from 2. Measured."
-    hardware = load_hardware("nvidia-h100").model_copy(update={"speedup": both})
-    work, fp8 = Work(1e6, 1e10, 0, to_video=0.0, to_latents=0.0, frames=0), Arithmetic("_flash_3", fp8=True)
-    passes_s = hardware.lane(fp8).seconds(work)
-    assert hardware.seconds(work, fp8, 2) - hardware.seconds(work, fp8) == pytest.approx(passes_s / 1.8 - passes_s)
+    fp8 = EXACT_LANE.model_copy(update={"speedup": {2: 1.8}})
+    assert [FULL.of_passes(2, lane) for lane in (EXACT_LANE, fp8)] == [1.9, 1.8]
+    assert FULL.of_passes(4, fp8) == pytest.approx(4 / (1 + (2 / 1.8 - 1) * 2 * 3 / 4))
+    assert FULL.basis(4, EXACT_LANE) == "4 GPUs: Measured."
+    assert FULL.basis(4, fp8) == "4 GPUs: by arithmetic from 2. Measured."
+    hardware = load_hardware("nvidia-h100").model_copy(update={"speedup": FULL, "lanes": {"fp8": (fp8,)}})
+    work, arithmetic = Work(1e6, 1e10, 0, to_video=0.0, to_latents=0.0, frames=0), Arithmetic(fp8=True)
+    passes_s = fp8.seconds(work)
+    saved_s = hardware.seconds(work, arithmetic) - hardware.seconds(work, arithmetic, 2)
+    assert saved_s == pytest.approx(passes_s * (1 - 1 / 1.8))
+    assert [hardware.is_measured(lane, 4) for lane in (EXACT_LANE, fp8)] == [True, False]
 
 
 def test_what_the_gpus_do_not_share_of_the_decoding_stays_as_long():
@@ -297,8 +300,8 @@ def test_the_basis_says_how_many_gpus_were_measured():
     study = h100.model_copy(update={"speedup": STUDY})
     assert basis_of(study, H100, n_gpus=2).endswith(" 2 GPUs: Studied. The decoding counts as on one GPU.")
     assert "one NVIDIA H200 was timed at one GPU's part" in basis_of(h100, H100, n_gpus=2)
-    assert [full.is_measured(n) for n in (1, 2, 4, 8)] == [True, True, True, False]
-    assert [h100.is_measured(n) for n in (1, 2)] == [True, False]
+    assert [full.is_measured(EXACT_LANE, n) for n in (1, 2, 4, 8)] == [True, True, True, False]
+    assert [h100.is_measured(EXACT_LANE, n) for n in (1, 2)] == [True, False]
 
 
 def test_a_speed_up_is_read_from_a_file(tmp_path):
@@ -307,6 +310,11 @@ def test_a_speed_up_is_read_from_a_file(tmp_path):
         FILE + '\n[speedup]\nsource = "Here."\npasses = {2 = 1.9, 4 = 3.6}\nto_video = {2 = 1.8}\n', "utf-8"
     )
     assert read_preset(path, Hardware).speedup == FULL.model_copy(update={"source": "Here."})
+    path.write_text(FILE + "speedup = {2 = 1.7}\n", "utf-8")  # of the file's last lane
+    assert [lane.speedup for lanes in read_preset(path, Hardware).lanes.values() for lane in lanes][-1] == {2: 1.7}
+    path.write_text(FILE + "speedup = {2 = 0.7}\n", "utf-8")
+    with pytest.raises(PresetError, match="speedup"):
+        read_preset(path, Hardware)
     for wrong in ("passes = {1 = 1.0}", "passes = {2 = 0.9}", "passes = {}", 'passes = {2 = "fast"}'):
         path.write_text(FILE + f'\n[speedup]\nsource = "Here."\n{wrong}\n', "utf-8")
         with pytest.raises(PresetError, match="passes"):

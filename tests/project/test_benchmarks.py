@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import weights
 from benchmarks.fit import lanes_of
@@ -52,6 +53,21 @@ def test_every_benchmark_says_how_it_is_run(script: str) -> None:
         module in ("clean_jobs", "fault_places", "loopback", "planted", "random_models", "reporting", "weight_files")
         or f"python -m benchmarks.{module}" in head
     )
+
+
+def test_a_ranks_share_is_timed_for_each_number_of_ranks(run: Callable[..., str], tmp_path: Path) -> None:
+    report = tmp_path / "share.json"
+    how = ("--miniature", "--repeats", 1, "--ranks", 2, 4, "--people", 1, 2, "--gb-per-s", 100, "--json", report)
+    printed = run("rank_share.py", *how).splitlines()
+    torch.distributed.destroy_process_group()
+    assert "| what | size | people | one GPU, s | one of 2, s | one of 4, s |" in printed
+    told = json.loads(report.read_text("utf-8"))
+    assert told["link"] == {"gb_per_s": 100.0, "channels": 32}
+    assert [(row["people"], sorted(row["seconds"])) for row in told["rows"]] == [
+        (1, ["1", "2", "4"]),
+        (2, ["1", "2", "4"]),
+    ]
+    assert all(seconds > 0 for row in told["rows"] for seconds in row["seconds"].values())
 
 
 def plan_of(mode: str, windows: int, steps: int, n_frames: int | None = None) -> Plan:
