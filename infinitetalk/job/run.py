@@ -67,6 +67,7 @@ def run_job(
     profile = profile_of(settings)
     settings.arithmetic_of(request.lane)  # refuses a lane that this worker does not have
     models = models.in_lane(request.lane)
+    models.check()
     marker = marker or Marker.open(settings)
     # A dry run tells whether the time limit would do; it is not held to it.
     watched = replace(control, time_limit=None) if request.dry_run else control

@@ -28,11 +28,14 @@ def check_fp8(device: torch.device) -> None:
     if device.type == "meta":  # shapes are checked, nothing runs
         return
     if device.type != "cuda":
-        raise ValueError(f"FP8 is set, but the model is on {device.type}: it needs a GPU of compute capability 8.9")
+        raise ValueError(
+            f"8 bits (FP8 or LANES) need a GPU of compute capability 8.9, and the model is on {device.type}"
+        )
     capability = torch.cuda.get_device_capability(device)
     if capability < MIN_CAPABILITY:
         name = torch.cuda.get_device_name(device)
-        raise ValueError(f"FP8 is set, but {name} has compute capability {capability[0]}.{capability[1]}, under 8.9")
+        found = f"{name} has {capability[0]}.{capability[1]}"
+        raise ValueError(f"8 bits (FP8 or LANES) need a GPU of compute capability 8.9, and {found}")
 
 
 def quantise(values: Tensor, scales: str = ROWS) -> tuple[Tensor, Tensor]:
@@ -105,7 +108,7 @@ def choose_scales(
     passed = next(attempted("8-bit products with scales by", attempts), None)
     return_memory(device)
     if passed is None:
-        raise ValueError("FP8 is set, but no 8-bit products work on this GPU: leave FP8 out, or try another torch")
+        raise ValueError("no 8-bit products work on this GPU: leave 8 bits out of FP8 and LANES, or try another torch")
     return passed[0]
 
 

@@ -75,6 +75,7 @@ class Models:
         separator: of vocals; None if no job can isolate them.
         decoder: decodes in another way than `vae` alone does; None: it does.
         n_gpus: on how many GPUs the transformer and the decoder run. Everything else is on `device`.
+        check: raises RankFailed if one of the other GPUs' processes is lost.
     """
 
     device: torch.device
@@ -91,6 +92,7 @@ class Models:
     lanes: Mapping[str, LaneModel] = field(default_factory=dict)
     decoder: Callable[[Tensor], Tensor] | None = None
     n_gpus: int = 1
+    check: Callable[[], None] = lambda: None
 
     def to_video(self, latents: Tensor) -> Tensor:
         """Video of latents, see `vae.to_video`."""

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from infinitetalk.arithmetic import AUTO, Arithmetic
 from infinitetalk.contract.presets import Preset, list_presets, load_preset, read_preset
@@ -21,7 +21,16 @@ _SECONDS_PER_HOUR = 3600
 
 GpuCount = Annotated[int, Field(strict=False, ge=2)]  # TOML's keys are text
 Times = Annotated[float, Field(ge=1)]  # as fast as one GPU
-TimesByGpus = Annotated[dict[GpuCount, Times], Field(min_length=1)]
+
+
+def _check_times(times: dict[int, float]) -> dict[int, float]:
+    for count, value in times.items():
+        if value > count:
+            raise ValueError(f"{count} GPUs cannot be {value:g} times as fast as one")
+    return times
+
+
+TimesByGpus = Annotated[dict[GpuCount, Times], AfterValidator(_check_times)]
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ class Lane(BaseModel):
     s_per_token: float = Field(ge=0)
     s_per_token_squared: float = Field(ge=0)
     shared_s_per_token: float = Field(ge=0)  # in addition, if several people speak
-    speedup: TimesByGpus | None = None  # of the passes by several GPUs; None: Speedup.passes
+    speedup: Annotated[TimesByGpus, Field(min_length=1)] | None = None  # of its passes; None: Speedup.passes
 
     def seconds(self, work: Work) -> float:
         """Seconds of all passes of a job."""
@@ -98,8 +107,8 @@ class Speedup(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     source: str  # where the numbers come from
-    passes: TimesByGpus  # in lanes that have none of their own
-    to_video: dict[GpuCount, Times] = {}
+    passes: Annotated[TimesByGpus, Field(min_length=1)]  # in lanes that have none of their own
+    to_video: TimesByGpus = {}
 
     def of_passes(self, n_gpus: int, lane: Lane) -> float:
         """How many times as fast the transformer's passes in a lane are.
@@ -136,7 +145,7 @@ class Speedup(BaseModel):
 # Of hardware that was measured with one GPU only. benchmarks/rank_share.py on one H200 (2026-11-29), 146 GB/s between
 # GPUs assumed: one GPU's part of a 720p pass (81 frames, two people, exact cuDNN attention) and of decoding it.
 ASSUMED_SPEEDUP = Speedup(
-    source="The speed-up is computed: one NVIDIA H200 was timed at one GPU's part of the work, with assumed transfers.",
+    source="The speed-up is computed: one NVIDIA H200 was timed at one GPU's part of 720p, with assumed transfers.",
     passes={2: 1.96, 4: 3.85, 8: 7.31},
     to_video={2: 1.78, 4: 3.20, 8: 5.18},
 )
@@ -180,7 +189,7 @@ class Hardware(Preset):
     def seconds_in(self, lane: Lane, work: Work, n_gpus: int = 1) -> float:
         """Seconds of a whole job in one of the lanes. Several GPUs share the passes and the decoding, and no more."""
         passes, to_video = 1.0, 1.0
-        if n_gpus > 1:
+        if n_gpus > 1 and self.gpus:  # processes on a CPU share its cores
             speedup = self.speedup or ASSUMED_SPEEDUP
             passes, to_video = speedup.of_passes(n_gpus, lane), speedup.of_to_video(n_gpus)
         return (
@@ -272,6 +281,8 @@ def basis_of(hardware: Hardware | None, gpu_name: str | None, arithmetic: Arithm
         basis += f" The lane {arithmetic.lane} was not measured: these are the times of {nearest}."
     elif arithmetic.attention not in (AUTO, measured):
         basis += f" The attention {arithmetic.attention} was not measured: these are the times of {measured}."
-    if n_gpus > 1:
+    if n_gpus > 1 and not hardware.gpus:
+        basis += " Several processes on one CPU count as one."
+    elif n_gpus > 1:
         basis += f" {(hardware.speedup or ASSUMED_SPEEDUP).basis(n_gpus, hardware.lane(arithmetic))}"
     return basis

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Order:
-    """What a rank is to do, by the name of a method of `process.Rank`, with the value in the parcel."""
+    """What a rank is to do, by the name of a method of `rank.Rank`, with the value in the parcel."""
 
     name: str
     parcel: Parcel
@@ -86,10 +86,10 @@ class Ranks:
         self._connections: list[Connection] = []
         # The other ranks end when this end of the pipe is closed, which the kernel does however this process ends.
         read, self._alive = os.pipe()
+        atexit.register(self.close)
         for rank in range(1, count):
             self._start(rank, read)
         os.close(read)
-        atexit.register(self.close)
 
     @property
     def shards(self) -> Shards:
@@ -119,21 +119,28 @@ class Ranks:
         """Let the other ranks follow an order while the `with` block does this rank's part.
 
         Args:
-            name: of a method of `process.Rank`.
+            name: of a method of `rank.Rank`.
             value: its argument.
             limit_s: how long they may take.
 
         Raises:
             RankFailed: a rank has failed, died or not answered, or this one has failed, now or earlier.
         """
-        if self._failure is not None:
-            raise RankFailed(str(self._failure))
+        self.check()
         parcel, tensors = self._sender.pack(value)
         with self._watched(limit_s):
             for rank, connection in enumerate(self._connections, 1):
                 self._tell(rank, connection, Order(name, parcel))
             broadcast(tensors)
             yield
+
+    def check(self) -> None:
+        """Raise RankFailed if a rank has ended since the last order, or earlier."""
+        for rank, process in enumerate(self._processes, 1):
+            if process.poll() is not None:
+                self._give_up(RankFailed(f"rank {rank} has ended"))
+        if self._failure is not None:
+            raise self._lost()
 
     def close(self) -> None:
         """End the other ranks."""
@@ -144,9 +151,10 @@ class Ranks:
             if self._alive >= 0:
                 os.close(self._alive)
                 self._alive = -1
+        deadline_s = time.monotonic() + _END_S
         for process in self._processes:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_END_S)
+                process.wait(max(0.0, deadline_s - time.monotonic()))
             process.kill()
             process.wait()
         if distributed.is_initialized() and (self._failure is None or distributed.get_backend() == "gloo"):

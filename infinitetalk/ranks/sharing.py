@@ -114,4 +114,4 @@ def share_models(
         optimise_vae(models.vae, compiled)
     decoder = RankedDecoder(SplitDecoder(models.vae, ranks.shards), ranks)
     default = lanes[models.arithmetic.lane].transformer
-    return replace(models, transformer=default, lanes=lanes, decoder=decoder, n_gpus=ranks.count)
+    return replace(models, transformer=default, lanes=lanes, decoder=decoder, n_gpus=ranks.count, check=ranks.check)

@@ -22,7 +22,7 @@ from infinitetalk.marking.marker import OWN_CERTIFICATE, Marker
 from infinitetalk.media.ffmpeg import FfmpegError, run
 from infinitetalk.models.checkpoint import Checkpoint
 from infinitetalk.models.device import choose_device, count_gpus, gpu_name
-from infinitetalk.models.fp8 import MIN_CAPABILITY
+from infinitetalk.models.fp8 import MIN_CAPABILITY, check_fp8
 from infinitetalk.models.opening import load_models
 from infinitetalk.planning.estimate import basis_of, find_hardware
 from infinitetalk.startup.opening import dtype_of
@@ -87,10 +87,10 @@ def check_gpu(profile: Profile, settings: Settings) -> str:
 
     Each has the transformer and its part of a pass. Rank 0, which also has the encoders, decides how much is needed.
     """
-    needed_gib = settings.min_vram_gib
-    if needed_gib is None:
-        needed_gib = profile.min_vram_gib + (profile.second_set_gib if settings.has_second_set else 0)
+    needed_gib = _needed_gib(profile, settings)
     device = choose_device(settings.device)
+    if _has_8_bits(settings):
+        check_fp8(device)
     if device.type == "cpu":
         if needed_gib > 0:
             raise Unfit(
@@ -103,6 +103,17 @@ def check_gpu(profile: Profile, settings: Settings) -> str:
         return _check_one_gpu(device, profile.name, needed_gib)
     found = [_check_one_gpu(torch.device("cuda", rank), profile.name, needed_gib) for rank in range(count)]
     return f"{count} ranks: {'; '.join(f'{rank} {line}' for rank, line in enumerate(found))}"
+
+
+def _needed_gib(profile: Profile, settings: Settings) -> float:
+    """Memory that each GPU has to have."""
+    if settings.min_vram_gib is not None:
+        return settings.min_vram_gib
+    return profile.min_vram_gib + (profile.second_set_gib if settings.has_second_set else 0)
+
+
+def _has_8_bits(settings: Settings) -> bool:
+    return any(arithmetic.fp8 for arithmetic in settings.arithmetics.values())
 
 
 def _check_one_gpu(device: torch.device, needing: str, needed_gib: float) -> str:
@@ -268,11 +279,11 @@ def _try_marking(marker: Marker, settings: Settings) -> None:
 
 def check_fits(profile: Profile, settings: Settings) -> str:
     """Which GPUs of RunPod's list the profile fits, and why the others are left out."""
-    needed_gib = profile.min_vram_gib if settings.min_vram_gib is None else settings.min_vram_gib
-    found = fitting_gpus(needed_gib, MIN_CAPABILITY if settings.fp8 else (0, 0))
+    needed_gib = _needed_gib(profile, settings)
+    found = fitting_gpus(needed_gib, MIN_CAPABILITY if _has_8_bits(settings) else (0, 0))
     if set(found) == {"fits"}:
         return "every GPU of RunPod's list"
-    said = {"fits": "", "too old": "too old for FP8: ", "too small": f"under {needed_gib:g} GiB: "}
+    said = {"fits": "", "too old": "too old for 8 bits: ", "too small": f"under {needed_gib:g} GiB: "}
     return "; ".join(said[verdict] + ", ".join(names) for verdict, names in found.items())
 
 

@@ -124,7 +124,7 @@ def test_the_worker_opens_the_lanes_that_it_is_set_to() -> None:
     assert models.in_lane("exact").arithmetic == Arithmetic("native")
     assert models.in_lane("exact").transformer is models.lanes["exact"].transformer is not models.transformer
     assert models.in_lane("exact").vae is models.vae
-    with pytest.raises(ValueError, match="FP8 is set, but the model is on cpu"):
+    with pytest.raises(ValueError, match=r"8 bits \(FP8 or LANES\) need a GPU"):
         open_models(Settings.from_env({"LANES": "exact,fp8", "DEVICE": "cpu"}))
 
 

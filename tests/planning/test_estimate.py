@@ -304,6 +304,13 @@ def test_the_basis_says_how_many_gpus_were_measured():
     assert [h100.is_measured(EXACT_LANE, n) for n in (1, 2)] == [True, False]
 
 
+def test_processes_on_a_cpu_gain_nothing():
+    cpu = load_hardware("nvidia-h100").model_copy(update={"gpus": ()})
+    work = Work(1e6, 1e10, 0, to_video=10.0, to_latents=0.0, frames=0)
+    assert cpu.seconds(work, Arithmetic(), 2) == cpu.seconds(work, Arithmetic())
+    assert basis_of(cpu, None, n_gpus=2) == f"{cpu.source} Several processes on one CPU count as one."
+
+
 def test_a_speed_up_is_read_from_a_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
@@ -315,6 +322,10 @@ def test_a_speed_up_is_read_from_a_file(tmp_path):
     path.write_text(FILE + "speedup = {2 = 0.7}\n", "utf-8")
     with pytest.raises(PresetError, match="speedup"):
         read_preset(path, Hardware)
+    for wrong in ("passes = {2 = 2.1}", "passes = {2 = 1.9}\nto_video = {4 = 4.5}"):
+        path.write_text(FILE + f'\n[speedup]\nsource = "Here."\n{wrong}\n', "utf-8")
+        with pytest.raises(PresetError, match=r"[24] GPUs cannot be [24]\.[15] times as fast as one"):
+            read_preset(path, Hardware)
     for wrong in ("passes = {1 = 1.0}", "passes = {2 = 0.9}", "passes = {}", 'passes = {2 = "fast"}'):
         path.write_text(FILE + f'\n[speedup]\nsource = "Here."\n{wrong}\n', "utf-8")
         with pytest.raises(PresetError, match="passes"):

@@ -61,6 +61,22 @@ def test_a_rank_that_dies_ends_the_pass_and_the_others(ranks: Ranks, models: Mod
     assert "has ended" in str(answer)
 
 
+def test_a_rank_that_dies_between_orders_is_noticed(ranks: Ranks) -> None:
+    ranks.check()
+    ranks._processes[0].kill()
+    ranks._processes[0].wait()
+    with pytest.raises(RankFailed, match=r"^rank 1 has ended"):
+        ranks.check()
+
+
+def test_ranks_end_while_they_still_import_what_they_need() -> None:
+    ranks = Ranks(3, torch.device("cpu"))
+    started_s = time.monotonic()
+    ranks.close()
+    assert time.monotonic() - started_s < 2
+    assert have_ended(ranks)
+
+
 def test_a_rank_that_hangs_is_given_up_after_its_time(ranks: Ranks, models: Models) -> None:
     ranks._processes[0].send_signal(signal.SIGSTOP)
     started_s = time.monotonic()

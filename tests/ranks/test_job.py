@@ -87,11 +87,12 @@ def test_a_job_whose_rank_dies_is_answered_and_the_worker_retires(models: Models
     models.transformer.transformer.register_forward_pre_hook(lambda *_: ranks._processes[0].kill())
     urls = {"image_url": _uri(FILES["image"], "image/png"), "wav_url": _uri(FILES["audio"], "audio/wav")}
     job = {"id": "job-1", "input": {**urls, "speed_mode": "turbo", "max_duration_s": 1.0}}
-    for _ in range(2):  # no later job is better off
+    for _ in range(2):
         reply = answer(job, lambda: models, settings, lambda *_: None, threading.Event())
         assert reply["error_code"] == "internal"
         assert "lost one of its GPUs' processes (rank 1 has ended)" in reply["error"]
         assert (reply["retryable"], reply["refresh_worker"]) == (True, True)
+        job = {**job, "input": {**job["input"], "image_url": "https://nowhere.example/a.png"}}  # not even downloaded
 
 
 def _uri(path: str, kind: str) -> str:

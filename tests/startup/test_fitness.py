@@ -103,7 +103,9 @@ def test_the_gpus_of_runpods_list_that_fit_are_named() -> None:
     assert fits == "RTX PRO 6000, H100, H200, B200, A100"
     assert small.startswith("under 75 GiB: L40S, L40, RTX 6000 Ada, ")
     with_fp8 = check_fits(LARGE, Settings(fp8=True))
-    assert with_fp8.startswith("RTX PRO 6000, H100, H200, B200; too old for FP8: A100; under 75 GiB: L40S, ")
+    assert with_fp8.startswith("RTX PRO 6000, H100, H200, B200; too old for 8 bits: A100; under 75 GiB: L40S, ")
+    both = check_fits(LARGE, Settings(lanes="exact,fp8"))
+    assert both.startswith("RTX PRO 6000, H200, B200; under 91 GiB: H100, A100, ")
     allowed = check_fits(LARGE, Settings(min_vram_gib=100))
     assert allowed.startswith("H200, B200; under 100 GiB: RTX PRO 6000, H100, A100, ")
     assert check_fits(MINIATURE, Settings()) == "every GPU of RunPod's list"
