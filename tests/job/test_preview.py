@@ -373,8 +373,12 @@ def test_what_could_not_be_written_is_written_with_the_next_window(
 def test_a_folder_that_hangs_holds_no_job_back(
     run: Callable[..., tuple[Result, str]], plain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def begun(progress: Progress) -> None:
+        if (progress.window, progress.stage) == (3, "decode"):
+            wait_until(lambda: LISTS)
+
     started_s = time.monotonic()
-    result, digest = run(kind=Stuck)
+    result, digest = run(kind=Stuck, on_progress=begun)
     took_s = time.monotonic() - started_s
     assert digest == plain
     assert LISTS
