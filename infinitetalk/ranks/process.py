@@ -10,7 +10,7 @@ def main() -> None:
     """Follow orders until rank 0 is gone."""
     connection, alive = Connection(int(sys.argv[1])), int(sys.argv[2])
     threading.Thread(target=_end_with, args=(alive,), name="alive", daemon=True).start()
-    # It takes seconds, in which rank 0 may end.
+    # This import takes seconds, in which rank 0 may end.
     from infinitetalk.ranks.rank import follow
 
     follow(connection)

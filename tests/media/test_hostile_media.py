@@ -27,6 +27,7 @@ from infinitetalk.media.tables import is_cut_off
 from infinitetalk.media.video import SourceVideo
 from infinitetalk.transfer import downloads, safe_http
 from tests.support.hostile_files import FRAMES, PICTURES, SECRET, SOUNDS, VIDEOS, scans
+from tests.support.loading import watched
 from tests.support.media_samples import DARKEST, write_numbered_video, write_tone
 from tests.support.media_samples import ffmpeg as make
 
@@ -79,28 +80,19 @@ def most_memory_of_programs():
     The system's account of ended children cannot be used: a child has this process's memory until it becomes another
     program, and that counts.
     """
-    most_kib, done = [0], threading.Event()
+    most_kib = [0]
     command = Path("/proc/self/cmdline").read_bytes()
 
     def look():
-        for task in Path("/proc/self/task").iterdir():
-            for pid in (task / "children").read_text().split():
-                if Path("/proc", pid, "cmdline").read_bytes() != command:
-                    lines = Path("/proc", pid, "status").read_text().splitlines()
-                    most_kib.append(int(next(line for line in lines if "VmHWM" in line).split()[1]))
+        with suppress(OSError, StopIteration):  # a thread or a program has ended
+            for task in Path("/proc/self/task").iterdir():
+                for pid in (task / "children").read_text().split():
+                    if Path("/proc", pid, "cmdline").read_bytes() != command:
+                        lines = Path("/proc", pid, "status").read_text().splitlines()
+                        most_kib.append(int(next(line for line in lines if "VmHWM" in line).split()[1]))
 
-    def watch():
-        while not done.wait(0.005):
-            with suppress(OSError, StopIteration):  # a thread or a program has ended
-                look()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with watched(look):
         yield most_kib
-    finally:
-        done.set()
-        thread.join()
 
 
 CASES = [

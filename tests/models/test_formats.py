@@ -163,8 +163,7 @@ def test_a_quantised_model_is_never_in_memory_twice(tmp_path: Path, monkeypatch:
         transformer = loading.load_transformer(tmp_path / "base.gguf", adapters, (), 12, CPU, torch.float32)
     model_bytes = sum(parameter.nbytes for parameter in transformer.parameters())
     assert model_bytes > 6e8
-    # The file is a seventh of it. What one tensor adds depends on what this process has freed. A second copy makes 2.
-    assert max(growth_bytes) < 1.5 * model_bytes
+    assert max(growth_bytes) < 1.3 * model_bytes  # a seventh is the file itself; the rest is what one tensor needs
 
 
 # --- fp8 -----------------------------------------------------------------------------------------------------------
