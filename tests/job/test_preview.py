@@ -254,8 +254,15 @@ def test_a_job_of_one_window_has_a_preview_only_where_it_asks(
 
 def test_a_cancelled_job_leaves_what_was_finished(run: Callable[..., tuple[Result, str]], place: Path) -> None:
     seen: list[Progress] = []
+    stream = place / "preview.m3u8"
+
+    def show(progress: Progress) -> None:
+        seen.append(progress)
+        if (progress.window, progress.stage) == (3, "decode"):
+            wait_until(stream.exists)
+
     with pytest.raises(Cancelled):
-        run(on_progress=seen.append, should_stop=lambda: (place / "preview.m3u8").exists())
+        run(on_progress=show, should_stop=stream.exists)
     count = LISTS[-1].count("#EXTINF")
     assert count >= 1
     assert LISTS[-1].endswith("#EXT-X-ENDLIST\n")
